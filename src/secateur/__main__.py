@@ -1,0 +1,5 @@
+"""``python -m secateur``: the same as the ``secateur`` command."""
+
+from secateur.cli.main import app
+
+app()

@@ -1,0 +1,1 @@
+"""The command line: ``secateur inspect``, ``secateur demo``, ``secateur doctor``."""

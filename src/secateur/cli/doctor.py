@@ -1,0 +1,79 @@
+"""What ``secateur doctor`` looks at: versions, devices, and combinations known not to work.
+
+Invariant: nothing is imported but torch; versions are read from the installed packages' metadata.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from secateur.core.show import text_table
+
+CORE = ("torch", "numpy", "safetensors", "pydantic", "typer", "rich")
+EXTRAS = {
+    "timm": "secateur inspect timm:…",
+    "torchvision": "secateur inspect torchvision:…",
+    "transformers": "secateur inspect hf:…",
+    "scikit-learn": "secateur demo",
+    "onnx": "export to ONNX",
+    "onnxscript": "export to ONNX",
+    "onnxruntime": "checking an ONNX file",
+}
+
+
+def examine() -> dict[str, Any]:
+    """Versions (None where missing), devices and remarks."""
+    packages = {name: _version(name) for name in ("secateur", *CORE, *EXTRAS)}
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": packages,
+        "devices": _devices(),
+        "threads": torch.get_num_threads(),
+        "remarks": _remarks(packages),
+    }
+
+
+def report(found: dict[str, Any]) -> str:
+    """What was found, as a table and remarks."""
+    rows = [("python", found["python"], ""), ("system", found["system"], "")]
+    rows += [(name, shown or "not installed", EXTRAS.get(name, "")) for name, shown in found["packages"].items()]
+    rows += [("device", device, "") for device in found["devices"]]
+    remarks = found["remarks"] or ["nothing amiss"]
+    return "\n".join([text_table("Secateur's surroundings", ("", "version", "needed for"), rows), *remarks])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[str]:
+    found = [f"cpu, {torch.get_num_threads()} threads"]
+    if torch.cuda.is_available():
+        found += [f"cuda:{i}, {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def _remarks(packages: dict[str, str | None]) -> list[str]:
+    remarks = []
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        remarks.append("torch is older than 2.6, the oldest that Secateur supports: upgrade it")
+    vision = packages["torchvision"]
+    if vision and "+cu" in vision and not torch.version.cuda:
+        remarks.append(
+            f"torchvision {vision} was built for CUDA and torch was not: its compiled operators cannot load. "
+            "Classification models work; detectors need a torchvision built for the same torch"
+        )
+    missing = [name for name, found in packages.items() if name in EXTRAS and not found]
+    if missing:
+        remarks.append(f"optional packages not installed: {', '.join(missing)}; add them with pip install")
+    return remarks

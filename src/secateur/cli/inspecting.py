@@ -1,0 +1,57 @@
+"""What ``secateur inspect`` finds and says.
+
+Invariant: the data and the text say the same; both come from one Graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from secateur.cli.inputs import read_inputs
+from secateur.cli.models import build, default_inputs
+from secateur.core.choices import search_space_size
+from secateur.core.show import graph_summary, profile
+from secateur.core.text import visible
+from secateur.errors import InputError, TraceError
+
+if TYPE_CHECKING:
+    from secateur.core.graph import Graph
+
+
+def trace_spec(spec: str, inputs: Sequence[str]) -> Graph:
+    """Build an architecture by name and trace it; without inputs, on the one it says it takes."""
+    from secateur.torch.trace import trace
+
+    model = build(spec)
+    texts = list(inputs) or default_inputs(model, spec)
+    if not texts:
+        raise InputError(f"{visible(spec)} does not say what it takes; add for example --input 1x3x224x224")
+    example = read_inputs(texts)
+    try:
+        return trace(model, example)
+    except TraceError:
+        if not any(p.is_meta for p in model.parameters()):
+            raise
+    # some models look at values while they run: these need real weights, even if random ones
+    return trace(build(spec, "cpu"), example)
+
+
+def inspect_text(graph: Graph, everything: bool) -> str:
+    """The summary as tables."""
+    return graph_summary(graph, limit=None) if everything else graph_summary(graph)
+
+
+def inspect_data(graph: Graph) -> dict[str, Any]:
+    """The summary as JSON values."""
+    return {
+        "configurable": len(graph.configurable),
+        "search_space": str(search_space_size(graph)),
+        "profile": profile(graph),
+        "widths": [
+            {"name": w.name, "kind": w.kind, "size": w.size, "choices": list(w.choices), "exact": w.exact, "frozen": w.frozen}
+            for w in graph.widths
+        ],
+        "notes": list(graph.notes),
+        "seconds": dict(graph.seconds),
+    }

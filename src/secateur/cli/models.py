@@ -1,0 +1,147 @@
+"""Architectures by name, built without weights.
+
+    timm:resnet18    torchvision:resnet50    hf:bert    transformers:BertConfig
+
+Models are built on the ``meta`` device: no weights are made, so a 7 B decoder costs no more than a small one. A constructor
+that needs values gets a real device instead.
+
+Invariant: nothing is downloaded, and a name selects from a package's own list; it is never imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.text import visible
+from secateur.errors import InputError, nearest
+
+Builder = Callable[[], nn.Module]
+
+# What ``import torchvision`` describes but only its compiled extension declares; a CPU-only torch cannot load that
+# extension when it was built for CUDA. Declaring is enough for everything but detectors, which call them.
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+
+def build(spec: str, device: str = "meta") -> nn.Module:
+    """The model of a spec such as ``timm:resnet18``, in eval mode. Raises InputError with the nearest known name."""
+    source, _, name = spec.partition(":")
+    if source not in SOURCES or not name:
+        raise InputError(
+            f"{visible(spec)!r} names no model; write timm:NAME, torchvision:NAME or hf:MODEL_TYPE, "
+            f"for example timm:resnet18.{nearest(source, SOURCES)}"
+        )
+    builder = SOURCES[source](name)
+    try:
+        with torch.device(device):
+            return builder().eval()
+    except Exception as problem:  # constructors are other people's code
+        if device != "meta":
+            raise InputError(f"{visible(spec)} cannot be built: {visible(problem)[:300]}") from problem
+    return build(spec, "cpu")
+
+
+def default_inputs(model: nn.Module, spec: str) -> list[str]:
+    """The input that an architecture says it takes; empty where it does not say."""
+    source = spec.partition(":")[0]
+    if source == "timm":
+        size = getattr(model, "default_cfg", {}).get("input_size", ())
+        return ["x".join(map(str, (1, *size)))] if size else []
+    if source == "torchvision":
+        return ["1x3x224x224"]
+    return _transformers_inputs(model)
+
+
+def import_torchvision() -> ModuleType:
+    """torchvision, also where only its Python half can be loaded."""
+    try:
+        return _import("torchvision")
+    except RuntimeError as problem:
+        if "torchvision::" not in str(problem):
+            raise
+    _declare_operators()
+    return _import("torchvision")
+
+
+@cache
+def _declare_operators() -> torch.library.Library:
+    """The cache keeps the library alive: its operators die with it."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in _SCHEMAS:
+        if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
+            library.define(schema)
+    return library
+
+
+def _from_timm(name: str) -> Builder:
+    import_torchvision()
+    timm = _import("timm")
+    _check_name(name, timm.list_models(), "timm")
+    return lambda: timm.create_model(name, pretrained=False)
+
+
+def _from_torchvision(name: str) -> Builder:
+    models = import_torchvision().models
+    _check_name(name, models.list_models(), "torchvision")
+    return lambda: models.get_model(name, weights=None, **_without_backbone(models, name))
+
+
+def _without_backbone(models: Any, name: str) -> dict[str, None]:
+    """Detectors and segmenters load weights for their backbone unless told not to."""
+    known = models.get_model_builder(name).__code__.co_varnames
+    return {"weights_backbone": None} if "weights_backbone" in known else {}
+
+
+def _from_transformers(name: str) -> Builder:
+    transformers = _import("transformers")
+    if importlib.util.find_spec("torchvision"):
+        import_torchvision()
+    types = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
+    by_class = {config: model_type for model_type, config in types.items()}
+    model_type = by_class.get(name, name)
+    _check_name(model_type, [*types, *by_class], "transformers")
+    return lambda: transformers.AutoModel.from_config(transformers.AutoConfig.for_model(model_type))
+
+
+def _transformers_inputs(model: nn.Module) -> list[str]:
+    main: Any = getattr(model, "main_input_name", None)
+    config: Any = getattr(model, "config", None)
+    if main == "input_ids":
+        both = getattr(config, "is_encoder_decoder", False)
+        return ["input_ids=ids:1x16", *(["decoder_input_ids=ids:1x16"] if both else [])]
+    size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", 3)
+    if main == "pixel_values" and isinstance(size, int):
+        return [f"pixel_values=1x{channels}x{size}x{size}"]
+    return []
+
+
+def _import(package: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as problem:
+        if problem.name != package:
+            raise
+        raise InputError(f"{package} is not installed; add it with: pip install {package}") from None
+
+
+def _check_name(name: str, known: Iterable[str], source: str) -> None:
+    known = list(known)
+    if name not in known:
+        raise InputError(f"{source} knows no architecture {visible(name)!r}.{nearest(name, known)}")
+
+
+SOURCES: dict[str, Callable[[str], Builder]] = {
+    "timm": _from_timm,
+    "torchvision": _from_torchvision,
+    "hf": _from_transformers,
+    "transformers": _from_transformers,
+}

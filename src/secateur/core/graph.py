@@ -1,0 +1,177 @@
+"""What is coupled: the widths of a network, where each is used, and what the network costs as a function of them.
+
+    Graph
+    ├── widths      the independent dimensions, each with its uses, its choices, and why it is frozen if it is
+    ├── layouts     every tensor's axes, made of widths
+    ├── equations   integers in the code that follow from widths
+    └── costs       macs, params, weight_bytes, … as polynomials
+
+Invariant: a Graph is data. It holds no tensor and no module but the example the trace ran on, and never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from secateur.core.cost import Cost, Counts
+from secateur.core.equations import Attribute, Contradiction, Equation, solve
+from secateur.core.layout import Indices, Layout
+from secateur.core.plan import Edit, Plan, check_kept
+from secateur.errors import PlanError, nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """A place where a width occurs: an axis of a tensor."""
+
+    tensor: str
+    axis: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Width:
+    """An independent dimension of the network.
+
+    ``kind`` is a field word (channels, features, heads, head_dim, …); ``size`` what it is now; ``choices`` the counts it may
+    take, ascending; ``exact`` says that removing a unit equals zeroing it; ``frozen`` is None or the reason it may not be
+    narrowed; ``outer`` names the width just outside it where each index of that one may keep another set.
+    """
+
+    name: str
+    kind: str
+    size: int
+    choices: tuple[int, ...]
+    exact: bool
+    frozen: str | None = None
+    inexact_reason: str | None = None
+    outer: str | None = None
+    multiplier: int = 1  # how many positions of the full axis one unit stands for (inner factors)
+    uses: tuple[Use, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """The coupled dimensions of one model, as seen while running it once on its example."""
+
+    widths: tuple[Width, ...]
+    layouts: Mapping[str, Layout]
+    equations: tuple[Equation, ...]
+    attributes: Mapping[Attribute, int]
+    costs: Mapping[str, Cost]
+    fingerprint: str
+    module_types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parameters: frozenset[str] = frozenset()
+    outputs: tuple[Layout, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    example: Any = field(default=None, compare=False, repr=False)
+
+    def __getitem__(self, name: str) -> Width:
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise PlanError(f"no width is called {name!r}.{nearest(name, self._by_name)}") from None
+
+    @cached_property
+    def _by_name(self) -> dict[str, Width]:
+        return {w.name: w for w in self.widths}
+
+    @property
+    def free(self) -> tuple[Width, ...]:
+        """The widths that may be narrowed."""
+        return tuple(w for w in self.widths if w.frozen is None)
+
+    @property
+    def configurable(self) -> tuple[Width, ...]:
+        """The free widths with more than one choice."""
+        return tuple(w for w in self.free if len(w.choices) > 1)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one forward pass on the example, all widths whole."""
+        return self.cost("macs")
+
+    @property
+    def params(self) -> int:
+        """Number of parameters, all widths whole."""
+        return self.cost("params")
+
+    def cost(self, metric: str, counts: Counts | None = None) -> Any:
+        """A cost at given counts (ints, or integer arrays of candidates); widths not named are whole."""
+        if metric not in self.costs:
+            raise PlanError(f"no cost is called {metric!r}.{nearest(metric, self.costs)}")
+        return self.costs[metric](counts or {})
+
+    def full(self) -> dict[str, int]:
+        """The count of every width, all whole."""
+        return {w.name: w.size for w in self.widths}
+
+    def with_widths(self, widths: Iterable[Width]) -> Graph:
+        """The same graph with other choices or frozen reasons."""
+        return replace(self, widths=tuple(widths))
+
+    def plan(self, kept: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> Plan:
+        """The plan that keeps these indices of these widths, and all of the others.
+
+        Raises PlanError for an unknown or frozen width, or indices that are empty, unsorted, repeated or out of range.
+        """
+        arrays: dict[str, Indices] = {}
+        for name, indices in kept.items():
+            width = self[name]
+            array = np.asarray(indices, dtype=np.int64)
+            check_kept(name, width.size, array)
+            if array.shape[-1] == width.size:
+                continue
+            if width.frozen is not None:
+                raise PlanError(f"{name} cannot be narrowed: {width.frozen}")
+            if array.ndim == 2 and (width.outer is None or len(array) != self[width.outer].size):
+                raise PlanError(f"{name}: one kept set per outer index needs {width.outer or 'an outer width'}")
+            arrays[name] = array
+        sizes = {w.name: int(arrays[w.name].shape[-1]) if w.name in arrays else w.size for w in self.widths}
+        return Plan(
+            kept={name: _as_tuples(array) for name, array in arrays.items()},
+            sizes=sizes,
+            layouts=self.layouts,
+            edits=self._edits(sizes),
+            fingerprint=self.fingerprint,
+            provenance=dict(provenance or {}),
+            graph=self,
+        )
+
+    def _edits(self, sizes: Mapping[str, int]) -> tuple[Edit, ...]:
+        try:
+            values = solve(self.equations, self.attributes, sizes)
+        except Contradiction as contradiction:
+            raise PlanError(f"these widths contradict each other in the model's code: {contradiction}") from None
+        return tuple(
+            Edit(module=a.module, path=a.path, old=self.attributes[a], new=value)
+            for a, value in values.items()
+            if value != self.attributes[a]
+        )
+
+    def __str__(self) -> str:
+        from secateur.core.show import graph_summary
+
+        return graph_summary(self)
+
+    def to_json(self) -> str:
+        """This graph as JSON text; `from_json` gives back an equal one."""
+        from secateur.core.graph_json import graph_to_json
+
+        return graph_to_json(self)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Graph:
+        """The graph that `to_json` wrote. Raises InputError, naming the place, for anything else."""
+        from secateur.core.graph_json import graph_from_json
+
+        return graph_from_json(text)
+
+
+def _as_tuples(array: Indices) -> Any:
+    return tuple(array.tolist()) if array.ndim == 1 else tuple(map(tuple, array.tolist()))

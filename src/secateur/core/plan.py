@@ -1,0 +1,104 @@
+"""What to keep: the kept indices of every width, and everything that follows from them.
+
+A Plan is complete in itself: it names the tensors, how their axes are made of widths, and the attributes to rewrite, so that
+it can be applied without the trace it came from.
+
+Invariant: kept indices are sorted, unique, in range and never empty; ``sizes`` counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from secateur.core.layout import Indices, Layout, kept_indices, size_of, touches
+from secateur.errors import PlanError, nearest
+
+if TYPE_CHECKING:
+    from secateur.core.graph import Graph
+
+KeptSet = tuple[int, ...] | tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """An integer attribute that must change: ``module`` and ``path`` say where, ``old`` is what is there now."""
+
+    module: str
+    path: str
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which units of which widths survive.
+
+    ``kept`` maps each narrowed width to its sorted kept indices (one tuple, or one tuple per index of the width just
+    outside it); ``sizes`` maps every width to the number kept; ``fingerprint`` identifies the architecture.
+    """
+
+    kept: Mapping[str, KeptSet]
+    sizes: Mapping[str, int]
+    layouts: Mapping[str, Layout]
+    edits: tuple[Edit, ...]
+    fingerprint: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    graph: Graph | None = field(default=None, compare=False, repr=False)
+
+    def arrays(self) -> dict[str, Indices]:
+        """The kept sets as integer arrays, by width."""
+        return {name: np.asarray(kept, dtype=np.int64) for name, kept in self.kept.items()}
+
+    def indices(self, tensor: str) -> tuple[Indices | None, ...]:
+        """Kept indices of each axis of a tensor, or None where the axis is whole.
+
+        An axis whose kept set depends on another axis (inputs of a grouped convolution) gives a matrix, one row for each
+        index of the outer width.
+        """
+        if tensor not in self.layouts:
+            raise PlanError(f"the plan knows no tensor {tensor!r}.{nearest(tensor, self.layouts)}")
+        arrays = self.arrays()
+        return tuple(_axis_indices(axis, arrays) for axis in self.layouts[tensor])
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """The shape of a tensor after narrowing."""
+        return tuple(int(size_of(axis, self.sizes)) for axis in self.layouts[tensor])
+
+    def __str__(self) -> str:
+        from secateur.core.show import plan_table
+
+        return plan_table(self)
+
+    def to_json(self) -> str:
+        """This plan as JSON text; `from_json` gives back an equal one."""
+        from secateur.core.plan_json import plan_to_json
+
+        return plan_to_json(self)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Plan:
+        """The plan that `to_json` wrote. Raises PlanError, naming the place, for anything else."""
+        from secateur.core.plan_json import plan_from_json
+
+        return plan_from_json(text)
+
+
+def _axis_indices(axis: Any, arrays: Mapping[str, Indices]) -> Indices | None:
+    if not touches(axis, arrays):
+        return None
+    name = getattr(axis, "width", None)
+    return arrays[name] if name is not None else kept_indices(axis, arrays)
+
+
+def check_kept(name: str, size: int, kept: Indices) -> None:
+    """Raise `PlanError` unless these indices may be the kept set of a width of this size."""
+    if kept.ndim not in (1, 2) or kept.size == 0:
+        raise PlanError(f"{name}: the kept set is empty; at least one unit must stay")
+    if kept.min() < 0 or kept.max() >= size:
+        raise PlanError(f"{name}: kept index {int(kept.max())} is out of range for a width of {size}")
+    if (np.diff(kept, axis=-1) <= 0).any():
+        raise PlanError(f"{name}: kept indices must be sorted and unique")

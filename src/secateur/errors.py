@@ -1,0 +1,68 @@
+"""Everything that Secateur raises on purpose.
+
+    SecateurError
+    ├── InputError            what the caller gave is not usable (wrong type, unknown key, unknown name)
+    │   └── ConfigError       a configuration key or value; names the nearest known one
+    ├── TraceError            the model could not be run on its example
+    ├── Infeasible            no network of the search space meets the budget; carries the nearest reachable value
+    ├── PlanError             a plan does not fit this model (names, shapes, indices)
+    ├── ApplyError            narrowing failed; the model is as it was
+    ├── VerificationError     narrowed and masked model disagree; the model is as it was
+    └── ArtifactError         a saved folder cannot be used (truncated, wrong architecture, unknown version)
+
+Invariant: whoever raises one of these has changed nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SecateurError(Exception):
+    """Root of all errors raised on purpose by Secateur."""
+
+
+class InputError(SecateurError, ValueError):
+    """An argument is not usable as given."""
+
+
+class ConfigError(InputError):
+    """A configuration key or value is unknown, of the wrong type, or would have no effect."""
+
+
+class TraceError(SecateurError):
+    """The model could not be run on its example input."""
+
+
+class Infeasible(SecateurError):
+    """No choice of widths meets the budget.
+
+    ``metric`` names the constraint, ``bound`` is what was asked and ``reachable`` the nearest value there is.
+    """
+
+    def __init__(self, message: str, *, metric: str, bound: float, reachable: float) -> None:
+        super().__init__(message)
+        self.metric, self.bound, self.reachable = metric, bound, reachable
+
+
+class PlanError(SecateurError, ValueError):
+    """A plan is damaged, or was made for another model."""
+
+
+class ApplyError(SecateurError):
+    """Narrowing did not complete; the model is bit for bit what it was."""
+
+
+class VerificationError(SecateurError):
+    """The narrowed model does not compute what the masked model computes."""
+
+
+class ArtifactError(SecateurError, ValueError):
+    """A saved folder is damaged or does not belong to this model."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'macs'?"`` or an empty string: the tail of an error about an unknown word."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

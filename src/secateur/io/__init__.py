@@ -1,0 +1,1 @@
+"""Artefact folders: `save` a narrowed model, `restore` it onto its original architecture."""

@@ -1,0 +1,202 @@
+"""Save a narrowed model to a folder, and restore it onto its original architecture.
+
+    save(small, "small/")                       model.safetensors, plan.json, and config.json where the host has one
+    model = restore(resnet50(), "small/")       no trace, no pickle: the plan says which shapes and attributes change
+
+Everything is checked before anything is changed: the architecture by its fingerprint, every index, every attribute's old
+value, every tensor's name, dtype and shape, the weights by their hash.
+
+Invariant: `restore` returns bit for bit what `save` was given, or raises and leaves the fresh model as it was.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from secateur.core.plan import Plan
+from secateur.core.strict_json import MAX_BYTES
+from secateur.core.text import visible
+from secateur.errors import ArtifactError, InputError
+from secateur.io.atomic import PLAN, hash_of, replace_artifact, weights_path
+from secateur.io.fitting import check_fits, check_saveable
+from secateur.io.host_config import write_host_config
+from secateur.io.plan_file import Manifest, Stored, manifest_from_json, manifest_to_json
+from secateur.io.state import collect, stored_names
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], plan: Plan | tuple[Plan, ...] | None = None) -> None:
+    """Write a narrowed model to a folder; a kill at any instant leaves the old artefact or the new one, whole.
+
+    ``plan`` is what the model was narrowed by, in order; a model that `apply` or `prune` returned knows it. Raises
+    InputError without a plan, ArtifactError where the plan does not describe the model, or the folder is not ours.
+    """
+    plans = _plans(model, plan)
+    folder = Path(path)
+    check_saveable(model, plans)
+    state = collect(model, plans)
+
+    def write_weights(file: Path) -> None:
+        save_file(dict(state.tensors), file, metadata={"format": "pt"})
+
+    def write_plan(file: Path, sha256: str) -> None:
+        tensors = _header(file.with_name("model.safetensors"))
+        manifest = Manifest(
+            plans=plans, sha256=sha256, tensors=tensors, aliases=dict(state.aliases), versions=_versions()
+        )
+        text = manifest_to_json(manifest)
+        manifest_from_json(text)  # what could not be read back is not written
+        file.write_text(text, encoding="utf-8", newline="\n")
+
+    try:
+        replace_artifact(folder, write_weights, write_plan)
+        write_host_config(model, plans, folder)
+    except (OSError, SafetensorError) as problem:
+        raise ArtifactError(
+            f"could not save to {visible(folder)}: {visible(problem)}. What was there before is whole; save again"
+        ) from problem
+
+
+def restore(model: _Model, path: str | os.PathLike[str]) -> _Model:
+    """Narrow a freshly built model in place to what was saved, and return it; its tensors keep their devices.
+
+    Raises ArtifactError or PlanError, before anything is changed, if the folder is damaged or of another architecture.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a freshly built torch.nn.Module, got {type(model).__name__}")
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    shapes = check_fits(model, manifest.plans)
+    try:
+        weights = _checked_weights(folder, manifest)
+        tensors = _load(model, manifest, shapes, weights)
+    except (OSError, SafetensorError) as problem:
+        raise ArtifactError(f"{visible(folder)}: the weights cannot be read: {visible(problem)}") from problem
+    _put_in(model, manifest.plans, tensors)
+    return model
+
+
+def _plans(model: nn.Module, plan: Plan | tuple[Plan, ...] | None) -> tuple[Plan, ...]:
+    from secateur.torch.apply import plans_of
+
+    plans = (plan,) if isinstance(plan, Plan) else tuple(plan) if plan is not None else plans_of(model)
+    if not plans:
+        raise InputError(
+            "this model has no plan: it was not narrowed by Secateur, or was copied without its attributes. "
+            "Pass the plan: save(model, path, plan)"
+        )
+    return plans
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    file = folder / PLAN
+    try:
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise ArtifactError(f"{visible(file)} has {size:,} bytes; more than {MAX_BYTES:,} is refused")
+        return manifest_from_json(file.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{visible(folder)} is no artefact: there is no {PLAN} in it") from None
+    except OSError as problem:
+        raise ArtifactError(f"{visible(file)} cannot be read: {visible(problem)}") from problem
+
+
+def _checked_weights(folder: Path, manifest: Manifest) -> Path:
+    file = weights_path(folder, manifest.sha256)
+    if not file.is_file():
+        raise ArtifactError(f"{visible(folder)} is not complete: {visible(file.name)} is missing")
+    if hash_of(file) != manifest.sha256:
+        raise ArtifactError(
+            f"{visible(file)} is not the file that {PLAN} was written for (it is truncated or was replaced): "
+            "copy the folder again, or save it again"
+        )
+    found = _header(file)
+    if found != manifest.tensors:
+        odd = sorted({name for name, _ in found.items() ^ manifest.tensors.items()})
+        raise ArtifactError(f"{visible(file)}: {visible(odd[0])} is not what {PLAN} lists ({len(odd)} tensors differ)")
+    return file
+
+
+def _header(file: Path) -> dict[str, Stored]:
+    """Name, dtype and shape of every tensor in a safetensors file, without reading their data."""
+    with safe_open(file, framework="pt") as weights:
+        slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 - not a dict
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
+def _load(
+    model: nn.Module, manifest: Manifest, shapes: dict[str, tuple[int, ...]], weights: Path
+) -> dict[str, Tensor]:
+    """A tensor for every name in the model that the artefact holds; names that share one share the object."""
+    wanted = stored_names(model, manifest.plans)
+    _check_names({stored for stored, _ in wanted.values()}, manifest)
+    _check_shapes(wanted, shapes, manifest)
+    loaded: dict[str, Tensor] = {}
+    with safe_open(weights, framework="pt") as file:
+        for stored, live in wanted.values():
+            name = manifest.aliases.get(stored, stored)
+            if name not in loaded:
+                device = torch.device("cpu") if live.is_meta else live.device
+                # a copy of its own: the file may be replaced while the model lives
+                loaded[name] = file.get_tensor(name).to(device, copy=True)
+    return {name: loaded[manifest.aliases.get(stored, stored)] for name, (stored, _) in wanted.items()}
+
+
+def _check_names(wanted: set[str], manifest: Manifest) -> None:
+    held = manifest.tensors.keys() | manifest.aliases.keys()
+    if missing := sorted(wanted - held):
+        raise ArtifactError(f"the artefact lacks {visible(missing[0])} ({len(missing)} tensors are missing)")
+    if strangers := sorted(held - wanted):
+        raise ArtifactError(f"the artefact holds {visible(strangers[0])}, which this model has not")
+
+
+def _check_shapes(
+    wanted: dict[str, tuple[str, Tensor]], shapes: dict[str, tuple[int, ...]], manifest: Manifest
+) -> None:
+    for name, (stored, _) in wanted.items():
+        found = manifest.tensors[manifest.aliases.get(stored, stored)][1]
+        if found != shapes[name]:
+            raise ArtifactError(f"{visible(name)} is stored as {found}; the plan makes it {shapes[name]}")
+
+
+def _put_in(model: nn.Module, plans: tuple[Plan, ...], tensors: dict[str, Tensor]) -> None:
+    """The only step that changes the model; everything it needs was checked."""
+    live = named_tensors(model)
+    parameters: dict[int, nn.Parameter] = {}
+    ready: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not isinstance(live[name], nn.Parameter):
+            ready[name] = tensor
+            continue
+        if id(tensor) not in parameters:
+            parameters[id(tensor)] = _renew(live[name], tensor)
+        ready[name] = parameters[id(tensor)]
+    narrowed = narrowed_names(plans)
+    for name, tensor in ready.items():
+        put_tensor(model, name, tensor)
+    edits = [edit for plan in plans for edit in plan.edits]
+    install(model, {name: tensor for name, tensor in ready.items() if name in narrowed}, edits)
+    record_plans(model, plans)
+
+
+def _renew(old: Tensor, data: Tensor) -> nn.Parameter:
+    new = nn.Parameter(data, requires_grad=old.requires_grad and (data.is_floating_point() or data.is_complex()))
+    new.__dict__.update(old.__dict__)
+    return new
+
+
+def _versions() -> dict[str, str]:
+    try:
+        own = version("secateur")
+    except PackageNotFoundError:
+        own = "0+unknown"
+    return {"secateur": own, "torch": str(torch.__version__)}

@@ -1,0 +1,112 @@
+"""Whether plans describe a model: the original they start from, or the narrowed one they end with.
+
+    fresh model ──plan 1──► shapes ──plan 2──► shapes = what is stored
+
+Plans are followed on names, shapes and attribute values alone; no tensor is touched.
+
+Invariant: if `check_fits` returns, every tensor and attribute that the plans name is there, with the value they expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from torch import nn
+
+from secateur.core.plan import Edit, Plan
+from secateur.core.text import visible
+from secateur.errors import ArtifactError, PlanError
+from secateur.torch.fingerprint import fingerprint
+from secateur.torch.narrow import set_attribute
+from secateur.torch.untouched import named_tensors
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def check_fits(model: nn.Module, plans: Sequence[Plan]) -> Shapes:
+    """The shape of every tensor of a fresh model after these plans.
+
+    Raises ArtifactError unless the first plan was made for this architecture and each further one for what is then left;
+    PlanError where an attribute does not hold the value that a plan expects.
+    """
+    shapes = _shapes(model)
+    trial = _Trial(model)
+    for number, plan in enumerate(plans, start=1):
+        _check_tensors(plan, shapes)
+        if fingerprint(model, shapes) != plan.fingerprint:
+            raise ArtifactError(
+                f"plan {number} was made for another architecture than this {type(model).__name__}: "
+                "its modules or its other tensors differ. Build the model as it was before pruning"
+            )
+        trial.rewrite(plan.edits)
+        shapes |= {name: plan.shape(name) for name in plan.layouts}
+    return shapes
+
+
+def check_saveable(model: nn.Module, plans: Sequence[Plan]) -> None:
+    """Raise ArtifactError unless a model is what its plans make of the original, tensors, modules and attributes alike."""
+    shapes = _shapes(model)
+    trial = _Trial(model)
+    for plan in reversed(plans):
+        _check_narrowed(plan, shapes)
+        shapes |= {name: tuple(axis.size for axis in layout) for name, layout in plan.layouts.items()}
+        if fingerprint(model, shapes) != plan.fingerprint:
+            raise ArtifactError(
+                "a module or tensor was added, removed or replaced after the model was narrowed: it could not be "
+                "restored onto its original architecture. Save it before such changes"
+            )
+        back = [Edit(module=e.module, path=e.path, old=e.new, new=e.old) for e in reversed(plan.edits)]
+        trial.rewrite(back)
+
+
+class _Trial:
+    """Rewrites attributes of stand-ins, so that what would fail fails before the model is touched.
+
+    Stateful because one plan's values are what the next plan starts from.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.standins: dict[str, Any] = {}
+
+    def rewrite(self, edits: Iterable[Edit]) -> None:
+        for edit in edits:
+            if edit.module not in self.modules:
+                raise PlanError(f"the plan rewrites {visible(edit.path)} of {visible(edit.module)}, which is not there")
+            if edit.module not in self.standins:
+                self.standins[edit.module] = SimpleNamespace(**self.modules[edit.module].__dict__)
+            try:
+                set_attribute(self.standins[edit.module], edit.path, edit.old, edit.new)
+            except PlanError as problem:
+                raise PlanError(f"{visible(edit.module) or 'the model'}: {visible(problem)}") from None
+            except Exception as problem:  # whatever kind of object stands in the way
+                raise PlanError(
+                    f"{visible(edit.module)}.{visible(edit.path)} cannot be rewritten: {visible(problem)}"
+                ) from problem
+
+
+def _shapes(model: nn.Module) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+
+
+def _check_narrowed(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name in plan.layouts:
+        if shapes.get(name) != plan.shape(name):
+            raise ArtifactError(
+                f"{visible(name)} is {shapes.get(name, 'gone')} in the model and {plan.shape(name)} in its plan: the model "
+                "was changed after it was narrowed. Save it before such changes, or pass the plan it really has"
+            )
+
+
+def _check_tensors(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, layout in plan.layouts.items():
+        size = tuple(axis.size for axis in layout)
+        if name not in shapes:
+            raise ArtifactError(f"this model has no tensor {visible(name)}: the plan was made for another architecture")
+        if shapes[name] != size:
+            raise ArtifactError(
+                f"{visible(name)} is {shapes[name]} in this model and {size} in the plan: another architecture, "
+                "or one that is narrowed already. Build the model as it was before pruning"
+            )

@@ -1,0 +1,109 @@
+"""The tensors of a model as they are stored: each once, by name.
+
+    lm_head.weight  -> alias of embed.weight               one tensor under two names is stored once
+    rotary.inv_freq -> secateur.transient/rotary.inv_freq  a buffer that is no part of the state dict
+
+Transient buffers are stored where a fresh model could not make them again: narrowed ones, and floating ones, which follow
+casts. The others (masks, index tables) are what the constructor made.
+
+Invariant: `stored_names` gives the same names for a narrowed model and for the fresh one it is restored onto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from secateur.core.layout import touches
+from secateur.core.plan import Plan
+from secateur.core.text import visible
+from secateur.errors import ArtifactError
+from secateur.torch.untouched import named_tensors
+
+TRANSIENT = "secateur.transient/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Tensors by stored name, and second names of the same tensors."""
+
+    tensors: Mapping[str, Tensor]
+    aliases: Mapping[str, str]
+
+
+def transient_names(model: nn.Module) -> set[str]:
+    """The buffers that are no part of the state dict."""
+    modules = model.named_modules(remove_duplicate=False)
+    return {f"{name}.{key}" if name else key for name, module in modules for key in module._non_persistent_buffers_set}
+
+
+def stored_names(model: nn.Module, plans: Iterable[Plan]) -> dict[str, tuple[str, Tensor]]:
+    """Model name -> stored name and tensor, for all that an artefact holds."""
+    live, transient = named_tensors(model), transient_names(model)
+    narrowed = {id(live[name]) for name in narrowed_names(plans) if name in live}
+    found: dict[str, tuple[str, Tensor]] = {}
+    for name, tensor in live.items():
+        if name not in transient:
+            found[name] = (name, tensor)
+        elif id(tensor) in narrowed or tensor.is_floating_point() or tensor.is_complex():
+            found[name] = (TRANSIENT + name, tensor)
+    return found
+
+
+def narrowed_names(plans: Iterable[Plan]) -> set[str]:
+    """The tensors that these plans make smaller."""
+    return {name for plan in plans for name, axes in plan.layouts.items() if any(touches(a, plan.kept) for a in axes)}
+
+
+def collect(model: nn.Module, plans: Iterable[Plan]) -> Stored:
+    """What to store of a model. Raises ArtifactError for state that is no ordinary tensor with values."""
+    _refuse_extra_state(model)
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[object, str] = {}
+    for name, (stored, tensor) in stored_names(model, plans).items():
+        _refuse_special(name, tensor)
+        key = _identity(tensor)
+        if key in first:
+            aliases[stored] = first[key]
+        else:
+            first[key] = stored
+            tensors[stored] = _compact(tensor)
+    return Stored(tensors=tensors, aliases=aliases)
+
+
+def _identity(tensor: Tensor) -> object:
+    """Equal for two names of the same numbers in memory."""
+    if tensor.numel() == 0:
+        return id(tensor)
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """On the CPU, contiguous, and alone in its storage."""
+    plain = tensor.detach().cpu().contiguous()
+    alone = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
+    return plain if alone else plain.clone()
+
+
+def _refuse_special(name: str, tensor: Tensor) -> None:
+    ordinary = type(tensor) in (Tensor, nn.Buffer) or issubclass(type(tensor), nn.Parameter)
+    if is_lazy(tensor):
+        raise ArtifactError(f"{visible(name)} has no shape yet; run the model once before saving it")
+    if tensor.is_meta:
+        raise ArtifactError(f"{visible(name)} is on the meta device: it has no values that could be saved")
+    if not ordinary or tensor.layout is not torch.strided or tensor.is_quantized:
+        raise ArtifactError(f"{visible(name)} is a {type(tensor).__name__} ({tensor.layout}); only dense tensors can be saved")
+
+
+def _refuse_extra_state(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ArtifactError(
+                f"{visible(name) or 'the model'} keeps extra state beside its tensors (get_extra_state); "
+                "it cannot be saved without pickle. Save that part yourself and remove the method"
+            )

@@ -1,0 +1,61 @@
+"""Why a budget cannot be met, and what would help.
+
+    cannot reach macs ≤ 1.00G: the smallest network in the search space has 1.31G. Allow layer1.0.conv1 fewer than 32 of its
+    64 units, or free fc.in_features (kept (fc)).
+
+Invariant: the value named as reachable is the cost of a network that the search space holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from secateur.core.budget import Budget, Limit, measure
+from secateur.core.choices import minimum
+from secateur.core.graph import Graph, Width
+from secateur.core.text import human
+from secateur.errors import Infeasible
+
+
+def check_reachable(graph: Graph, budget: Budget) -> None:
+    """Raise `Infeasible` if the smallest network of the search space is above a bound."""
+    costs = budget.costs(graph, minimum(graph))
+    missed = [limit for limit in budget.limits if costs[limit.metric] > limit.bound]
+    if not missed:
+        return
+    limit = max(missed, key=lambda m: costs[m.metric] / m.bound)
+    reachable = int(costs[limit.metric])
+    raise Infeasible(
+        f"cannot reach {limit.metric} ≤ {human(limit.bound)}: the smallest network in the search space has "
+        f"{human(reachable)}. {_way_out(graph, limit)}",
+        metric=limit.metric,
+        bound=limit.bound,
+        reachable=reachable,
+    )
+
+
+def _way_out(graph: Graph, limit: Limit) -> str:
+    """The free and the frozen width that would save most if they could have one unit."""
+    free = _most_saving(graph, limit, [w for w in graph.free if w.choices[0] > 1])
+    frozen = _most_saving(graph, limit, [w for w in graph.widths if w.frozen is not None and w.size > 1])
+    hints = []
+    if free is not None:
+        hints.append(f"allow {free.name} fewer than {free.choices[0]} of its {free.size} units")
+    if frozen is not None:
+        hints.append(f"free {frozen.name} ({frozen.frozen})")
+    hint = ", or ".join(hints) or "ask for a larger bound: nothing else can be narrowed"
+    return f"{hint[0].upper()}{hint[1:]}."
+
+
+def _most_saving(graph: Graph, limit: Limit, widths: Sequence[Width]) -> Width | None:
+    if not widths:
+        return None
+    batch: dict[str, Any] = {name: np.full(len(widths), count) for name, count in minimum(graph).items()}
+    for i, width in enumerate(widths):
+        batch[width.name][i] = 1
+    costs = np.broadcast_to(measure(graph, limit.metric, batch), (len(widths),))
+    best = int(np.argmin(costs))
+    return widths[best] if costs[best] < measure(graph, limit.metric, minimum(graph)) else None

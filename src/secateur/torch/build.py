@@ -1,0 +1,190 @@
+"""From one run to a Graph: leaves get names, axes and costs are written over these names.
+
+Invariant: building reads spaces and changes none; the same observation gives the same graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from secateur.core.cost import Cost, Peak, Polynomial
+from secateur.core.graph import Graph, Use, Width
+from secateur.core.layout import Axis, Layout, Product, Sum, Unit
+from secateur.core.space import Form, Space, factors, freeze, leaves
+from secateur.torch.fingerprint import fingerprint
+from secateur.torch.naming import Names, module_types
+from secateur.torch.resolve import axis_of, equations_for
+from secateur.torch.run import Observation
+from secateur.torch.untouched import named_tensors
+
+UNUSED = "the example does not exercise it"
+VIEWS = frozenset("slice select split split_with_sizes unbind narrow chunk _to_copy detach alias".split())
+
+
+def freeze_unused(seen: Observation) -> None:
+    """Freeze leaves that no operator but views ever touched: a longer input might use them."""
+    used: set[int] = set()
+    for record in seen.tracer.records:
+        if record.view or record.name in VIEWS:
+            continue
+        for space in [*record.inputs, *(s for layout in record.outputs for s in layout)]:
+            if id(space) not in used:
+                used.add(id(space))
+                used.update(id(leaf) for leaf in leaves(space))
+    for spaces in seen.spaces.values():
+        for leaf in (leaf for space in spaces for leaf in leaves(space)):
+            if id(leaf) not in used:
+                freeze(leaf, UNUSED)
+
+
+def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
+    """The graph of a run, as it stands."""
+    model = seen.example.model
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    names = Names(model, seen, parameters)
+    memo: dict[int, Axis] = {}
+
+    def axis(space: Space) -> Axis:
+        return axis_of(space, names.by_leaf, memo)
+
+    layouts: dict[str, Layout] = {name: tuple(axis(s) for s in spaces) for name, spaces in seen.spaces.items()}
+    inner = _inner_widths(seen, names)
+    widths = tuple(_width(name, names, layouts, inner) for name in names.ordered)
+    return Graph(
+        widths=widths,
+        layouts=layouts,
+        equations=equations_for(seen, axis),
+        attributes=dict(seen.attributes),
+        costs=_costs(seen, layouts, axis),
+        fingerprint=fingerprint(model),
+        module_types=module_types(model),
+        parameters=frozenset(parameters),
+        notes=_notes(seen),
+        seconds=dict(seconds),
+        outputs=tuple(tuple(axis(s) for s in layout) for layout in seen.outputs),
+        example=seen.example,
+    )
+
+
+def _width(name: str, names: Names, layouts: Mapping[str, Layout], inner: Mapping[int, Space]) -> Width:
+    leaf = names.leaf[name]
+    uses = names.uses.get(id(leaf), [])
+    outer = inner.get(id(leaf))
+    return Width(
+        name=name,
+        kind=names.kind[name],
+        size=leaf.size,
+        choices=(leaf.size,) if leaf.frozen else tuple(range(1, leaf.size + 1)),
+        exact=leaf.inexact is None,
+        frozen=leaf.frozen,
+        inexact_reason=leaf.inexact,
+        outer=names.by_leaf.get(id(outer)) if outer is not None and not leaf.frozen else None,
+        multiplier=max((_positions(layouts[t][a], name) for t, a in uses), default=1),
+        uses=tuple(dict.fromkeys(Use(tensor=t, axis=a) for t, a in uses)),
+    )
+
+
+def _positions(axis: Axis, name: str) -> int:
+    """How many positions of an axis one unit of a width stands for: the sizes of the factors inside it."""
+    match axis:
+        case Product():
+            for i, factor in enumerate(axis.factors):
+                if isinstance(factor, Unit) and factor.width == name:
+                    return math.prod(f.size for f in axis.factors[i + 1 :])
+            return max((_positions(f, name) for f in axis.factors), default=1)
+        case Sum():
+            return max(_positions(part, name) for part in axis.parts)
+        case _:
+            return 1
+
+
+def _inner_widths(seen: Observation, names: Names) -> dict[int, Space]:
+    """Leaves that may keep another set under each index of the leaf just outside them.
+
+    That needs the outer leaf beside the inner one in every tensor that has the inner one.
+    """
+    outer: dict[int, Space] = {}
+    for name, spaces in seen.spaces.items():
+        for space in spaces:
+            _pair(space, outer)
+    outer = {k: v for k, v in outer.items() if k in names.by_leaf and id(v) in names.by_leaf}
+    if not outer:
+        return {}
+    tensors = [*seen.spaces.values(), *(o for r in seen.tracer.records for o in r.outputs), *seen.outputs]
+    for tensor in tensors:
+        _strike_out(tensor, outer)
+    return outer
+
+
+def _pair(space: Space, outer: dict[int, Space]) -> None:
+    top = space.root()
+    if top.form is Form.PRODUCT:
+        chain = factors(top)
+        for before, after in zip(chain, chain[1:], strict=False):
+            if before.root().form is Form.LEAF and after.root().form is Form.LEAF and not after.root().frozen:
+                outer.setdefault(id(after.root()), before.root())
+    for child in top.children:
+        _pair(child, outer)
+
+
+def _strike_out(tensor: list[Space], outer: dict[int, Space]) -> None:
+    present = [{id(leaf) for leaf in leaves(space)} for space in tensor]
+    for place, space in enumerate(tensor):
+        for before, leaf in _chains(space):
+            needed = outer.get(id(leaf))
+            if needed is None:
+                continue
+            elsewhere = any(id(needed) in found for i, found in enumerate(present) if i != place)
+            if not (before is needed or (before is None and elsewhere)):
+                del outer[id(leaf)]
+
+
+def _chains(space: Space) -> list[tuple[Space | None, Space]]:
+    """Every leaf of a space with the leaf just outside it in the same product, or None."""
+    top = space.root()
+    if top.form is Form.LEAF:
+        return [(None, top)]
+    if top.form is Form.SUM:
+        return [pair for child in top.children for pair in _chains(child)]
+    found: list[tuple[Space | None, Space]] = []
+    before: Space | None = None
+    for factor in factors(top):
+        if factor.root().form is Form.LEAF:
+            found.append((before, factor.root()))
+            before = factor.root()
+        else:
+            found.extend((Space(1) if b is None and before is not None else b, leaf) for b, leaf in _chains(factor))
+            before = Space(1)
+    return found
+
+
+def _costs(seen: Observation, layouts: Mapping[str, Layout], axis: Any) -> dict[str, Cost]:
+    model = seen.example.model
+    tensors = named_tensors(model)
+    parameters = dict(model.named_parameters())
+    norms = {name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase)}
+    outside = [(1, layouts[n]) for n in parameters if n.rpartition(".")[0] not in norms]
+    distinct = {id(t): n for n, t in reversed(list(tensors.items()))}
+    macs: Counter[tuple[int, tuple[Space, ...]]] = Counter(seen.tracer.macs)
+    memory = [(number, tuple(axis(s) for s in spaces)) for number, spaces in seen.tracer.memory_events]
+    return {
+        "macs": Polynomial.of([(n * times, tuple(axis(s) for s in spaces)) for (n, spaces), times in macs.items()]),
+        "params": Polynomial.of([(1, layouts[n]) for n in parameters]),
+        "params_without_batchnorm": Polynomial.of(outside),
+        "weight_bytes": Polynomial.of([(tensors[n].element_size(), layouts[n]) for n in distinct.values()]),
+        "peak_activation_bytes": Peak.of(memory),
+    }
+
+
+def _notes(seen: Observation) -> tuple[str, ...]:
+    notes = [f"no rule for {count} × {name}: what it touches is kept whole" for name, count in seen.tracer.unknown.items()]
+    if seen.fallback:
+        notes.append(f"traced with real tensors, since the code reads values ({seen.fallback})")
+    return tuple(notes)
+
+

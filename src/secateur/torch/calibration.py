@@ -1,0 +1,97 @@
+"""Batch-norm statistics measured again, because a narrower network sees other activations.
+
+    reset running mean and variance ──► forward a few batches, only batch norm in training mode ──► cumulative average
+
+Invariant: nothing but the running statistics changes: training flags, momenta and all parameters are as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import InputError
+
+Collect = Callable[[Any], Any]
+
+
+def first_of(batch: Any) -> Any:
+    """What a batch passes to the model by default: its first item if it is a tuple or list, else the batch."""
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def call(model: nn.Module, given: Any) -> Any:
+    """Run a model on what ``collect_func`` returned: a tensor, a tuple of arguments (last may be a dict), or a dict."""
+    from secateur.torch.example import Example
+
+    example = Example.of(model, given)
+    return model(*example.args, **example.kwargs)
+
+
+def batch_norms(model: nn.Module) -> list[Any]:
+    """The modules of a model that keep running statistics."""
+    return [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
+    ]
+
+
+def reestimate_batch_norm(
+    model: nn.Module,
+    data_loader: Iterable[Any],
+    *,
+    num_batches: int = 50,
+    collect_func: Collect = first_of,
+) -> int:
+    """Measure the running statistics of every batch norm again; the number of batches used.
+
+    Inputs are moved to the device of the model's first parameter. Raises InputError where the loader is empty.
+    """
+    norms = batch_norms(model)
+    if not norms:
+        return 0
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    used = 0
+    with _measuring(model, norms), torch.no_grad():
+        for batch in islice(iter(data_loader), num_batches):
+            call(model, to_device(collect_func(batch), device))
+            used += 1
+        if not used:
+            raise InputError("the data loader gave no batch: batch-norm statistics cannot be measured")
+    return used
+
+
+def to_device(tree: Any, device: torch.device) -> Any:
+    """The same nested structure with every tensor on a device."""
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda t: t.to(device) if isinstance(t, torch.Tensor) else t, tree)
+
+
+@contextmanager
+def _measuring(model: nn.Module, norms: list[Any]) -> Any:
+    flags = [(m, m.training) for m in model.modules()]
+    momenta = [(m, m.momentum) for m in norms]
+    before = [(m, m.running_mean.clone(), m.running_var.clone(), m.num_batches_tracked) for m in norms]
+    model.eval()
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None
+        m.train()
+    try:
+        yield
+    except BaseException:
+        for m, mean, var, count in before:
+            m.running_mean.copy_(mean)
+            m.running_var.copy_(var)
+            m.num_batches_tracked = count
+        raise
+    finally:
+        for m, momentum in momenta:
+            m.momentum = momentum
+        for m, flag in flags:
+            m.training = flag

@@ -1,0 +1,14 @@
+"""Which units matter: criteria give every unit of every free width a score, higher is better.
+
+    make("l1")(graph, model)  ->  {"layer1.0.conv1.out_channels": array of 64, …}
+
+Invariant: a criterion reads the model and changes nothing, not even the state of a random generator.
+"""
+
+from secateur.torch.criteria.fpgm import FPGM
+from secateur.torch.criteria.lamp import LAMP
+from secateur.torch.criteria.magnitude import L1, L2, BatchNormScale
+from secateur.torch.criteria.protocol import CRITERIA, Criterion, make
+from secateur.torch.criteria.random import Random
+
+__all__ = ["CRITERIA", "FPGM", "L1", "L2", "LAMP", "BatchNormScale", "Criterion", "Random", "make"]

@@ -1,0 +1,48 @@
+"""What a criterion is, and where criteria are found by name.
+
+    @CRITERIA.add("mine")
+    class Mine:
+        name = "mine"
+        def __call__(self, graph, model): return {width.name: np.ones(width.size) for width in graph.free}
+
+Invariant: scores are finite, one array for each width that can be judged: ``[size]``, or ``[outer size, size]`` where the
+width has an outer one. A width left out is not narrowed, and the plan says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.core.registry import Registry
+from secateur.errors import InputError
+
+Values = NDArray[np.float64]
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """Scores for the units of each free width."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]: ...
+
+
+CRITERIA: Registry[Callable[[], Criterion]] = Registry("criterion")
+
+
+def make(criterion: str | Criterion | Any) -> Criterion:
+    """A criterion by name with its defaults, or the one given. Raises ConfigError for an unknown name."""
+    if isinstance(criterion, str):
+        return CRITERIA[criterion]()
+    if isinstance(criterion, type) or not isinstance(criterion, Criterion):
+        given = f"the class {criterion.__name__}" if isinstance(criterion, type) else type(criterion).__name__
+        raise InputError(f"a criterion is a name, or an object with a name that is called as (graph, model); not {given}")
+    return criterion

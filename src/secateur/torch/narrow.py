@@ -1,0 +1,267 @@
+"""Cutting tensors down to what a plan keeps, and telling the modules.
+
+    narrowed_tensors(model, plan)     {name: smaller tensor}; changes nothing
+    install(model, tensors, plan)     puts them in, rewrites attributes, refreshes torch.nn's own bookkeeping
+
+Invariant: `install` keeps dtype, device, requires_grad, tying of weights and names; who calls it can undo it
+(`secateur.torch.untouched`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.core.layout import Axis, Indices, Layout, Product, Sum, Unit, kept_indices, touches, widths_of
+from secateur.core.plan import Edit, Plan
+from secateur.errors import PlanError
+from secateur.torch.untouched import named_tensors
+
+
+def narrowed_tensors(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
+    """The narrowed version of every tensor the plan changes, by name; tied names share one tensor.
+
+    Raises PlanError where the plan does not fit the model's tensors.
+    """
+    arrays = plan.arrays()
+    live = named_tensors(model)
+    made: dict[str, torch.Tensor] = {}
+    by_identity: dict[int, torch.Tensor] = {}
+    cache: dict[tuple[Axis, torch.device], torch.Tensor] = {}
+    for name, layout in plan.layouts.items():
+        if not any(touches(axis, arrays) for axis in layout):
+            continue
+        tensor = live.get(name)
+        if tensor is None or tuple(tensor.shape) != tuple(axis.size for axis in layout):
+            found = "nothing" if tensor is None else f"a tensor of shape {tuple(tensor.shape)}"
+            raise PlanError(f"the plan expects {name} with shape {tuple(a.size for a in layout)}, the model has {found}")
+        if id(tensor) not in by_identity:
+            by_identity[id(tensor)] = _renew(tensor, narrow_tensor(tensor.detach(), layout, arrays, cache))
+        made[name] = by_identity[id(tensor)]
+    return made
+
+
+def _renew(old: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    if not isinstance(old, nn.Parameter):
+        return data
+    new = nn.Parameter(data, requires_grad=old.requires_grad)
+    new.__dict__.update(old.__dict__)
+    return new
+
+
+def narrow_tensor(
+    tensor: torch.Tensor,
+    layout: Layout,
+    arrays: Mapping[str, Indices],
+    cache: dict[tuple[Axis, torch.device], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """The tensor with only the kept indices of every axis, in a storage of its own."""
+    if _crosses(layout, arrays):
+        return _narrow_crossed(tensor, layout, arrays)
+    cache = {} if cache is None else cache
+    order = sorted(range(len(layout)), key=lambda i: _fraction(layout[i], arrays))
+    for i in order:
+        axis = layout[i]
+        if touches(axis, arrays):
+            key = (axis, tensor.device)
+            if key not in cache:
+                cache[key] = torch.from_numpy(kept_indices(axis, arrays)).to(tensor.device)
+            tensor = tensor.index_select(i, cache[key])
+    return tensor.contiguous(memory_format=torch.preserve_format) if tensor.dim() else tensor
+
+
+def _fraction(axis: Axis, arrays: Mapping[str, Indices]) -> float:
+    """The share an axis keeps: cut first where most goes."""
+    return min((arrays[n].shape[-1] / max(axis.size, 1) for n in widths_of(axis) if n in arrays), default=1.0)
+
+
+def _crosses(layout: Layout, arrays: Mapping[str, Indices]) -> bool:
+    """Whether a width here keeps another set under each index of a width on another axis."""
+    return any(_starts_ragged(axis, arrays) for axis in layout)
+
+
+def _starts_ragged(axis: Axis, arrays: Mapping[str, Indices]) -> bool:
+    match axis:
+        case Unit():
+            found = arrays.get(axis.width)
+            return found is not None and found.ndim == 2
+        case Product():
+            return _starts_ragged(axis.factors[0], arrays)
+        case Sum():
+            return any(_starts_ragged(part, arrays) for part in axis.parts)
+        case _:
+            return False
+
+
+def _narrow_crossed(tensor: torch.Tensor, layout: Layout, arrays: Mapping[str, Indices]) -> torch.Tensor:
+    """One gather over all factors: a ragged width's index depends on the outer factor on the other axis."""
+    factors = [f for axis in layout for f in (axis.factors if isinstance(axis, Product) else (axis,))]
+    if any(isinstance(f, Sum) for f in factors):
+        raise PlanError("a width that depends on another axis cannot be part of a concatenated axis")
+    outer_place = _outer_places(layout, factors, arrays)
+    plain = [_plain_indices(f, arrays) if i not in outer_place else np.zeros(0) for i, f in enumerate(factors)]
+    index: list[torch.Tensor] = []
+    for i, factor in enumerate(factors):
+        shape = [1] * len(factors)
+        if i in outer_place:
+            rows = plain[outer_place[i]]
+            matrix = arrays[factor.width][rows]  # type: ignore[union-attr]
+            shape[outer_place[i]], shape[i] = matrix.shape
+            ordered = matrix if outer_place[i] < i else matrix.T
+            index.append(torch.from_numpy(np.ascontiguousarray(ordered)).view(shape))
+        else:
+            shape[i] = len(plain[i])
+            index.append(torch.from_numpy(plain[i]).view(shape))
+    gathered = tensor.reshape([f.size for f in factors])[tuple(t.to(tensor.device) for t in index)]
+    sizes = iter(gathered.shape)
+    return gathered.reshape([_next_size(axis, sizes) for axis in layout]).contiguous()
+
+
+def _next_size(axis: Axis, sizes: Any) -> int:
+    size = 1
+    for _ in range(len(axis.factors) if isinstance(axis, Product) else 1):
+        size *= next(sizes)
+    return size
+
+
+def _plain_indices(factor: Axis, arrays: Mapping[str, Indices]) -> Indices:
+    return kept_indices(factor, arrays)
+
+
+def _outer_places(layout: Layout, factors: list[Axis], arrays: Mapping[str, Indices]) -> dict[int, int]:
+    """Place of each ragged factor -> place of the factor its rows belong to."""
+    starts = set()
+    position = 0
+    for axis in layout:
+        starts.add(position)
+        position += len(axis.factors) if isinstance(axis, Product) else 1
+    found: dict[int, int] = {}
+    for i, factor in enumerate(factors):
+        matrix = arrays.get(factor.width) if isinstance(factor, Unit) else None
+        if matrix is None or matrix.ndim != 2:
+            continue
+        candidates = [i - 1] if i not in starts else [j for j in range(len(factors)) if j != i]
+        matching = [j for j in candidates if factors[j].size == len(matrix)]
+        if not matching:
+            raise PlanError(f"no axis of {len(matrix)} beside {factor}")
+        found[i] = matching[0]
+    return found
+
+
+def install(model: nn.Module, tensors: Mapping[str, torch.Tensor], edits: Iterable[Edit]) -> None:
+    """Put narrowed tensors in, rewrite attributes, refresh what torch.nn modules say of themselves."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, tensor in tensors.items():
+        owner, _, key = name.rpartition(".")
+        module = modules[owner]
+        table = module._parameters if key in module._parameters else module._buffers
+        table[key] = tensor  # type: ignore[assignment]
+    for edit in edits:
+        set_attribute(modules[edit.module], edit.path, edit.old, edit.new)
+    for owner in {name.rpartition(".")[0] for name in tensors} | {edit.module for edit in edits}:
+        refresh(modules[owner])
+
+
+_STEP = re.compile(r"\.?([A-Za-z_]\w*)|\[(\d+)\]")
+
+
+def set_attribute(module: nn.Module, path: str, old: int, new: int) -> None:
+    """Set ``num_heads``, ``sizes[1]`` or ``config.hidden_size`` of a module; containers are copied, never shared.
+
+    Raises PlanError unless the attribute holds ``old`` now.
+    """
+    steps = [name if name else int(index) for name, index in _STEP.findall(path)]
+    module.__dict__[str(steps[0])] = _replaced(module.__dict__.get(str(steps[0])), steps[1:], old, new, path)
+
+
+def _replaced(value: Any, steps: list[str | int], old: int, new: int, path: str) -> Any:
+    if not steps:
+        if type(value) is not int or value != old:
+            raise PlanError(f"the plan expects {path} = {old}, the model has {str(value)[:60]}")
+        return new
+    step, rest = steps[0], steps[1:]
+    if isinstance(step, int):
+        if not isinstance(value, (tuple, list)) or step >= len(value):
+            raise PlanError(f"the plan expects {path} to be a sequence of integers")
+        items = list(value)
+        items[step] = _replaced(items[step], rest, old, new, path)
+        return type(value)(items)
+    if not hasattr(value, "__dict__"):
+        raise PlanError(f"the plan expects an object at {path}, the model has {type(value).__name__}")
+    copy = object.__new__(type(value))
+    copy.__dict__.update(vars(value))
+    copy.__dict__[step] = _replaced(vars(value).get(step), rest, old, new, path)
+    return copy
+
+
+def refresh(module: nn.Module) -> None:
+    """Bring the sizes a torch.nn module keeps about itself in line with its tensors."""
+    if "_flat_weights_names" in module.__dict__:
+        names = module.__dict__["_flat_weights_names"]
+        module.__dict__["_flat_weights"] = [module._parameters.get(n) for n in names]
+    for kind, sizes in _BOOKKEEPING:
+        if isinstance(module, kind):
+            for key, value in sizes(module).items():
+                if key in module.__dict__ and value is not None:
+                    module.__dict__[key] = value
+
+
+def _shape(module: nn.Module, *names: str) -> tuple[int, ...] | None:
+    for name in names:
+        tensor = getattr(module, name, None)
+        if isinstance(tensor, torch.Tensor):
+            return tuple(tensor.shape)
+    return None
+
+
+def _of_linear(module: Any) -> dict[str, Any]:
+    return {"out_features": module.weight.shape[0], "in_features": module.weight.shape[1]}
+
+
+def _of_conv(module: Any) -> dict[str, Any]:
+    first, second = module.weight.shape[:2]
+    if module.transposed:
+        return {"in_channels": first, "out_channels": second * module.groups}
+    return {"out_channels": first, "in_channels": second * module.groups}
+
+
+def _of_norm(module: Any) -> dict[str, Any]:
+    shape = _shape(module, "weight", "running_mean")
+    return {"num_features": shape[0] if shape else None}
+
+
+def _of_layer_norm(module: Any) -> dict[str, Any]:
+    return {"normalized_shape": _shape(module, "weight")}
+
+
+def _of_group_norm(module: Any) -> dict[str, Any]:
+    shape = _shape(module, "weight")
+    return {"num_channels": shape[0] if shape else None}
+
+
+def _of_embedding(module: Any) -> dict[str, Any]:
+    return {"num_embeddings": module.weight.shape[0], "embedding_dim": module.weight.shape[1]}
+
+
+def _of_rnn(module: Any) -> dict[str, Any]:
+    hidden, inputs = module.weight_hh_l0.shape[1], module.weight_ih_l0.shape[1]
+    if module.proj_size:
+        return {"input_size": inputs, "proj_size": hidden, "hidden_size": module.weight_hr_l0.shape[1]}
+    return {"input_size": inputs, "hidden_size": hidden}
+
+
+_BOOKKEEPING: tuple[tuple[Any, Any], ...] = (
+    (nn.Linear, _of_linear),
+    (nn.modules.conv._ConvNd, _of_conv),
+    (nn.modules.batchnorm._NormBase, _of_norm),
+    ((nn.LayerNorm, nn.RMSNorm), _of_layer_norm),
+    (nn.GroupNorm, _of_group_norm),
+    ((nn.Embedding, nn.EmbeddingBag), _of_embedding),
+    (nn.RNNBase, _of_rnn),
+    (nn.PReLU, lambda m: {"num_parameters": m.weight.shape[0]}),
+)

@@ -1,0 +1,159 @@
+"""Integers that remember where they came from.
+
+    self.num_heads * self.head_dim   ->   Sized(768, ("*", attribute num_heads, attribute head_dim))
+
+While tracing, the integers a module holds and the sizes read from tensors are `Sized`: an ``int`` that carries its
+expression through ``+ - * // %``. Where such an integer arrives as a size, the tracer records an equation.
+
+Invariant: a Sized compares, hashes, prints and pickles as the plain integer it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from typing import Any
+
+from torch import nn
+
+from secateur.core.equations import OPERATORS, Attribute
+from secateur.core.space import Space
+
+# An int, an Attribute, a Space, or (symbol, left, right).
+Origin = Any
+
+TORCH_SIZES = frozenset(
+    "groups num_groups normalized_shape embed_dim num_heads head_dim kdim vdim hidden_size unflattened_size".split()
+)
+CONFIG_NAMES = frozenset({"config", "cfg", "args", "hparams", "opt", "options"})
+CONFIG_SUFFIXES = ("Config", "Args", "Namespace", "Params")
+
+
+class Sized(int):
+    """An integer with its origin. ``float_use`` is called when the number leaves the integers."""
+
+    origin: Origin
+    float_use: Callable[[Origin], None]
+
+    def __new__(cls, value: int, origin: Origin, float_use: Callable[[Origin], None]) -> Sized:
+        made = super().__new__(cls, value)
+        made.origin = origin
+        made.float_use = float_use
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (int, (int.__index__(self),))
+
+    def __copy__(self) -> int:
+        return int.__index__(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        return int.__index__(self)
+
+    def __float__(self) -> float:
+        self.float_use(self.origin)
+        return int.__float__(self)
+
+    def __truediv__(self, other: Any) -> Any:
+        self.float_use(self.origin)
+        return int.__truediv__(int.__index__(self), _plain(other))
+
+    def __rtruediv__(self, other: Any) -> Any:
+        self.float_use(self.origin)
+        return _plain(other) / int.__index__(self)
+
+    def __pow__(self, other: Any, modulus: Any = None) -> Any:
+        self.float_use(self.origin)
+        return pow(int.__index__(self), _plain(other))
+
+    def __neg__(self) -> Sized:
+        return Sized(-int.__index__(self), ("-", 0, self.origin), self.float_use)
+
+
+def origin_of(value: int) -> Origin:
+    """The expression an integer stands for; a plain integer stands for itself."""
+    return value.origin if isinstance(value, Sized) else int(value)
+
+
+def _plain(value: Any) -> Any:
+    return int.__index__(value) if isinstance(value, Sized) else value
+
+
+def _install(symbol: str, method: str) -> None:
+    compute = OPERATORS[symbol]
+
+    def forward(self: Sized, other: Any) -> Any:
+        if type(other) is float:
+            self.float_use(self.origin)
+        if not isinstance(other, int):
+            return getattr(int.__index__(self), f"__{method}__")(other) if not isinstance(other, float) else compute(
+                int.__index__(self), other  # type: ignore[arg-type]
+            )
+        value = compute(int.__index__(self), int.__index__(other))
+        return Sized(value, (symbol, self.origin, origin_of(other)), self.float_use)
+
+    def backward(self: Sized, other: Any) -> Any:
+        if type(other) is float:
+            self.float_use(self.origin)
+            return compute(other, int.__index__(self))  # type: ignore[arg-type]
+        if not isinstance(other, int):
+            return NotImplemented
+        value = compute(int.__index__(other), int.__index__(self))
+        return Sized(value, (symbol, origin_of(other), self.origin), self.float_use)
+
+    setattr(Sized, f"__{method}__", forward)
+    setattr(Sized, f"__r{method}__", backward)
+
+
+for _symbol, _method in (("+", "add"), ("-", "sub"), ("*", "mul"), ("//", "floordiv"), ("%", "mod")):
+    _install(_symbol, _method)
+
+
+@contextmanager
+def sized_attributes(model: nn.Module, float_use: Callable[[Origin], None]) -> Iterator[dict[Attribute, int]]:
+    """Replace the integers that modules hold by Sized ones; yields their values. Everything is put back by the caller's
+    snapshot (see `secateur.torch.untouched`)."""
+    values: dict[Attribute, int] = {}
+
+    def wrap(value: Any, module: str, path: str, depth: int) -> Any:
+        if type(value) is int and value > 1:
+            attribute = Attribute(module, path)
+            values[attribute] = value
+            return Sized(value, attribute, float_use)
+        if type(value) in (tuple, list) and 0 < len(value) <= 8 and all(type(v) is int for v in value):
+            return type(value)(wrap(v, module, f"{path}[{i}]", depth) for i, v in enumerate(value))
+        if depth < 2 and _is_config(path.rpartition(".")[2], value):
+            copy = object.__new__(type(value))
+            copy.__dict__.update(
+                {k: wrap(v, module, f"{path}.{k}", depth + 1) for k, v in vars(value).items() if isinstance(k, str)}
+            )
+            return copy
+        return value
+
+    for name, module in model.named_modules():
+        builtin = type(module).__module__.startswith("torch.nn.modules")
+        for key, value in list(vars(module).items()):
+            if builtin and key not in TORCH_SIZES:
+                continue
+            if key.startswith("_") and key[1:2] != "" and type(value) is not int:
+                continue
+            wrapped = wrap(value, name, key, 0)
+            if wrapped is not value:
+                module.__dict__[key] = wrapped
+    yield values
+
+
+def _is_config(name: str, value: Any) -> bool:
+    if isinstance(value, (nn.Module, type)) or not hasattr(value, "__dict__") or callable(value):
+        return False
+    return name in CONFIG_NAMES or type(value).__name__.endswith(CONFIG_SUFFIXES) or is_dataclass(value)
+
+
+def spaces_in(origin: Origin) -> list[Space]:
+    """The spaces an expression reads directly."""
+    if isinstance(origin, Space):
+        return [origin]
+    if isinstance(origin, tuple):
+        return spaces_in(origin[1]) + spaces_in(origin[2])
+    return []

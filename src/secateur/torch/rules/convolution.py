@@ -1,0 +1,95 @@
+"""Convolutions: input channels are the weight's dimension 1, output channels its dimension 0.
+
+    groups = G        ci = G × i,  co = G × o,  weight [G·o, i, …]      transposed: weight [G·i, o, …]
+
+Legend: ci co input and output channels, i o the same inside a group.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from secateur.core.space import Space, constant, freeze, merge, split
+from secateur.torch.rules.registry import Sample, rule, sample
+
+
+@rule("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution")
+def convolution(
+    trace: Any,
+    out: Any,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool = False,
+    output_padding: Any = None,
+    groups: int = 1,
+    *rest: Any,
+) -> None:
+    num_spatial = weight.dim() - 2
+    channel_axis = x.dim() - num_spatial - 1
+    for kernel in trace.spaces(weight)[2:]:
+        freeze(kernel, "kernel")
+    co, co_zero = _channels(trace, x, channel_axis, weight, transposed, groups)
+    if bias is not None:
+        co, co_zero = trace.same(co, trace.spaces(bias)[0]), co_zero and trace.zero(bias)[0]
+    batch = trace.spaces(x)[:channel_axis]
+    spatial = [constant(n, "spatial size") for n in out.shape[channel_axis + 1 :]]
+    positions = math.prod((x if transposed else out).shape[channel_axis + 1 :]) * math.prod(weight.shape[2:])
+    trace.multiply(positions, *batch, co if not transposed else trace.spaces(x)[channel_axis], trace.spaces(weight)[1])
+    trace.put(out, [*batch, co, *spatial], [False] * len(batch) + [co_zero] + [False] * num_spatial)
+
+
+def _channels(
+    trace: Any, x: torch.Tensor, axis: int, weight: torch.Tensor, transposed: bool, groups: int
+) -> tuple[Space, bool]:
+    """State what the channels are; the output's channel space and whether removed ones are zero."""
+    ci = trace.spaces(x)[axis]
+    first, second = trace.spaces(weight)[:2]
+    zero = trace.zero(x)[axis] or all(trace.zero(weight)[:2])
+    if groups == 1:
+        taken, given = (first, second) if transposed else (second, first)
+        trace.contract(trace.same(ci, taken), zero=zero)
+        return given, all(trace.zero(weight)[:2])
+    if not transposed:
+        group_in, inner = _groups(ci, groups)
+        group_out, _ = _groups(first, groups)
+        trace.same(group_in, group_out)
+        trace.contract(trace.same(inner, second), zero=zero)
+        return first, all(trace.zero(weight)[:2])
+    trace.same(ci, first)
+    group, inner = _groups(first, groups)
+    trace.contract(inner, zero=zero)
+    return merge([group, second]), all(trace.zero(weight)[:2])
+
+
+def _groups(channels: Space, groups: int) -> list[Space]:
+    pieces = split(channels, (groups, channels.root().size // groups))
+    if pieces is None:
+        raise ValueError("the channels cannot be seen as groups")
+    return pieces
+
+
+@sample("convolution")
+def _conv() -> Sample:
+    return Sample(lambda x, w, b: torch.conv2d(x, w, b, padding=1), (2, 4, 5, 5), (6, 4, 3, 3), (6,))
+
+
+@sample("convolution")
+def _depthwise() -> Sample:
+    return Sample(lambda x, w, b: torch.conv2d(x, w, b, groups=x.shape[1]), (2, 4, 5, 5), (4, 1, 3, 3), (4,))
+
+
+@sample("convolution")
+def _transposed() -> Sample:
+    return Sample(lambda x, w, b: torch.conv_transpose2d(x, w, b, stride=2), (2, 4, 5, 5), (4, 6, 3, 3), (6,))
+
+
+@sample("convolution")
+def _one_dimensional() -> Sample:
+    return Sample(lambda x, w: torch.conv1d(x, w), (2, 4, 9), (6, 4, 3))

@@ -1,0 +1,82 @@
+"""New tensors. Their sizes came from some integer in the code: fresh spaces, which an equation may tie to that integer.
+
+    zeros(n)   zero everywhere, so also at removed units          zeros_like(x)   the dimensions of x
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from secateur.core.space import ONE, Space, constant
+from secateur.torch.rules.registry import Sample, rule, sample
+
+_ZEROS = {"aten::zeros", "aten::new_zeros", "aten::zeros_like"}
+
+
+def _is_zero(trace: Any, args: Any) -> bool:
+    name = trace.operator._schema.name
+    fills_zero = name in ("aten::full", "aten::new_full", "aten::full_like") and 0 in [a for a in args if a == 0]
+    return name in _ZEROS or fills_zero
+
+
+@rule("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like")
+def like(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    if out.shape != x.shape:
+        raise NotImplementedError("another shape than its model")
+    trace.put(out, trace.spaces(x), [_is_zero(trace, [a for a in args if type(a) in (int, float)])] * x.dim())
+    if torch.Tag.nondeterministic_seeded in trace.operator.tags:
+        for space in trace.spaces(x):
+            trace.statistic(space)
+
+
+@rule(
+    "arange",
+    "full",
+    "zeros",
+    "ones",
+    "empty",
+    "rand",
+    "randn",
+    "randint",
+    "linspace",
+    "eye",
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+    "new_empty_strided",
+    "empty_strided",
+    "empty_permuted",
+    "tril_indices",
+    "triu_indices",
+    "hann_window",
+)
+def new(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
+    scalars = [a for a in args if type(a) in (int, float)]
+    zero = trace.operator._schema.name in _ZEROS or (
+        trace.operator._schema.name in ("aten::full", "aten::new_full") and scalars[-1:] in ([0], [0.0])
+    )
+    trace.put(out, [constant(1, ONE) if n == 1 else Space(n) for n in out.shape], [zero] * out.dim())
+
+
+@rule("scalar_tensor", "_efficientzerotensor")
+def scalar(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
+    trace.value(out)
+
+
+@rule("bernoulli", "normal_functional", "uniform", "normal", "multinomial", "randperm", "exponential", "random")
+def random(trace: Any, out: Any, x: Any = None, *args: Any, **kwargs: Any) -> None:
+    """Random values of this shape: another shape gives other values."""
+    if not isinstance(x, torch.Tensor) or x.shape != out.shape:
+        trace.put(out, [constant(n, "random") if n != 1 else constant(1, ONE) for n in out.shape])
+        return
+    for space in trace.spaces(x):
+        trace.statistic(space)
+    trace.put(out, trace.spaces(x))
+
+
+@sample("zeros", "zeros_like", "ones_like")
+def _zeros() -> Sample:
+    return Sample(lambda x: torch.zeros(x.shape[1]) + x * torch.ones_like(x), (3, 4))

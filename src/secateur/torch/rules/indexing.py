@@ -1,0 +1,171 @@
+"""Reading and writing by position: the indexed dimension is frozen, all the others go through.
+
+    embedding   out[..., d] = table[ids, d]           the vocabulary is frozen, d is the table's d
+    index       x[:, i, j]                            dimensions i and j are frozen
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from secateur.core.space import ONE, Space, constant, freeze
+from secateur.torch.rules.registry import Sample, rule, sample
+
+
+@rule("embedding")
+def embedding(trace: Any, out: Any, weight: torch.Tensor, ids: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    freeze(trace.spaces(weight)[0], "vocabulary")
+    trace.put(out, [*trace.spaces(ids), trace.spaces(weight)[1]], [False] * ids.dim() + [trace.zero(weight)[1]])
+
+
+@rule("index", "_unsafe_index")
+def index(trace: Any, out: Any, x: torch.Tensor, indices: Any) -> None:
+    places = [i for i, t in enumerate(indices) if t is not None]
+    if any(indices[i].dtype in (torch.bool, torch.uint8) for i in places):
+        raise NotImplementedError("an index by a mask")
+    for i in places:
+        freeze(trace.spaces(x)[i], f"indexed in {trace.where}")
+    taken = _broadcast(trace, [indices[i] for i in places])
+    adjacent = places == list(range(places[0], places[-1] + 1))
+    position = places[0] if adjacent else 0
+    rest = [i for i in range(x.dim()) if i not in places]
+    before = [i for i in rest if i < position] if adjacent else []
+    after = [i for i in rest if i not in before]
+    spaces = [trace.spaces(x)[i] for i in before] + taken + [trace.spaces(x)[i] for i in after]
+    zero = [trace.zero(x)[i] for i in before] + [False] * len(taken) + [trace.zero(x)[i] for i in after]
+    trace.put(out, spaces, zero)
+
+
+def _broadcast(trace: Any, tensors: list[torch.Tensor]) -> list[Space]:
+    """The dimensions of index tensors broadcast against each other."""
+    shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+    spaces: list[Space] = []
+    for back in range(len(shape), 0, -1):
+        there = [t for t in tensors if t.dim() >= back and t.shape[-back] == shape[-back] != 1]
+        space = trace.spaces(there[0])[-back] if there else constant(shape[-back], ONE)
+        for other in there[1:]:
+            space = trace.same(space, trace.spaces(other)[-back])
+        spaces.append(space)
+    return spaces
+
+
+@rule("index_select")
+def index_select(trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor) -> None:
+    dim %= max(x.dim(), 1)
+    freeze(trace.spaces(x)[dim], f"indexed in {trace.where}")
+    spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
+    spaces[dim] = trace.spaces(ids)[0] if ids.dim() else constant(1, ONE)
+    zero[dim] = False
+    trace.put(out, spaces, zero)
+
+
+@rule("gather", "take_along_dim")
+def gather(trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor, **kwargs: Any) -> None:
+    dim %= x.dim()
+    freeze(trace.spaces(x)[dim], f"indexed in {trace.where}")
+    spaces, zero = [], []
+    for i in range(x.dim()):
+        same = i != dim and x.shape[i] == ids.shape[i]
+        space = trace.spaces(ids)[i]
+        spaces.append(trace.same(space, trace.spaces(x)[i]) if same and x.shape[i] != 1 else space)
+        zero.append(same and trace.zero(x)[i])
+        if not same and i != dim:
+            freeze(trace.spaces(x)[i], f"partly indexed in {trace.where}")
+    trace.put(out, spaces, zero)
+
+
+@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill")
+def scatter(trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor, source: Any = None, *a: Any, **k: Any) -> None:
+    dim %= max(x.dim(), 1)
+    freeze(trace.spaces(x)[dim], f"written by position in {trace.where}")
+    others = [t for t in (ids, source) if isinstance(t, torch.Tensor) and t.dim() == x.dim()]
+    spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
+    for tensor in others:
+        freeze(trace.spaces(tensor)[dim], f"written by position in {trace.where}")
+        for i in range(x.dim()):
+            if i == dim:
+                continue
+            if tensor.shape[i] == x.shape[i]:
+                spaces[i] = trace.same(spaces[i], trace.spaces(tensor)[i])
+                zero[i] = zero[i] and (tensor is ids or trace.zero(tensor)[i])
+            else:
+                freeze(spaces[i], f"partly written in {trace.where}")
+                freeze(trace.spaces(tensor)[i], f"partly written in {trace.where}")
+    if ids.dim() == 1 and x.dim() != 1:
+        freeze(trace.spaces(ids)[0], f"written by position in {trace.where}")
+    trace.put(out, spaces, zero)
+
+
+@rule("index_put", "_index_put_impl_", "_unsafe_index_put")
+def index_put(trace: Any, out: Any, x: torch.Tensor, indices: Any, values: torch.Tensor, *args: Any) -> None:
+    places = [i for i, t in enumerate(indices) if t is not None]
+    for i in places:
+        freeze(trace.spaces(x)[i], f"written by position in {trace.where}")
+        trace.freeze_all([indices[i]], f"written by position in {trace.where}")
+    spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
+    trailing = [i for i in range(x.dim()) if i > places[-1]]
+    for back, i in enumerate(reversed(trailing), start=1):
+        if values.dim() >= back and values.shape[-back] == x.shape[i] != 1:
+            spaces[i] = trace.same(spaces[i], trace.spaces(values)[-back])
+            zero[i] = zero[i] and trace.zero(values)[-back]
+        else:
+            zero[i] = False
+    for i in range(places[0]):
+        freeze(spaces[i], f"written by position in {trace.where}")
+    if values.dim() > len(trailing):
+        for space in trace.spaces(values)[: values.dim() - len(trailing)]:
+            freeze(space, f"written by position in {trace.where}")
+    trace.put(out, spaces, zero)
+
+
+@rule("masked_scatter")
+def masked_scatter(trace: Any, out: Any, x: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> None:
+    raise NotImplementedError("values are placed by a mask")
+
+
+@rule("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount", "histc", "searchsorted", "bucketize")
+def positions(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
+    """The output's sizes follow from values: constants; what was read is frozen."""
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    trace.freeze_all(tensors, f"its values are read in {trace.where}")
+    for result in out if isinstance(out, (tuple, list)) else [out]:
+        trace.put(result, [constant(n, "data-dependent") if n != 1 else constant(1, ONE) for n in result.shape])
+
+
+@rule("roll", "flip", "rot90")
+def roll(trace: Any, out: Any, x: torch.Tensor, *args: Any) -> None:
+    """Positions move: only the dimensions that move are frozen."""
+    dims = args[-1] if trace.operator._schema.name != "aten::roll" or len(args) > 1 else ()
+    dims = [dims] if isinstance(dims, int) else list(dims) or list(range(x.dim()))
+    for dim in dims:
+        freeze(trace.spaces(x)[dim], f"its positions move in {trace.where}")
+    trace.put(out, trace.spaces(x), trace.zero(x))
+
+
+@rule("tril", "triu")
+def triangle(trace: Any, out: Any, x: torch.Tensor, *args: Any) -> None:
+    for space in trace.spaces(x)[-2:]:
+        freeze(space, f"a triangle of it is taken in {trace.where}")
+    trace.put(out, trace.spaces(x), trace.zero(x))
+
+
+@sample("embedding", "index", "index_select", "gather")
+def _index() -> Sample:
+    ids = torch.tensor([[0, 2], [1, 3]])
+
+    def function(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        looked_up = torch.nn.functional.embedding(ids, table)
+        return looked_up + x[ids] + x.index_select(0, ids[0]) + x.gather(0, ids[:1, :1].expand(2, 5))
+
+    return Sample(function, (4, 5), (4, 5))
+
+
+@sample("roll", "flip", "tril", "scatter", "index_put")
+def _roll() -> Sample:
+    def function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        z = torch.zeros_like(x).index_add(0, torch.tensor([0, 2]), y)
+        return x.roll(1, 0) + x.flip(0) + z
+
+    return Sample(function, (4, 5), (2, 5))

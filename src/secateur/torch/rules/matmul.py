@@ -1,0 +1,154 @@
+"""Matrix products: the contracted dimensions are the same one.
+
+    out[m, n] = sum over k of a[m, k] b[k, n]      a.k = b.k
+
+Legend: m n free dimensions, k contracted, b batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from secateur.core.space import constant
+from secateur.torch.rules.registry import FUNCTION_RULES, Sample, rule, sample
+
+
+def _contract(trace: Any, a: torch.Tensor, i: int, b: torch.Tensor, j: int) -> Any:
+    space = trace.same(trace.spaces(a)[i], trace.spaces(b)[j])
+    trace.contract(space, zero=trace.zero(a)[i] or trace.zero(b)[j])
+    return space
+
+
+@rule("mm")
+def mm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor) -> None:
+    k = _contract(trace, a, 1, b, 0)
+    m, n = trace.spaces(a)[0], trace.spaces(b)[1]
+    trace.multiply(1, m, k, n)
+    trace.put(out, [m, n], [trace.zero(a)[0], trace.zero(b)[1]])
+
+
+@rule("addmm")
+def addmm(trace: Any, out: Any, bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **kwargs: Any) -> None:
+    k = _contract(trace, a, 1, b, 0)
+    spaces, zero = [trace.spaces(a)[0], trace.spaces(b)[1]], [trace.zero(a)[0], trace.zero(b)[1]]
+    trace.multiply(1, spaces[0], k, spaces[1])
+    trace.put(out, *_add_bias(trace, spaces, zero, bias))
+
+
+def _add_bias(trace: Any, spaces: list[Any], zero: list[bool], bias: torch.Tensor) -> tuple[list[Any], list[bool]]:
+    for back in range(1, len(spaces) + 1):
+        if bias.dim() >= back and bias.shape[-back] == spaces[-back].root().size:
+            spaces[-back] = trace.same(spaces[-back], trace.spaces(bias)[-back])
+            zero[-back] = zero[-back] and trace.zero(bias)[-back]
+        else:
+            zero[-back] = False
+    return spaces, zero
+
+
+@rule("bmm")
+def bmm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor) -> None:
+    k = _contract(trace, a, 2, b, 1)
+    batch = trace.same(trace.spaces(a)[0], trace.spaces(b)[0])
+    m, n = trace.spaces(a)[1], trace.spaces(b)[2]
+    trace.multiply(1, batch, m, k, n)
+    either = trace.zero(a)[0] or trace.zero(b)[0]
+    trace.put(out, [batch, m, n], [either, trace.zero(a)[1], trace.zero(b)[2]])
+
+
+@rule("baddbmm")
+def baddbmm(trace: Any, out: Any, bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **kwargs: Any) -> None:
+    k = _contract(trace, a, 2, b, 1)
+    batch = trace.same(trace.spaces(a)[0], trace.spaces(b)[0])
+    spaces = [batch, trace.spaces(a)[1], trace.spaces(b)[2]]
+    zero = [trace.zero(a)[0] or trace.zero(b)[0], trace.zero(a)[1], trace.zero(b)[2]]
+    trace.multiply(1, *spaces, k)
+    trace.put(out, *_add_bias(trace, spaces, zero, bias))
+
+
+@rule("mv")
+def mv(trace: Any, out: Any, a: torch.Tensor, v: torch.Tensor) -> None:
+    k = _contract(trace, a, 1, v, 0)
+    trace.multiply(1, trace.spaces(a)[0], k)
+    trace.put(out, [trace.spaces(a)[0]], [trace.zero(a)[0]])
+
+
+@rule("dot", "vdot")
+def dot(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor) -> None:
+    k = _contract(trace, a, 0, b, 0)
+    trace.multiply(1, k)
+    trace.put(out, [])
+
+
+@rule("_grouped_mm")
+def grouped_mm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor, offsets: Any = None, *rest: Any) -> None:
+    """Rows of ``a`` in consecutive groups, each times its own matrix ``b[group]``."""
+    if a.dim() != 2 or b.dim() != 3:
+        raise NotImplementedError("only rows grouped against a stack of matrices")
+    k = _contract(trace, a, 1, b, 1)
+    if offsets is not None:
+        trace.same(trace.spaces(offsets)[0], trace.spaces(b)[0])
+    trace.multiply(1, trace.spaces(a)[0], k, trace.spaces(b)[2])
+    trace.put(out, [trace.spaces(a)[0], trace.spaces(b)[2]], [False, trace.zero(b)[2]])
+
+
+def linear(trace: Any, out: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    """``x[…, i] weight[o, i] + bias[o]`` as one operator."""
+    k = _contract(trace, x, x.dim() - 1, weight, weight.dim() - 1)
+    spaces, zero = list(trace.spaces(x)[:-1]), list(trace.zero(x)[:-1])
+    if bias is not None:
+        zero = [False] * len(zero)
+    if weight.dim() == 2:
+        o, o_zero = trace.spaces(weight)[0], trace.zero(weight)[0]
+        if bias is not None and bias.dim() and bias.shape[-1] == weight.shape[0]:
+            o, o_zero = trace.same(o, trace.spaces(bias)[-1]), o_zero and trace.zero(bias)[-1]
+        spaces.append(o)
+        zero.append(o_zero)
+        trace.multiply(1, *spaces, k)
+    else:
+        trace.multiply(1, *spaces, k)
+    trace.put(out, spaces, zero)
+
+
+def linear_shape(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """The abstract result of a linear layer; raises where the real one would."""
+    if x.shape[-1] != weight.shape[-1]:
+        raise RuntimeError(f"linear: {tuple(x.shape)} does not fit a weight of {tuple(weight.shape)}")
+    if bias is not None and bias.shape[-1] not in (1, weight.shape[0]):
+        raise RuntimeError(f"linear: a bias of {tuple(bias.shape)} does not fit a weight of {tuple(weight.shape)}")
+    return torch.empty((*x.shape[:-1], *weight.shape[:-1]), dtype=x.dtype, device="meta")
+
+
+FUNCTION_RULES[torch.nn.functional.linear] = linear
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(trace: Any, out: Any, weight: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, *a: Any) -> None:
+    from secateur.core.space import freeze
+
+    freeze(trace.spaces(weight)[0], "vocabulary")
+    result, *others = out
+    trace.put(result, [constant(result.shape[0], "bags"), trace.spaces(weight)[1]], [False, trace.zero(weight)[1]])
+    for other in others:
+        trace.value(other)
+
+
+@sample("mm", "addmm")
+def _mm() -> Sample:
+    return Sample(lambda a, b, c: torch.addmm(c, a, b), (3, 4), (4, 5), (5,))
+
+
+@sample("bmm", "baddbmm")
+def _bmm() -> Sample:
+    return Sample(lambda a, b, c: torch.baddbmm(c, torch.bmm(a, b), a), (2, 4, 4), (2, 4, 4), (2, 4, 4))
+
+
+@sample("linear")
+def _linear() -> Sample:
+    return Sample(torch.nn.functional.linear, (2, 3, 4), (5, 4), (5,))
+
+
+@sample("mv", "dot")
+def _mv() -> Sample:
+    return Sample(lambda a, v, w: torch.mv(a, v) * torch.dot(v, w), (3, 4), (4,), (4,))

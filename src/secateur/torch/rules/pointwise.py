@@ -1,0 +1,186 @@
+"""Element by element: all operands have the same dimensions, but for broadcasting.
+
+    y[..., c] = f(a[..., c], b[..., c])    ->    a.c = b.c = y.c
+
+Whether removed units stay zero is asked of the operator itself: it is run once on zeros (for operands that are zero there)
+beside arbitrary values (for those that are not).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from secateur.core.space import ONE, Space, constant, is_frozen, mark_inexact
+from secateur.torch.rules.registry import Sample, rule, sample
+
+ZERO, NOT_ZERO, UNDEFINED = "zero", "not zero", "undefined"
+_VALUES = (1.7, -0.6, 0.3, 2.5)
+_probed: dict[Any, str] = {}
+
+
+@rule(
+    "where",
+    "_to_copy",
+    "clone",
+    "detach",
+    "alias",
+    "lift_fresh",
+    "contiguous",
+    "copy",
+    "masked_fill",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "lerp",
+    "addcmul",
+    "addcdiv",
+    "dropout",
+    "native_dropout",
+    "nan_to_num",
+    "elu",
+    "celu",
+    "softplus",
+    "softshrink",
+    "hardshrink",
+    "threshold",
+    "log_sigmoid_forward",
+    "_prelu_kernel",
+    "fill",
+    "zero",
+    "view_as_real_copy",
+    "conj",
+    "_conj",
+    "resolve_conj",
+    "bitwise_not",
+)
+def pointwise(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
+    """All tensor operands share their dimensions, right-aligned; dimensions of size one broadcast."""
+    operands = [t for t in _tensors((args, kwargs)) if t.dim()]
+    for result in [t for t in _tensors(out)]:
+        in_place = any(result is t for t in operands)
+        spaces: list[Space] = []
+        zero: list[bool] = []
+        for back in range(result.dim(), 0, -1):
+            there = [t for t in operands if t.dim() >= back and t.shape[-back] == result.shape[-back]]
+            space, is_zero = _along(trace, result, back, there, args, kwargs, operands)
+            spaces.append(space)
+            zero.append(is_zero)
+        trace.put(result, spaces, zero)
+        if in_place:
+            continue
+
+
+def _along(
+    trace: Any, result: torch.Tensor, back: int, there: list[torch.Tensor], args: Any, kwargs: Any, operands: Any
+) -> tuple[Space, bool]:
+    size = result.shape[-back]
+    if size == 1:
+        return constant(1, ONE), False
+    if not there:
+        return constant(size, "a constant in the code"), False
+    space = trace.spaces(there[0])[-back]
+    for other in there[1:]:
+        space = trace.same(space, trace.spaces(other)[-back])
+    if is_frozen(space):
+        return space, False
+    zeros = tuple(any(t is u for u in there) and trace.zero(t)[-back] for t in operands)
+    verdict = at_zero(trace.operator, args, kwargs, operands, zeros)
+    if verdict == UNDEFINED:
+        mark_inexact(space, f"{trace.where} is not defined at zero")
+    return space, verdict == ZERO
+
+
+def at_zero(operator: Any, args: Any, kwargs: Any, operands: list[torch.Tensor], zeros: tuple[bool, ...]) -> str:
+    """What an operator gives where these operands are zero and the others are anything."""
+    name = getattr(operator, "_schema", operator)
+    if getattr(name, "name", "") in ("aten::zero_", "aten::zero"):
+        return ZERO
+    if torch.Tag.nondeterministic_seeded in getattr(operator, "tags", ()):
+        return NOT_ZERO
+    key = (operator, zeros, tuple(t.dtype for t in operands), _scalars((args, kwargs)))
+    known = _probed.get(key)
+    if known is None:
+        known = _probed[key] = _probe(operator, args, kwargs, operands, zeros)
+    return known
+
+
+def _probe(operator: Any, args: Any, kwargs: Any, operands: list[torch.Tensor], zeros: tuple[bool, ...]) -> str:
+    known_zero = {id(t) for t, is_zero in zip(operands, zeros, strict=True) if is_zero}
+    order = itertools.count()
+
+    def stand_in(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            if leaf.dim() == 0 and not leaf.is_meta:
+                return leaf.clone()
+            return _stand_in(leaf.dtype, id(leaf) in known_zero, next(order))
+        if type(leaf) in (list, tuple):
+            return type(leaf)(stand_in(item) for item in leaf)
+        return leaf
+
+    try:
+        with _disable_current_modes():
+            cleaned = {k: v for k, v in kwargs.items() if k not in ("device", "memory_format", "layout", "pin_memory")}
+            result = operator(*(stand_in(a) for a in args), **{k: stand_in(v) for k, v in cleaned.items()})
+            result = result[0] if isinstance(result, tuple) else result
+            if not bool(torch.isfinite(result.to(torch.float64) if not result.is_complex() else result.abs()).all()):
+                return UNDEFINED
+            return ZERO if not bool(result.any()) else NOT_ZERO
+    except Exception:
+        return NOT_ZERO
+
+
+def _stand_in(dtype: torch.dtype, zero: bool, place: int) -> torch.Tensor:
+    if zero:
+        return torch.zeros(4, dtype=dtype)
+    rolled = _VALUES[place % 4 :] + _VALUES[: place % 4]
+    if dtype == torch.bool:
+        return torch.tensor([True, False, True, False])
+    return torch.tensor(rolled).to(dtype) if dtype.is_floating_point or dtype.is_complex else torch.tensor([1, 2, 3, 1])
+
+
+def _scalars(tree: Any) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return float(tree) if tree.dim() == 0 and not tree.is_meta else "tensor"
+    if isinstance(tree, (tuple, list)):
+        return tuple(_scalars(item) for item in tree)
+    if isinstance(tree, dict):
+        return tuple((k, _scalars(v)) for k, v in tree.items())
+    return tree if isinstance(tree, (int, float, bool, str)) else str(tree)
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, (tuple, list)):
+        return [t for item in tree for t in _tensors(item)]
+    if isinstance(tree, dict):
+        return [t for item in tree.values() for t in _tensors(item)]
+    return []
+
+
+@rule("copy_")
+def copy_(trace: Any, out: Any, target: torch.Tensor, source: torch.Tensor, *args: Any) -> None:
+    """The source is written over the target: dimensions agree, values are the source's."""
+    spaces, zero = list(trace.spaces(target)), [False] * target.dim()
+    for back in range(1, min(source.dim(), target.dim()) + 1):
+        if source.shape[-back] == target.shape[-back] != 1:
+            spaces[-back] = trace.same(spaces[-back], trace.spaces(source)[-back])
+            zero[-back] = trace.zero(source)[-back]
+    trace.put(out, spaces, zero)
+
+
+@sample("add", "relu", "mul")
+def _add() -> Sample:
+    return Sample(lambda a, b: torch.relu(a + b) * a, (5, 6), (6,))
+
+
+@sample("sigmoid", "where", "div")
+def _sigmoid() -> Sample:
+    return Sample(lambda a, b: torch.where(a > 0, torch.sigmoid(a), b / 3), (5, 6), (5, 6))

@@ -1,0 +1,79 @@
+"""Pooling, resampling and spatial padding: trailing dimensions change size, the others stay what they were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from secateur.core.space import constant, freeze, is_frozen
+from secateur.torch.rules.registry import Sample, rule, sample
+
+
+def _spatial(num: int) -> Any:
+    def resample(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        for space in trace.spaces(x)[x.dim() - num :]:
+            if not is_frozen(space):
+                freeze(space, "spatial size")
+        for result in out if isinstance(out, (tuple, list)) else [out]:
+            spatial = [constant(n, "spatial size") for n in result.shape[-num:]]
+            trace.put(result, [*trace.spaces(x)[:-num], *spatial], [*trace.zero(x)[:-num], *[False] * num])
+
+    resample.__name__ = f"resample_{num}d"
+    return resample
+
+
+rule(
+    "avg_pool1d",
+    "max_pool1d",
+    "adaptive_avg_pool1d",
+    "adaptive_max_pool1d",
+    "max_pool1d_with_indices",
+    "upsample_linear1d",
+    "upsample_nearest1d",
+    "_upsample_nearest_exact1d",
+    "reflection_pad1d",
+    "replication_pad1d",
+)(_spatial(1))
+rule(
+    "avg_pool2d",
+    "max_pool2d",
+    "max_pool2d_with_indices",
+    "mkldnn_max_pool2d",
+    "_adaptive_avg_pool2d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "mkldnn_adaptive_avg_pool2d",
+    "fractional_max_pool2d",
+    "upsample_nearest2d",
+    "_upsample_nearest_exact2d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+    "reflection_pad2d",
+    "replication_pad2d",
+    "grid_sampler_2d",
+)(_spatial(2))
+rule(
+    "avg_pool3d",
+    "max_pool3d",
+    "max_pool3d_with_indices",
+    "_adaptive_avg_pool3d",
+    "adaptive_max_pool3d",
+    "upsample_nearest3d",
+    "upsample_trilinear3d",
+    "reflection_pad3d",
+    "replication_pad3d",
+    "grid_sampler_3d",
+)(_spatial(3))
+
+
+@sample("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "upsample_bilinear2d")
+def _pool() -> Sample:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.max_pool2d(x, 2) + torch.nn.functional.avg_pool2d(x, 2)
+        x = torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
+        return torch.nn.functional.adaptive_avg_pool2d(x, 1)
+
+    return Sample(function, (2, 4, 6, 6))

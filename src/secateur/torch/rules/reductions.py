@@ -1,0 +1,123 @@
+"""Reductions and scans along a dimension.
+
+    sum     exact where removed units are zero         mean, max, var, softmax, …   a statistic: inexact
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from secateur.core.space import ONE, constant, freeze
+from secateur.torch.rules.registry import Sample, rule, sample
+
+_KEEPS_ZERO = {"sum", "mean", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "prod", "nansum"}
+
+
+def _dims(x: torch.Tensor, dim: Any) -> set[int]:
+    if dim is None or dim == []:
+        return set(range(x.dim()))
+    return {d % max(x.dim(), 1) for d in ([dim] if isinstance(dim, int) else dim)}
+
+
+def _reduce(trace: Any, out: Any, x: torch.Tensor, dims: set[int], *, adds: bool) -> None:
+    name = trace.operator._schema.name.removeprefix("aten::")
+    for dim in dims:
+        if adds:
+            trace.contract(trace.spaces(x)[dim], zero=trace.zero(x)[dim])
+        else:
+            trace.statistic(trace.spaces(x)[dim])
+    for result in out if isinstance(out, (tuple, list)) else [out]:
+        if result.dim() == x.dim() and x.dim():
+            spaces = [constant(1, ONE) if i in dims else s for i, s in enumerate(trace.spaces(x))]
+            zero = [i not in dims and z for i, z in enumerate(trace.zero(x))]
+        else:
+            spaces = [s for i, s in enumerate(trace.spaces(x)) if i not in dims]
+            zero = [z for i, z in enumerate(trace.zero(x)) if i not in dims]
+        trace.put(result, spaces, zero if name in _KEEPS_ZERO else None)
+
+
+@rule("sum", "nansum")
+def sum_(trace: Any, out: Any, x: torch.Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> None:
+    _reduce(trace, out, x, _dims(x, dim), adds=True)
+
+
+@rule("linalg_vector_norm", "norm")
+def norm(trace: Any, out: Any, x: torch.Tensor, order: Any = 2, dim: Any = None, *args: Any, **kwargs: Any) -> None:
+    _reduce(trace, out, x, _dims(x, dim), adds=isinstance(order, (int, float)) and order > 0 or order is None)
+
+
+@rule("mean", "amax", "amin", "max", "min", "argmax", "argmin", "any", "all", "prod", "logsumexp", "median", "aminmax")
+def statistic(trace: Any, out: Any, x: torch.Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> None:
+    if isinstance(dim, torch.Tensor):
+        from secateur.torch.rules.pointwise import pointwise
+
+        pointwise(trace, out, x, dim)
+        return
+    dims = _dims(x, kwargs.get("dim", dim))
+    _reduce(trace, out, x, dims, adds=False)
+    if trace.operator._schema.name.startswith("aten::arg"):
+        for dim_ in dims:
+            freeze(trace.spaces(x)[dim_], f"its positions are read in {trace.where}")
+
+
+@rule("var", "std", "var_mean", "std_mean")
+def variance(trace: Any, out: Any, x: torch.Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> None:
+    _reduce(trace, out, x, _dims(x, dim if not isinstance(dim, bool) else None), adds=False)
+
+
+@rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
+def softmax(trace: Any, out: Any, x: torch.Tensor, dim: int, *args: Any, **kwargs: Any) -> None:
+    if x.dim():
+        trace.statistic(trace.spaces(x)[dim])
+    trace.put(out, trace.spaces(x))
+
+
+@rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
+def scan(trace: Any, out: Any, x: torch.Tensor, dim: int, *args: Any, **kwargs: Any) -> None:
+    trace.contract(trace.spaces(x)[dim], zero=trace.operator._schema.name == "aten::cumsum" and trace.zero(x)[dim])
+    for result in out if isinstance(out, (tuple, list)) else [out]:
+        trace.put(result, trace.spaces(x), [z and i != dim % x.dim() for i, z in enumerate(trace.zero(x))])
+
+
+@rule("sort", "argsort", "topk", "kthvalue", "msort")
+def order(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    results = out if isinstance(out, (tuple, list)) else [out]
+    integers = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
+    takes_count = trace.operator._schema.name in ("aten::topk", "aten::kthvalue")
+    dim = kwargs.get("dim", (integers[1:] if takes_count else integers)[:1] or [-1])
+    dim = (dim[0] if isinstance(dim, list) else dim) % x.dim()
+    freeze(trace.spaces(x)[dim], f"its order is read in {trace.where}")
+    for result in results:
+        spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
+        if result.dim() < x.dim():
+            del spaces[dim], zero[dim]
+        elif result.shape[dim] != x.shape[dim]:
+            spaces[dim], zero[dim] = constant(result.shape[dim], "taken by rank"), False
+        trace.put(result, spaces, [False] * len(spaces))
+
+
+@rule("cdist", "_cdist_forward", "_euclidean_dist")
+def cdist(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor, *args: Any) -> None:
+    shared = trace.same(trace.spaces(a)[-1], trace.spaces(b)[-1])
+    trace.contract(shared, zero=trace.zero(a)[-1] and trace.zero(b)[-1])
+    batch = [constant(n, "batch") for n in out.shape[:-2]]
+    if a.dim() == b.dim() and a.shape[:-2] == b.shape[:-2]:
+        batch = [trace.same(x, y) for x, y in zip(trace.spaces(a)[:-2], trace.spaces(b)[:-2], strict=True)]
+    trace.put(out, [*batch, trace.spaces(a)[-2], trace.spaces(b)[-2]])
+
+
+@sample("sum", "mean", "amax", "linalg_vector_norm")
+def _sum() -> Sample:
+    return Sample(lambda x: x.sum(1) * x.mean((1,)) + torch.linalg.vector_norm(x, dim=1) + x.amax(1), (4, 5, 6))
+
+
+@sample("_softmax", "var", "cumsum")
+def _softmax() -> Sample:
+    return Sample(lambda x: torch.softmax(x, 1) * x.var(1, keepdim=True) + x.cumsum(0), (4, 5, 6))
+
+
+@sample("topk", "sort")
+def _topk() -> Sample:
+    return Sample(lambda x: x.topk(2, dim=1)[0] + x.sort(1)[0][:, :2], (4, 5, 6))

@@ -1,0 +1,99 @@
+"""Which rule belongs to which operator.
+
+    rule("mm", "aten::mm", torch.ops.mylib.fused)    names in aten, qualified names, or operators
+
+Invariant: one operator has one rule; a second registration is refused and names both owners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from secateur.errors import InputError
+
+Rule = Callable[..., None]
+
+RULES: dict[Any, Rule] = {}
+FUNCTION_RULES: dict[Any, Rule] = {}
+_SAMPLES: dict[str, list[Callable[[], Sample]]] = {}
+_FOUND: dict[Any, Rule | None] = {}
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Sample:
+    """A call that exercises a rule: a function of tensors, and their shapes (or the tensors themselves)."""
+
+    function: Callable[..., Any]
+    tensors: tuple[Any, ...]
+
+    def __init__(self, function: Callable[..., Any], *tensors: Any) -> None:
+        object.__setattr__(self, "function", function)
+        object.__setattr__(self, "tensors", tensors)
+
+
+def rule(*operators: Any) -> Callable[[Rule], Rule]:
+    """Register a rule for operators, given as aten names, qualified names or ``torch.ops`` objects."""
+
+    def register(function: Rule) -> Rule:
+        for name in operators:
+            operator = _resolve(name)
+            if operator is None:
+                continue
+            if operator in RULES and RULES[operator] is not function:
+                owner = RULES[operator]
+                raise InputError(
+                    f"{operator} has a rule already: {owner.__module__}.{owner.__name__}; "
+                    f"{function.__module__}.{function.__name__} cannot be a second one"
+                )
+            RULES[operator] = function
+        _FOUND.clear()
+        return function
+
+    return register
+
+
+def sample(*names: str) -> Callable[[Callable[[], Sample]], Callable[[], Sample]]:
+    """Ship a sample for the conformance test; ``names`` are the operators it exercises."""
+
+    def register(function: Callable[[], Sample]) -> Callable[[], Sample]:
+        for name in names:
+            _SAMPLES.setdefault(name, []).append(function)
+        return function
+
+    return register
+
+
+def samples() -> dict[str, list[Callable[[], Sample]]]:
+    """All samples by operator name."""
+    return {name: list(made) for name, made in _SAMPLES.items()}
+
+
+def find(operator: Any) -> Rule | None:
+    """The rule for an operator: its own, its packet's, that of its out-of-place twin, or the pointwise one."""
+    try:
+        return _FOUND[operator]
+    except KeyError:
+        pass
+    found = RULES.get(operator) or FUNCTION_RULES.get(operator)
+    if found is None and hasattr(operator, "overloadpacket"):
+        found = RULES.get(operator.overloadpacket)
+        namespace, _, name = operator._schema.name.partition("::")
+        if found is None and name.endswith("_"):
+            found = RULES.get(getattr(getattr(torch.ops, namespace), name.rstrip("_"), None))
+        if found is None and torch.Tag.pointwise in operator.tags:
+            from secateur.torch.rules.pointwise import pointwise
+
+            found = pointwise
+    _FOUND[operator] = found
+    return found
+
+
+def _resolve(name: Any) -> Any:
+    if not isinstance(name, str):
+        return name
+    namespace, _, operator = name.rpartition("::")
+    return getattr(getattr(torch.ops, namespace or "aten"), operator, None)

@@ -1,0 +1,249 @@
+"""Views: the same numbers with dimensions merged, split, moved, added or repeated.
+
+    [B, T, H·D] --view--> [B, T, H, D]      H·D is the product of H and D
+    [B, 1, C] --expand--> [B, R, C]         R is a new dimension
+
+Invariant: where a view regroups dimensions in a way the algebra cannot follow, they are frozen.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from secateur.core.space import ONE, Space, constant, freeze, merge, split
+from secateur.torch.rules.registry import Sample, rule, sample
+
+
+@rule("view", "reshape", "_unsafe_view", "_reshape_alias", "_reshape_copy", "view_copy", "unflatten", "flatten")
+def view(trace: Any, out: Any, x: torch.Tensor, *args: Any) -> None:
+    if args and isinstance(args[0], torch.dtype):
+        raise NotImplementedError("a view as another dtype")
+    regroup(trace, out, x)
+
+
+def regroup(trace: Any, out: torch.Tensor, x: torch.Tensor) -> None:
+    """Match runs of old dimensions with runs of new ones of equal total size, left to right."""
+    if out.numel() == 0:
+        trace.put(out, [constant(n, "an empty tensor") for n in out.shape])
+        return
+    old_spaces, old_zero = trace.spaces(x), trace.zero(x)
+    spaces: list[Space] = []
+    zero: list[bool] = []
+    for olds, news in _runs(tuple(x.shape), tuple(out.shape)):
+        pieces = _regroup_run(trace, [old_spaces[i] for i in olds], [out.shape[j] for j in news])
+        clean = all(old_zero[i] for i in olds if x.shape[i] != 1) and bool(olds)
+        spaces.extend(pieces)
+        zero.extend(clean and p.root().size != 1 for p in pieces)
+    trace.put(out, spaces, zero)
+
+
+def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        if i < len(old) and j < len(new) and old[i] == new[j]:
+            runs.append(([i], [j]))
+            i, j = i + 1, j + 1
+        elif j < len(new) and new[j] == 1:
+            runs.append(([], [j]))
+            j += 1
+        elif i < len(old) and old[i] == 1:
+            i += 1
+        else:
+            olds, news = [i], [j]
+            total_old, total_new = old[i], new[j]
+            i, j = i + 1, j + 1
+            while total_old != total_new:
+                if total_old < total_new:
+                    total_old *= old[i]
+                    olds.append(i)
+                    i += 1
+                else:
+                    total_new *= new[j]
+                    news.append(j)
+                    j += 1
+            runs.append((olds, news))
+    return runs
+
+
+def _regroup_run(trace: Any, olds: list[Space], sizes: list[int]) -> list[Space]:
+    if not olds:
+        return [constant(1, ONE) for _ in sizes]
+    if len(sizes) == 1:
+        return [merge(olds)]
+    pieces = split(merge(olds), sizes)
+    if pieces is None:
+        reason = f"regrouped in {trace.where}"
+        for space in olds:
+            freeze(space, reason)
+        return [constant(n, reason if n != 1 else ONE) for n in sizes]
+    return pieces
+
+
+@rule("t", "numpy_T", "adjoint", "mT")
+def t(trace: Any, out: Any, x: torch.Tensor) -> None:
+    trace.put(out, trace.spaces(x)[::-1], trace.zero(x)[::-1])
+
+
+@rule("transpose", "swapaxes", "transpose_copy")
+def transpose(trace: Any, out: Any, x: torch.Tensor, a: int, b: int) -> None:
+    order = list(range(x.dim()))
+    if order:
+        order[a], order[b] = order[b], order[a]
+    _reorder(trace, out, x, order)
+
+
+@rule("permute", "permute_copy")
+def permute(trace: Any, out: Any, x: torch.Tensor, order: Any) -> None:
+    _reorder(trace, out, x, list(order))
+
+
+def _reorder(trace: Any, out: Any, x: torch.Tensor, order: list[int]) -> None:
+    spaces, zero = trace.spaces(x), trace.zero(x)
+    trace.put(out, [spaces[d] for d in order], [zero[d] for d in order])
+
+
+@rule("unsqueeze", "unsqueeze_copy")
+def unsqueeze(trace: Any, out: Any, x: torch.Tensor, dim: int) -> None:
+    spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
+    place = dim % out.dim()
+    spaces.insert(place, constant(1, ONE))
+    zero.insert(place, False)
+    trace.put(out, spaces, zero)
+
+
+@rule("squeeze", "squeeze_copy")
+def squeeze(trace: Any, out: Any, x: torch.Tensor, dim: Any = None) -> None:
+    dims = range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+    gone = {d % max(x.dim(), 1) for d in dims if x.dim() and x.shape[d] == 1}
+    stay = [i for i in range(x.dim()) if i not in gone]
+    _reorder(trace, out, x, stay)
+
+
+@rule("expand", "expand_copy", "broadcast_to")
+def expand(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    ahead = out.dim() - x.dim()
+    spaces, zero = [], []
+    for i, n in enumerate(out.shape):
+        same = i >= ahead and x.shape[i - ahead] == n
+        spaces.append(trace.spaces(x)[i - ahead] if same else constant(1, ONE) if n == 1 else Space(n))
+        zero.append(same and trace.zero(x)[i - ahead])
+    trace.put(out, spaces, zero)
+
+
+@rule("repeat", "tile")
+def repeat(trace: Any, out: Any, x: torch.Tensor, counts: Any) -> None:
+    ahead = out.dim() - x.dim()
+    spaces, zero = [], []
+    for i in range(out.dim()):
+        one = trace.spaces(x)[i - ahead] if i >= ahead else constant(1, ONE)
+        count = out.shape[i] // max(one.root().size, 1)
+        spaces.append(one if count == 1 else merge([Space(count), one]))
+        zero.append(i >= ahead and count == 1 and trace.zero(x)[i - ahead])
+    trace.put(out, spaces, zero)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(trace: Any, out: Any, x: torch.Tensor, factor: int) -> None:
+    pieces = split(trace.spaces(x)[-3], (out.shape[-3], factor * factor))
+    if pieces is None:
+        raise ValueError("channels do not factor")
+    freeze(pieces[1], "pixel shuffle")
+    spatial = [constant(n, "spatial size") for n in out.shape[-2:]]
+    trace.put(out, [*trace.spaces(x)[:-3], pieces[0], *spatial], [*trace.zero(x)[:-2], False, False])
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(trace: Any, out: Any, x: torch.Tensor, factor: int) -> None:
+    channels = merge([trace.spaces(x)[-3], constant(factor * factor, "pixel unshuffle")])
+    spatial = [constant(n, "spatial size") for n in out.shape[-2:]]
+    trace.put(out, [*trace.spaces(x)[:-3], channels, *spatial], [*trace.zero(x)[:-2], False, False])
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(trace: Any, out: Any, x: torch.Tensor, groups: int) -> None:
+    pieces = split(trace.spaces(x)[1], (groups, x.shape[1] // groups))
+    if pieces is None:
+        raise ValueError("channels do not factor")
+    trace.put(out, [trace.spaces(x)[0], merge(pieces[::-1]), *trace.spaces(x)[2:]], trace.zero(x))
+
+
+@rule("im2col")
+def im2col(trace: Any, out: Any, x: torch.Tensor, kernel: Any, *args: Any) -> None:
+    area = constant(math.prod(kernel), "kernel")
+    spaces = [*trace.spaces(x)[:-3], merge([trace.spaces(x)[-3], area]), constant(out.shape[-1], "spatial size")]
+    trace.put(out, spaces, [*trace.zero(x)[:-2], False])
+
+
+@rule("col2im")
+def col2im(trace: Any, out: Any, x: torch.Tensor, size: Any, kernel: Any, *args: Any) -> None:
+    pieces = split(trace.spaces(x)[-2], (out.shape[-3], math.prod(kernel)))
+    if pieces is None:
+        raise ValueError("channels do not factor")
+    freeze(pieces[1], "kernel")
+    spatial = [constant(n, "spatial size") for n in out.shape[-2:]]
+    trace.put(out, [*trace.spaces(x)[:-2], pieces[0], *spatial], [*trace.zero(x)[:-1], False, False])
+
+
+@rule("unfold", "unfold_copy")
+def unfold(trace: Any, out: Any, x: torch.Tensor, dim: int, size: int, step: int) -> None:
+    spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
+    place = dim % x.dim()
+    freeze(spaces[place], "a sliding window runs over it")
+    spaces[place], zero[place] = constant(out.shape[place], "windows"), False
+    trace.put(out, [*spaces, constant(size, "window")], [*zero, False])
+
+
+@rule("as_strided", "as_strided_")
+def as_strided(trace: Any, out: Any, x: torch.Tensor, size: Any, *args: Any) -> None:
+    """The same sizes again is a change of memory format; anything else is not understood."""
+    if tuple(size) != tuple(x.shape):
+        raise NotImplementedError("an arbitrary strided view")
+    trace.put(out, trace.spaces(x), trace.zero(x))
+
+
+@rule("diagonal", "diagonal_copy")
+def diagonal(trace: Any, out: Any, x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> None:
+    if offset or x.shape[dim1] != x.shape[dim2]:
+        raise NotImplementedError("an off-centre diagonal")
+    a, b = dim1 % x.dim(), dim2 % x.dim()
+    both = trace.same(trace.spaces(x)[a], trace.spaces(x)[b])
+    stay = [i for i in range(x.dim()) if i not in (a, b)]
+    spaces = [trace.spaces(x)[i] for i in stay]
+    trace.put(out, [*spaces, both], [trace.zero(x)[i] for i in stay] + [trace.zero(x)[a] or trace.zero(x)[b]])
+
+
+@rule("view_as_real", "view_as_complex")
+def view_as_parts(trace: Any, out: Any, x: torch.Tensor) -> None:
+    """Pairs of numbers as complex numbers, and back: the pair is a frozen innermost dimension."""
+    if x.is_complex():
+        trace.put(out, [*trace.spaces(x), constant(2, "a complex number's parts")], [*trace.zero(x), False])
+    else:
+        freeze(trace.spaces(x)[-1], "a complex number's parts")
+        trace.put(out, trace.spaces(x)[:-1], trace.zero(x)[:-1])
+
+
+@sample("view", "transpose", "permute", "clone")
+def _view() -> Sample:
+    return Sample(lambda x: x.view(3, 4, 2, 5).transpose(1, 2).permute(3, 0, 1, 2).reshape(5, 3, 8), (3, 8, 5))
+
+
+@sample("expand", "unsqueeze", "squeeze")
+def _expand() -> Sample:
+    return Sample(lambda x, y: (x.unsqueeze(1).expand(-1, y.shape[0], -1) * y.unsqueeze(0)).sum(0), (3, 4), (5, 4))
+
+
+@sample("pixel_shuffle", "pixel_unshuffle", "repeat")
+def _pixel_shuffle() -> Sample:
+    return Sample(lambda x: torch.pixel_unshuffle(torch.pixel_shuffle(x, 2), 2), (2, 8, 4, 4))
+
+
+@sample("im2col", "col2im")
+def _im2col() -> Sample:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.fold(torch.nn.functional.unfold(x, 3, padding=1), (5, 5), 3, padding=1)
+
+    return Sample(function, (2, 4, 5, 5))

@@ -1,0 +1,114 @@
+"""Parts of a dimension: slices, chunks, single indices.
+
+    x[:, a:b]   the part [a:b] of a sum        x[..., ::2]   a product with a frozen inner factor
+    x[:, 3]     freezes what it indexes        unbind        likewise
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from secateur.core.space import Space, constant, freeze, is_frozen, split, window
+from secateur.torch.rules.registry import Sample, rule, sample
+
+
+@rule("slice", "slice_copy")
+def slice_(
+    trace: Any, out: Any, x: torch.Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> None:
+    dim %= x.dim()
+    first, last, _ = slice(start, end).indices(x.shape[dim])
+    if step == 1:
+        _replace(trace, out, x, dim, window(trace.spaces(x)[dim], first, last))
+    else:
+        _replace(trace, out, x, dim, _strided(trace, trace.spaces(x)[dim], first, last, step, out.shape[dim]))
+
+
+def _strided(trace: Any, space: Space, first: int, last: int, step: int, count: int) -> Space:
+    if is_frozen(space):
+        return constant(count, "a constant in the code")
+    size = space.root().size
+    if first < step and last == size and size % step == 0:
+        pieces = split(space, (size // step, step))
+        if pieces is not None:
+            freeze(pieces[1], "interleaved")
+            return pieces[0]
+    freeze(space, f"strided slice in {trace.where}")
+    return constant(count, "strided slice")
+
+
+def _replace(trace: Any, out: torch.Tensor, x: torch.Tensor, dim: int, space: Space) -> None:
+    spaces = list(trace.spaces(x))
+    spaces[dim] = space
+    trace.put(out, spaces, trace.zero(x))
+
+
+@rule("narrow", "narrow_copy")
+def narrow(trace: Any, out: Any, x: torch.Tensor, dim: int, start: int, length: int) -> None:
+    dim %= x.dim()
+    start = start % x.shape[dim] if start < 0 else start
+    _replace(trace, out, x, dim, window(trace.spaces(x)[dim], start, start + length))
+
+
+@rule("select", "select_copy")
+def select(trace: Any, out: Any, x: torch.Tensor, dim: int, index: int) -> None:
+    _drop(trace, [out], x, dim, "a single index of it is taken")
+
+
+@rule("unbind", "unbind_copy")
+def unbind(trace: Any, out: Any, x: torch.Tensor, dim: int = 0) -> None:
+    _drop(trace, list(out), x, dim, "it is unbound")
+
+
+def _drop(trace: Any, outs: list[torch.Tensor], x: torch.Tensor, dim: int, reason: str) -> None:
+    dim %= x.dim()
+    freeze(trace.spaces(x)[dim], f"{reason} in {trace.where}")
+    spaces = [s for i, s in enumerate(trace.spaces(x)) if i != dim]
+    zero = [z for i, z in enumerate(trace.zero(x)) if i != dim]
+    for out in outs:
+        trace.put(out, spaces, zero)
+
+
+@rule(
+    "split",
+    "split_with_sizes",
+    "unsafe_split",
+    "unsafe_split_with_sizes",
+    "chunk",
+    "unsafe_chunk",
+    "tensor_split",
+    "split_copy",
+    "split_with_sizes_copy",
+)
+def split_(trace: Any, out: Any, x: torch.Tensor, sizes: Any, dim: int = 0) -> None:
+    dim %= x.dim()
+    start = 0
+    for part in out:
+        stop = start + part.shape[dim]
+        _replace(trace, part, x, dim, window(trace.spaces(x)[dim], start, stop))
+        start = stop
+
+
+@sample("slice", "split", "cat")
+def _split() -> Sample:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        a, b, c = x.split([2, 4, 4], dim=1)
+        return torch.cat([b * c, a, x[:, 2:6]], dim=1)
+
+    return Sample(function, (3, 10))
+
+
+@sample("select", "unbind")
+def _unbind() -> Sample:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        q, k = x.view(3, 2, 4).unbind(1)
+        return q * k + x[0, :4]
+
+    return Sample(function, (3, 8))
+
+
+@sample("slice")
+def _strided_slice() -> Sample:
+    return Sample(lambda x: x[:, ::2] + x[:, 1::2], (3, 8))

@@ -1,0 +1,170 @@
+"""Nothing broken leaves the building: what a graph says can be narrowed is narrowed, and run.
+
+    narrow every free width to about half ──► run ──► each operator gives the sizes its spaces foretold?
+                ▲                                          │ no: freeze what that operator touched, why
+                └──────────────────────────────────────────┘
+
+Runs on tensors without data (milliseconds a round), or on real ones where the trace needed them.
+
+Invariant: ends with a graph whose half-width network has been seen to run.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from secateur.core.equations import Contradiction, solve
+from secateur.core.graph import Graph
+from secateur.core.layout import size_of
+from secateur.core.plan import Plan
+from secateur.core.space import Space, freeze, is_frozen, leaves
+from secateur.errors import PlanError, TraceError
+from secateur.torch.narrow import install, narrowed_tensors
+from secateur.torch.resolve import size_now
+from secateur.torch.run import Observation, module_names
+from secateur.torch.sizes import Sizes
+from secateur.torch.tracer import Record, Tracer, _flat
+from secateur.torch.untouched import abstract_like, swap_weights, tracing_switches, untouched
+
+ROUNDS = 60
+
+
+class Mismatch(Exception):
+    """An operator gave another size than its spaces foretold."""
+
+
+class Replay(Tracer):
+    """Runs operators without rules and holds their output sizes against the record of the trace."""
+
+    def __init__(self, *, abstract: bool, records: list[Record], sizes: dict[int, int]) -> None:
+        super().__init__(abstract=abstract)
+        self.expected, self.sizes = records, sizes
+        self.place = 0
+        self.following = True
+        self._random = random.Random(0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        except Mismatch:
+            raise
+        except Exception as error:
+            raise Mismatch(f"{error}".splitlines()[0][:160]) from error
+
+    def observe(self, func: Any, out: Any, args: Any, kwargs: Any) -> None:
+        name = (func._schema.name if hasattr(func, "_schema") else func.__name__).removeprefix("aten::")
+        outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
+        if name.startswith("prim::") or not outputs or not self.following:
+            return
+        if self.place >= len(self.expected) or self.expected[self.place].name != name:
+            self.following = False
+            return
+        record = self.expected[self.place]
+        for tensor, layout in zip(outputs, record.outputs, strict=False):
+            self._compare(name, tensor, layout)
+        self.place += 1
+
+    def _compare(self, name: str, tensor: torch.Tensor, layout: list[Space]) -> None:
+        for got, space in zip(tensor.shape, layout, strict=False):
+            if not self.abstract and is_frozen(space):
+                continue
+            want = size_now(space, self.sizes, self._random)
+            if got != want:
+                raise Mismatch(f"{name} gives a dimension of {got} where {want} is due")
+
+
+def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space]) -> str | None:
+    """Narrow and run once; None if all went as foretold, else what was frozen because of it."""
+    counts = {w.name: max(1, w.size // 2) for w in graph.free}
+    try:
+        plan = _half_plan(graph, counts)
+    except PlanError as error:
+        return _freeze_contradiction(graph, counts, leaf_of, str(error))
+    sizes = {id(leaf_of[name].root()): count for name, count in counts.items()}
+    replay = Replay(abstract=seen.tracer.abstract, records=seen.tracer.records, sizes=sizes)
+    try:
+        _run_narrowed(seen, plan, replay)
+    except Exception as error:
+        return _freeze_around(seen, replay, f"{type(error).__name__}: {error}".splitlines()[0][:160])
+    return None
+
+
+def _half_plan(graph: Graph, counts: dict[str, int]) -> Plan:
+    generator = np.random.default_rng(0)
+    kept = {name: np.sort(generator.choice(graph[name].size, count, replace=False)) for name, count in counts.items()}
+    return graph.plan(kept)
+
+
+def _run_narrowed(seen: Observation, plan: Plan, replay: Replay) -> None:
+    model = seen.example.model
+    abstract = seen.tracer.abstract
+    with untouched(model), tracing_switches():
+        if abstract:
+            swap_weights(model, lambda name, tensor: abstract_like(tensor, _narrowed_shape(plan, name, tensor)))
+            install(model, {}, plan.edits)
+        else:
+            narrowed = narrowed_tensors(model, plan)
+            swap_weights(model, lambda name, tensor: narrowed.get(name, tensor.detach().clone()))
+            install(model, {}, plan.edits)
+        _refresh_all(model)
+        ready = seen.example.map(lambda t: abstract_like(t.detach()) if abstract else t.detach().clone())
+        with module_names(model, replay), replay, Sizes(replay, reading=False):
+            model(*ready.args, **ready.kwargs)
+
+
+def _refresh_all(model: torch.nn.Module) -> None:
+    from secateur.torch.narrow import refresh
+
+    for module in model.modules():
+        if type(module).__module__.startswith("torch.nn."):
+            refresh(module)
+
+
+def _narrowed_shape(plan: Plan, name: str, tensor: torch.Tensor) -> tuple[int, ...] | None:
+    shape = tuple(int(size_of(axis, plan.sizes)) for axis in plan.layouts[name])
+    return None if shape == tuple(tensor.shape) else shape
+
+
+def _freeze_around(seen: Observation, replay: Replay, why: str) -> str:
+    """Freeze what the failing operator touched; if that was frozen already, what its module holds; then its parent."""
+    module = replay.module
+    reason = f"does not run when narrowed ({module or 'the model'}: {why})"
+    records = seen.tracer.records
+    if replay.following and records:
+        record = records[min(replay.place, len(records) - 1)]
+        if _freeze_free([*record.inputs, *(s for layout in record.outputs for s in layout)], reason):
+            return reason
+    while True:
+        prefix = f"{module}." if module else ""
+        spaces = [s for name, layout in seen.spaces.items() if name.startswith(prefix) for s in layout]
+        if _freeze_free(spaces, reason):
+            return reason
+        if not module:
+            raise TraceError(f"the narrowed model does not run and nothing is left to freeze: {why}")
+        module = module.rpartition(".")[0]
+
+
+def _freeze_free(spaces: list[Space], reason: str) -> bool:
+    free = [leaf for space in spaces for leaf in leaves(space) if not leaf.frozen and leaf.size > 1]
+    for leaf in free:
+        freeze(leaf, reason)
+    return bool(free)
+
+
+def _freeze_contradiction(graph: Graph, counts: dict[str, int], leaf_of: dict[str, Space], why: str) -> str:
+    from secateur.core.layout import widths_of
+
+    reason = f"sizes in the code contradict each other ({why[:120]})"
+    try:
+        solve(graph.equations, graph.attributes, counts)
+    except Contradiction as contradiction:
+        names = {n for e in contradiction.equations for n in widths_of(e.axis)}
+        for name in names or set(counts):
+            freeze(leaf_of[name], reason)
+    return reason
+
+

@@ -1,0 +1,65 @@
+"""`trace`: which slices of which tensors live and die together.
+
+    run once, unify ──► settle sizes ──► name and write down ──► self-check ──► Graph
+
+No layer classes, no patterns: whatever runs once can be understood, and what is not understood is frozen with a reason.
+
+Invariant: the model is untouched; every width reported free has been seen to run narrowed (unless ``check=False``).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.errors import TraceError
+from secateur.torch.build import build, freeze_unused
+from secateur.torch.example import Example
+from secateur.torch.naming import Names
+from secateur.torch.resolve import settle
+from secateur.torch.run import Observation, observe
+from secateur.torch.selfcheck import ROUNDS, check_by_running
+
+
+def trace(model: nn.Module, dummy_input: Any, *, interface: bool = True, check: bool = True) -> Graph:
+    """Run a model once on ``dummy_input`` and find out what can be narrowed.
+
+    ``dummy_input`` is a tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments (append ``{}`` to
+    pass a dict itself). ``interface=False`` also frees the model's output dimensions. ``check=False`` skips the self-check.
+
+    Raises InputError for an unusable ``dummy_input`` and TraceError where the model does not run on it.
+    """
+    example = Example.of(model, dummy_input)
+    started = time.perf_counter()
+    seen = observe(example, interface=interface)
+    settle(seen)
+    freeze_unused(seen)
+    graph = build(seen, {})
+    traced = time.perf_counter()
+    if check:
+        graph = _checked(seen, graph)
+    seconds = {"trace": traced - started, "self_check": time.perf_counter() - traced}
+    return replace(graph, seconds=seconds)
+
+
+def _checked(seen: Observation, graph: Graph) -> Graph:
+    for _ in range(ROUNDS):
+        if not graph.free:
+            return graph
+        failure = check_by_running(seen, graph, _leaf_of(seen))
+        if failure is None:
+            return graph
+        settle(seen)
+        graph = build(seen, {})
+    raise TraceError(f"after {ROUNDS} rounds of freezing, the narrowed model still does not run")
+
+
+def _leaf_of(seen: Observation) -> dict[str, Any]:
+    model = seen.example.model
+    names = Names(model, seen, {n for n, _ in model.named_parameters(remove_duplicate=False)})
+    return names.leaf
+

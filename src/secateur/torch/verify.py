@@ -1,0 +1,219 @@
+"""Narrowed against masked: the proof that the right slices went.
+
+    masked      inexact widths narrowed, exact ones kept whole with the removed units' slices set to zero
+    narrowed    everything narrowed                                         -> the same outputs, to rounding
+
+Removing a unit of an exact width must equal zeroing it. A statistic over an inexact width sees fewer numbers, so these are
+narrowed on both sides, and named in the result as not compared.
+
+Invariant: the model is untouched; a disagreement raises, it is never only reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.core.graph import Graph
+from secateur.core.layout import Indices, Layout, kept_indices, touches
+from secateur.core.plan import Plan
+from secateur.core.verification import Verification
+from secateur.errors import VerificationError
+from secateur.torch.example import Example, output_tensors
+from secateur.torch.narrow import install, narrow_tensor, narrowed_tensors
+from secateur.torch.tolerances import BY_DTYPE, FLOAT32
+from secateur.torch.untouched import named_tensors, swap_weights, untouched
+
+
+def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | None = None) -> Verification:
+    """Compare the network a plan gives with the masked one, on the graph's example; the model itself is not changed.
+
+    Runs in float64 where memory allows (``dtype`` forces one). Raises VerificationError on a disagreement.
+    """
+    started = time.perf_counter()
+    arrays = plan.arrays()
+    exact = {name: a for name, a in arrays.items() if graph[name].exact}
+    inexact = {name: a for name, a in arrays.items() if name not in exact}
+    base = graph.plan(inexact)
+    example = _informative(graph.example)
+    chosen = dtype or _affordable_dtype(model)
+    try:
+        pair = _run_both(model, plan, base, exact, example, chosen)
+    except RuntimeError as error:
+        if chosen is not torch.float64 or dtype is not None or "dtype" not in str(error) and "scalar type" not in str(error):
+            raise
+        chosen = _native_dtype(model)  # a constant of the code cannot be widened
+        pair = _run_both(model, plan, base, exact, example, chosen)
+    masked, narrowed, low_precision = pair
+    tolerance = FLOAT32 if low_precision and chosen is torch.float64 else BY_DTYPE.get(chosen, FLOAT32)
+    difference = _difference(masked, narrowed, graph, arrays, inexact)
+    result = Verification(
+        max_difference=difference,
+        tolerance=tolerance,
+        dtype=str(chosen).removeprefix("torch."),
+        compared=tuple(exact),
+        not_compared=tuple(inexact),
+        seconds=time.perf_counter() - started,
+    )
+    if not result.passed:
+        raise VerificationError(_disagreement(result, graph))
+    return result
+
+
+def _disagreement(result: Verification, graph: Graph) -> str:
+    return (
+        f"the narrowed model differs from the masked one by {result.max_difference:.2e} of its largest output "
+        f"(bound {result.tolerance:.0e}, {result.dtype}), with {len(result.compared)} widths compared, "
+        f"first {', '.join(result.compared[:3])}. The model is unchanged. Please report this; until it is mended, "
+        "keep the widths concerned with keep=[…]."
+    )
+
+
+def _informative(example: Example) -> Example:
+    """An example that is one number everywhere would hide mistakes: replace such inputs by noise of the same shape."""
+    generator = torch.Generator().manual_seed(0)
+
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() < 2 or bool(tensor.float().std() > 0):
+            return tensor
+        return torch.randn(tensor.shape, generator=generator).to(tensor)
+
+    return example.map(one)
+
+
+def _native_dtype(model: nn.Module) -> torch.dtype:
+    return next((t.dtype for t in named_tensors(model).values() if t.is_floating_point()), torch.float32)
+
+
+def _affordable_dtype(model: nn.Module) -> torch.dtype:
+    """The widest dtype whose extra copies of the weights fit into a third of the free memory."""
+    tensors = [t for t in named_tensors(model).values() if t.is_floating_point()]
+    numbers = sum(t.numel() for t in tensors)
+    device = tensors[0].device if tensors else torch.device("cpu")
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    for dtype in (torch.float64, torch.float32):
+        if numbers * torch.finfo(dtype).bits // 8 * 2 < free // 3:
+            return dtype
+    return _native_dtype(model)
+
+
+class _Narrowest(TorchDispatchMode):
+    """Notices numbers of less than double precision inside a double-precision run."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.dtype is not torch.float64:
+                self.seen |= tensor.dim() > 0
+        return out
+
+
+def _run_both(
+    model: nn.Module, plan: Plan, base: Plan, exact: Mapping[str, Indices], example: Example, dtype: torch.dtype
+) -> tuple[list[torch.Tensor], list[torch.Tensor], bool]:
+    watch = _Narrowest()
+    masked = _run(model, _masked_tensors(model, base, exact), base, example, dtype, watch)
+    narrowed = _run(model, narrowed_tensors(model, plan), plan, example, dtype, contextlib.nullcontext())
+    return masked, narrowed, watch.seen
+
+
+def _masked_tensors(model: nn.Module, base: Plan, exact: Mapping[str, Indices]) -> dict[str, torch.Tensor]:
+    """Zero the removed units of exact widths, then narrow the inexact ones."""
+    inexact = base.arrays()
+    made: dict[str, torch.Tensor] = {}
+    tied: dict[int, torch.Tensor] = {}
+    for name, tensor in named_tensors(model).items():
+        layout = base.layouts[name]
+        if not any(touches(axis, exact) or touches(axis, inexact) for axis in layout):
+            continue
+        if id(tensor) not in tied:
+            masked = _mask(tensor.detach(), layout, exact) if tensor.is_floating_point() else tensor.detach()
+            narrowed = narrow_tensor(masked, layout, inexact)
+            tied[id(tensor)] = nn.Parameter(narrowed, requires_grad=False) if isinstance(tensor, nn.Parameter) else narrowed
+        made[name] = tied[id(tensor)]
+    return made
+
+
+def _mask(tensor: torch.Tensor, layout: Layout, exact: Mapping[str, Indices]) -> torch.Tensor:
+    if not any(touches(axis, exact) for axis in layout):
+        return tensor
+    positions = torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape)
+    kept = narrow_tensor(positions, layout, exact).reshape(-1)
+    masked = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+    masked.view(-1)[kept] = tensor.reshape(-1)[kept]
+    return masked
+
+
+def _run(
+    model: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    plan: Plan,
+    example: Example,
+    dtype: torch.dtype,
+    watch: AbstractContextManager[Any],
+) -> list[torch.Tensor]:
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor.detach().clone()
+        data = tensor.detach().to(dtype, copy=not isinstance(tensor, nn.Parameter))
+        return nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data
+
+    with untouched(model), torch.no_grad():
+        swap_weights(model, lambda name, tensor: cast(tensors.get(name, tensor)))
+        install(model, {}, plan.edits)
+        from secateur.torch.narrow import refresh
+
+        for owner in {name.rpartition(".")[0] for name in tensors}:
+            refresh(model.get_submodule(owner))
+        model.eval()
+        torch.manual_seed(0)
+        ready = example.map(cast)
+        with watch:
+            output = model(*ready.args, **ready.kwargs)
+        return [t.detach() for t in output_tensors(output)]
+
+
+def _difference(
+    masked: list[torch.Tensor],
+    narrowed: list[torch.Tensor],
+    graph: Graph,
+    arrays: Mapping[str, Indices],
+    inexact: Mapping[str, Indices],
+) -> float:
+    worst = 0.0
+    if len(masked) != len(narrowed):
+        return float("inf")
+    for place, (a, b) in enumerate(zip(masked, narrowed, strict=True)):
+        layout = graph.outputs[place] if place < len(graph.outputs) else ()
+        if len(layout) == a.dim():
+            a = _narrow_output(a, layout, arrays, inexact)
+        if a.shape != b.shape:
+            return float("inf")
+        if not a.is_floating_point() or not a.numel():
+            continue
+        a, b = a.double(), b.double()
+        gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
+        scale = a[a.isfinite()].abs().max().item() if bool(a.isfinite().any()) else 1.0
+        worst = max(worst, gap.nan_to_num(nan=float("inf")).max().item() / max(scale, 1e-30))
+    return worst
+
+
+def _narrow_output(
+    output: torch.Tensor, layout: Layout, arrays: Mapping[str, Indices], inexact: Mapping[str, Indices]
+) -> torch.Tensor:
+    for i, axis in enumerate(layout):
+        if touches(axis, arrays):
+            whole, kept = kept_indices(axis, inexact), kept_indices(axis, arrays)
+            output = output.index_select(i, torch.from_numpy(np.searchsorted(whole, kept)).to(output.device))
+    return output

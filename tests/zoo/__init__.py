@@ -1,0 +1,1 @@
+"""Other people's architectures, built with random weights: what the tracer must understand without having been told."""
