@@ -1,5 +1,5 @@
 """``python -m secateur``: the same as the ``secateur`` command."""
 
-from secateur.cli.main import app
+from secateur.cli.main import main
 
-app()
+main()

@@ -6,6 +6,7 @@
     ├── TraceError            the model could not be run on its example
     ├── Infeasible            no network of the search space meets the budget; carries the nearest reachable value
     ├── PlanError             a plan does not fit this model (names, shapes, indices)
+    │   └── Coincidence       two sizes become equal that the model's code tells apart by being different
     ├── ApplyError            narrowing failed; the model is as it was
     ├── VerificationError     narrowed and masked model disagree; the model is as it was
     └── ArtifactError         a saved folder cannot be used (truncated, wrong architecture, unknown version)
@@ -48,6 +49,20 @@ class Infeasible(SecateurError):
 
 class PlanError(SecateurError, ValueError):
     """A plan is damaged, or was made for another model."""
+
+
+class Coincidence(PlanError):
+    """Two sizes would become equal, and the model's code branches on their being different.
+
+    ``width`` at ``count`` is one way out: any other count of it will do.
+    """
+
+    def __init__(self, width: str, count: int, size: int, where: str) -> None:
+        super().__init__(
+            f"{width} = {count} makes two sizes equal (both {size}) that the code of {where or 'the model'} tells apart by "
+            f"comparing them. Keep another number of {width}."
+        )
+        self.width, self.count = width, count
 
 
 class ApplyError(SecateurError):

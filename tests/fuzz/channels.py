@@ -34,14 +34,16 @@ class OnAxis(nn.Module):
         return f"{self.name}, axis={self.axis}"
 
 
-def register_inline(name: str, function: Callable[[Tensor, int], Tensor], when: Callable[[Shape], bool]) -> None:
+def register_inline(
+    name: str, function: Callable[[Tensor, int], Tensor], when: Callable[[Shape], bool], weight: int = 1
+) -> None:
     """One block kind per one-line operation on the channel axis."""
 
     def build(make: Maker, at: Shape) -> nn.Module:
         return OnAxis(name, function, at.axis)
 
     build.__name__ = name
-    block(*ANY, when=when, weight=1)(build)
+    block(*ANY, when=when, weight=weight)(build)
 
 
 def narrow(at: Shape) -> bool:
@@ -105,10 +107,6 @@ def _topk_mask(x: Tensor, axis: int) -> Tensor:
     return x * (x >= kth)
 
 
-def _glu(x: Tensor, axis: int) -> Tensor:
-    return F.glu(x, dim=axis)
-
-
 for _name, _function, _when in (
     ("channel_flip", lambda x, axis: x.flip(axis), anything),
     ("channel_roll", lambda x, axis: torch.roll(x, 1, dims=axis), anything),
@@ -130,9 +128,9 @@ for _name, _function, _when in (
     ("repeat_channels", _repeat, narrow),
     ("tile_channels", _tile, narrow),
     ("repeat_interleave", lambda x, axis: x.repeat_interleave(2, dim=axis), narrow),
-    ("glu", _glu, lambda at: even(at) and wide(at)),
 ):
     register_inline(_name, _function, _when)
+register_inline("glu", lambda x, axis: F.glu(x, dim=axis), lambda at: even(at) and wide(at), weight=3)
 
 
 class ChannelShuffle(nn.Module):
@@ -170,12 +168,12 @@ def feature_shuffle(make: Maker, at: Shape) -> nn.Module:
     return TokenShuffle(make.divisor(at.channels, 2), at.channels)
 
 
-@block("map", when=lambda at: at.channels % 4 == 0 and at.channels >= 8 and max(at.space) <= 6, weight=20)
+@block("map", when=lambda at: at.channels % 4 == 0 and at.channels >= 8 and max(at.space) <= 6, weight=26)
 def pixel_shuffle(make: Maker, at: Shape) -> nn.Module:
     return nn.PixelShuffle(2)
 
 
-@block("map", when=lambda at: narrow(at) and all(n % 2 == 0 for n in at.space), weight=6)
+@block("map", when=lambda at: narrow(at) and all(n % 2 == 0 for n in at.space), weight=10)
 def pixel_unshuffle(make: Maker, at: Shape) -> nn.Module:
     return nn.PixelUnshuffle(2)
 
@@ -187,13 +185,15 @@ class SpaceToDepth(nn.Module):
         return torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]], 1)
 
 
-@block("map", when=lambda at: narrow(at) and all(n % 2 == 0 for n in at.space), weight=6)
+@block("map", when=lambda at: narrow(at) and all(n % 2 == 0 for n in at.space), weight=10)
 def space_to_depth(make: Maker, at: Shape) -> nn.Module:
     return SpaceToDepth()
 
 
 class Select(nn.Module):
     """Channels picked (some twice, some never) by a constant index buffer, in the three usual spellings."""
+
+    index: Tensor
 
     def __init__(self, index: Tensor, axis: int, style: str) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class PaddedShortcut(nn.Module):
         return self.conv(x) + F.pad(x, (0, 0, 0, 0, 0, self.extra))
 
 
-@block("map")
+@block("map", weight=4)
 def padded_shortcut(make: Maker, at: Shape) -> nn.Module:
     return PaddedShortcut(at.channels, make.choose.integer(1, 5))
 
@@ -328,6 +328,8 @@ def unbind_stack(make: Maker, at: Shape) -> nn.Module:
 
 class ScatterAdd(nn.Module):
     """Channels summed into bins that a buffer names."""
+
+    bin: Tensor
 
     def __init__(self, dim: int, bins: int, axis: int) -> None:
         super().__init__()

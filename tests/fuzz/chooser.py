@@ -35,6 +35,10 @@ class Chooser(ABC):
         """True in about `percent` of a hundred cases; False is the simpler answer."""
         return self.integer(0, 99) >= 100 - percent
 
+    def span(self, decide: Callable[[], T]) -> T:
+        """Run `decide`, whose decisions belong together (and can be left out together)."""
+        return decide()
+
 
 class RandomChooser(Chooser):
     """Decisions from a seeded pseudo-random generator."""
@@ -54,3 +58,6 @@ class DrawChooser(Chooser):
 
     def integer(self, low: int, high: int) -> int:
         return low if low == high else self._draw(st.integers(low, high))
+
+    def span(self, decide: Callable[[], T]) -> T:
+        return self._draw(st.builds(decide))

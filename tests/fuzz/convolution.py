@@ -35,12 +35,12 @@ def conv3x3(make: Maker, at: Shape) -> nn.Module:
     return nn.Conv2d(at.channels, make.width(at), 3, padding=padding, bias=not make.choose.chance(20))
 
 
-@block("map", when=lambda at: min(at.space) >= 4)
+@block("map", when=lambda at: min(at.space) >= 4, weight=5)
 def conv_strided(make: Maker, at: Shape) -> nn.Module:
     return nn.Conv2d(at.channels, make.width(at), 3, stride=2, padding=1)
 
 
-@block("map", when=roomy)
+@block("map", when=roomy, weight=4)
 def conv_dilated(make: Maker, at: Shape) -> nn.Module:
     return nn.Conv2d(at.channels, make.width(at), 3, padding=2, dilation=2)
 
@@ -160,7 +160,7 @@ class FunctionalConv(nn.Module):
         return F.conv2d(x, self.kernel, self.bias, padding=1, groups=self.groups)
 
 
-@block("map")
+@block("map", weight=4)
 def functional_conv(make: Maker, at: Shape) -> nn.Module:
     groups = make.divisor(at.channels)
     return FunctionalConv(at.channels, make.width(at, multiple=groups), groups)
@@ -259,7 +259,7 @@ def conv1d_grouped(make: Maker, at: Shape) -> nn.Module:
     return nn.Conv1d(at.channels, make.width(at, multiple=groups), 3, padding=1, groups=groups)
 
 
-@block("signal", when=lambda at: at.space[0] <= 7, weight=5)
+@block("signal", when=lambda at: at.space[0] <= 7, weight=7)
 def transposed_conv1d(make: Maker, at: Shape) -> nn.Module:
     return nn.ConvTranspose1d(at.channels, make.width(at), 4, stride=2, padding=1)
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .joins import branch, pointwise_layer
+from .joins import branch
 from .making import Maker, Shape, block
 from .streams import VOCABULARY
 
@@ -151,6 +151,8 @@ def embedding_bag(make: Maker, at: Shape) -> nn.Module:
 class TwoTables(nn.Module):
     """Two embeddings summed, and a factorised projection (ALBERT)."""
 
+    position_ids: Tensor
+
     def __init__(self, inner: int, out: int, tokens: int) -> None:
         super().__init__()
         self.word = nn.Embedding(VOCABULARY, inner)
@@ -190,8 +192,3 @@ def tied_embedding(make: Maker, at: Shape) -> nn.Module:
     dim = make.width(at)
     body, _ = branch(make, Shape("tokens", (at.sizes[0], dim)), dim)
     return TiedLanguageModel(dim, body, make.choose.chance(50))
-
-
-def new_head(at: Shape, classes: int) -> nn.Module:
-    """The last layer."""
-    return pointwise_layer(at, classes)

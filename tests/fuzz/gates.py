@@ -64,7 +64,7 @@ class EfficientChannelAttention(nn.Module):
         return x * self.conv(y).sigmoid().squeeze(1)[:, :, None, None]
 
 
-@block("map")
+@block("map", weight=4)
 def channel_conv_gate(make: Maker, at: Shape) -> nn.Module:
     return EfficientChannelAttention()
 
@@ -103,7 +103,7 @@ class GlobalContext(nn.Module):
         return x + self.up(F.relu(self.norm(self.down(context))))
 
 
-@block("map")
+@block("map", weight=4)
 def global_context(make: Maker, at: Shape) -> nn.Module:
     return GlobalContext(at.channels, make.width(at))
 
@@ -204,6 +204,6 @@ class UNetStep(nn.Module):
         return self.fuse(torch.cat([x, h], dim=1))
 
 
-@block("map", when=lambda at: min(at.space) >= 4, weight=3)
+@block("map", when=lambda at: min(at.space) >= 4, weight=4)
 def unet_step(make: Maker, at: Shape) -> nn.Module:
     return UNetStep(at.channels, make.width(at), make.width(at))

@@ -198,7 +198,7 @@ class ChunkSwap(nn.Module):
 
     def __init__(self, sizes: tuple[int, int], axis: int) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes = list(sizes)
         self.axis = axis
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias
 
 import torch
@@ -27,7 +28,9 @@ LARGEST = {"channels": 64, "space": 16, "numel": 1536}
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
 ROUND = (4, 6, 8, 9, 12, 16, 24, 32)
 DEEPEST = 2
+TRIES = 12
 OPTIONAL = ("pointwise", "joins", "channels", "gates", "attention", "positions", "recurrent", "structure")
+SIMPLE_FIRST = ("convolution", "tokens", "streams", "entries", *OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,14 @@ def block(
     return register
 
 
+@cache
+def choices(stream: str) -> tuple[Block, ...]:
+    """The kinds that read this stream, each as often as it weighs. The list is fixed: that keeps shrinking stable."""
+    fitting = [kind for kind in BLOCKS.values() if stream in kind.streams]
+    fitting.sort(key=lambda kind: SIMPLE_FIRST.index(kind.family))
+    return tuple(kind for kind in fitting for _ in range(kind.weight))
+
+
 class Rescale(nn.Module):
     """Multiplies by a constant, so that deep random networks neither explode nor fade."""
 
@@ -147,24 +158,25 @@ class Maker:
     def step(self, x: Tensor, stream: str, only: Callable[[Block], bool] | None = None) -> Step | None:
         """A block that can run on `x`; None if a few tries found none."""
         at = Shape.of(stream, x)
-        for _ in range(5):
-            if (found := self._try(self._pick(at, only), x, at)) is not None:
-                return found
+        for _ in range(TRIES):
+            kind = self.choose.pick(choices(stream))
+            if self._allows(kind, at) and (only is None or only(kind)):
+                found = self._try(kind, x, at)
+                if found is not None:
+                    return found
         return None
-
-    def named(self, name: str, x: Tensor, stream: str) -> Step | None:
-        """The block of that name, if it can run on `x`."""
-        at = Shape.of(stream, x)
-        return self._try(BLOCKS[name], x, at) if BLOCKS[name].when(at) else None
 
     def body(self, at: Shape, length: int = 2, same: bool = True) -> tuple[nn.Sequential, Shape]:
         """A few blocks in a row, in the same stream (and, where `same`, on the same grid), and what they leave."""
         x, blocks = torch.randn(2, *at.sizes), []
         for _ in range(self.choose.integer(1, length)):
-            found = self.step(x, at.stream, lambda kind: kind.to is None)
-            if found is not None and (not same or found.shape.space == at.space):
-                blocks.append(found.module)
-                x = found.out
+            mark = len(self.recipe)
+            found = self.choose.span(lambda x=x: self.step(x, at.stream, lambda kind: kind.to is None))
+            if found is None or (same and found.shape.space != at.space):
+                del self.recipe[mark:]
+                continue
+            blocks.append(found.module)
+            x = found.out
         return nn.Sequential(*blocks), Shape.of(at.stream, x)
 
     def keep(self, module: nn.Module) -> nn.Module:
@@ -172,18 +184,9 @@ class Maker:
         randomise(module, self._done)
         return module.eval()
 
-    def _pick(self, at: Shape, only: Callable[[Block], bool] | None) -> Block:
-        deep = len(self._path) >= DEEPEST
-        kinds = [
-            kind
-            for kind in BLOCKS.values()
-            if at.stream in kind.streams
-            and kind.family not in self.without
-            and not (deep and kind.nested)
-            and (only is None or only(kind))
-            and kind.when(at)
-        ]
-        return self.choose.pick([kind for kind in kinds for _ in range(kind.weight)])
+    def _allows(self, kind: Block, at: Shape) -> bool:
+        too_deep = kind.nested and len(self._path) >= DEEPEST
+        return kind.family not in self.without and not too_deep and kind.when(at)
 
     def _try(self, kind: Block, x: Tensor, at: Shape) -> Step | None:
         """Build and run one block; forget all about it if its output is of no use."""
@@ -228,7 +231,7 @@ def usable(out: Tensor, stream: str) -> bool:
     if not small or at.channels < 2 or out[0].numel() > LARGEST["numel"]:
         return False
     differ = (out[0] - out[1]).abs().amax()
-    return bool(out.isfinite().all()) and bool(differ > 1e-3 * out.abs().amax())
+    return bool(out.isfinite().all()) and bool(differ > 0.03 * out.abs().amax())
 
 
 def settled(module: nn.Module, out: Tensor) -> tuple[nn.Module, Tensor]:

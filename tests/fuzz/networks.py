@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import (
     attention,
@@ -29,18 +29,21 @@ from . import (
     streams,
     structure,
     tokens,
+    traps_tokens,
+    traps_use,
 )
 from .chooser import Chooser, DrawChooser, RandomChooser
-from .entries import FORMS, OUTPUTS, OneInput, Skip, Trunk, new_head, new_join
+from .entries import FORMS, OUTPUTS, OneInput, Skip, Trunk, new_join
+from .joins import pointwise_layer
 from .making import BLOCKS, LARGEST, Maker, Network, Shape
 from .streams import VOCABULARY
 from .traps import TRAPS
 
 __all__ = ["BLOCKS", "FAMILIES", "TRAPS", "Network", "kinds", "networks", "random_network"]
 
-FAMILIES = (
-    convolution, tokens, pointwise, joins, channels, gates, attention, positions, recurrent, structure, streams
-)  # fmt: skip
+# Importing a family registers its blocks; the traps register themselves likewise.
+FAMILIES = (convolution, tokens, pointwise, joins, channels, gates, attention, positions, recurrent, structure, streams)
+TRAP_FAMILIES = (traps_tokens, traps_use)
 STREAMS = ("map", "tokens", "vector", "map", "tokens", "ids", "map", "signal", "volume", "ids", "map", "tokens")
 MOST_BLOCKS = 12
 
@@ -75,21 +78,19 @@ class _Growth:
     def __init__(self, choose: Chooser) -> None:
         self.choose = choose
         self.make = Maker(choose)
-        self.blocks: list[torch.nn.Module] = []
+        self.blocks: list[nn.Module] = []
         self.skips: dict[int, int] = {}
         self.seen: list[tuple[str, Tensor]] = []
 
     def network(self, seed: int) -> Network:
         batch = self.choose.pick((2, 3, 4, 1))
         stream, x = self._input(max(batch, 2))
-        form = "one_input" if stream == "ids" or self.choose.chance(80) else self.choose.pick(tuple(FORMS))
+        form = self.choose.pick(tuple(FORMS)) if stream != "ids" and self.choose.chance(20) else "one_input"
         inputs, join, inner = self._enter(form, stream, x)
         self.seen.append((stream, inner))
-        for _ in range(MOST_BLOCKS):
-            if len(self.blocks) > 0 and self.choose.chance(9):
-                break
-            self._grow()
-        if self.choose.chance(60):
+        while len(self.seen) <= MOST_BLOCKS and self.choose.span(self._grow):
+            pass
+        if not self._has_parameters() or self.choose.chance(60):
             self._head()
         trunk = self._trunk()
         model = OneInput(trunk) if join is None else FORMS[form](join, trunk)
@@ -102,13 +103,14 @@ class _Growth:
         c = self.choose.integer(2, 8)
         t = self.choose.pick((c, self.choose.integer(2, 9)))
         if stream == "ids":
-            return stream, torch.randint(0, VOCABULARY, (batch, t))
+            first = torch.randint(0, VOCABULARY, (1, t))
+            return stream, (first + torch.arange(batch)[:, None]) % VOCABULARY
         h = self.choose.pick((4, 6, 8, c, 3, 5, 7))
         w = self.choose.pick((h, 4, 6, 5))
         sizes = {"map": (c, h, w), "tokens": (t, c), "vector": (c,), "signal": (c, t), "volume": (c, 3, h, w)}
         return stream, torch.randn(batch, *sizes[stream])
 
-    def _enter(self, form: str, stream: str, x: Tensor) -> tuple[tuple, torch.nn.Module | None, Tensor]:
+    def _enter(self, form: str, stream: str, x: Tensor) -> tuple[tuple, nn.Module | None, Tensor]:
         """The inputs of the model, what joins them (if there are two), and the activation that enters the trunk."""
         if form == "one_input":
             return (x,), None, x
@@ -118,15 +120,18 @@ class _Growth:
             inner = join(x.clone(), y)
         return ((x, y) if form == "two_inputs" else ({"x": x, "y": y},)), join, inner
 
-    def _grow(self) -> None:
-        """One more block, or a long skip."""
+    def _grow(self) -> bool:
+        """One more block, or a long skip; False when the network is long enough."""
+        if not self.choose.chance(91):
+            return False
         if len(self.blocks) >= 2 and self.choose.chance(15) and self._skip():
-            return
+            return True
         stream, x = self.seen[-1]
         found = self.make.step(x, stream)
         if found is not None:
             self.blocks.append(found.module)
             self.seen.append((found.stream, found.out))
+        return True
 
     def _skip(self) -> bool:
         """Adds or concatenates an earlier activation, where one fits."""
@@ -147,11 +152,14 @@ class _Growth:
         self.make.recipe.append("skip_add" if add else "skip_concat")
         return True
 
+    def _has_parameters(self) -> bool:
+        return any(True for module in self.blocks for _ in module.parameters())
+
     def _head(self) -> None:
         stream, x = self.seen[-1]
-        if stream in ("volume", "ids"):
-            return
-        head = self.make.keep(new_head(Shape.of(stream, x), self.choose.integer(2, 7)))
+        classes = self.choose.integer(2, 7)
+        head = nn.Embedding(VOCABULARY, classes) if stream == "ids" else pointwise_layer(Shape.of(stream, x), classes)
+        head = self.make.keep(head)
         self.blocks.append(head)
         self.seen.append((stream, head(x).detach()))
         self.make.recipe.append("head")

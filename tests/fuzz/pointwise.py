@@ -92,6 +92,9 @@ def learned_gate(make: Maker, at: Shape) -> nn.Module:
 class ChannelBuffer(nn.Module):
     """Mean and standard deviation as buffers, as image pre-processing keeps them."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, at: Shape) -> None:
         super().__init__()
         ones = (1,) * (len(at.space) if at.axis == 1 else 0)
@@ -109,6 +112,8 @@ def channel_buffer(make: Maker, at: Shape) -> nn.Module:
 
 class ChannelMask(nn.Module):
     """A boolean buffer chooses between x and a constant, per channel."""
+
+    mask: Tensor
 
     def __init__(self, at: Shape, fill: bool) -> None:
         super().__init__()
@@ -204,7 +209,7 @@ def layer_norm(make: Maker, at: Shape) -> nn.Module:
 
 @block("map", "tokens")
 def layer_norm_all(make: Maker, at: Shape) -> nn.Module:
-    return nn.LayerNorm(at.sizes)
+    return nn.LayerNorm(list(at.sizes))
 
 
 class ChannelLayerNorm(nn.Module):
@@ -232,7 +237,7 @@ def group_norm(make: Maker, at: Shape) -> nn.Module:
     return nn.GroupNorm(make.divisor(at.channels), at.channels)
 
 
-@block("map", when=lambda at: min(at.space) >= 2)
+@block("map", when=lambda at: min(at.space) >= 2, weight=4)
 def instance_norm(make: Maker, at: Shape) -> nn.Module:
     return nn.InstanceNorm2d(at.channels, affine=True, track_running_stats=make.choose.chance(30))
 

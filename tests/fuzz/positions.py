@@ -19,6 +19,8 @@ from .making import Maker, Shape, block
 class Rotary(Attention):
     """Queries and keys are rotated by angles from a buffer of frequencies or a table of cosines and sines."""
 
+    inv_freq: Tensor
+
     def __init__(self, dim: int, num_heads: int, head_dim: int, attend: Core, interleaved: bool) -> None:
         super().__init__(dim, num_heads, head_dim, attend)
         self.interleaved = interleaved
@@ -60,6 +62,8 @@ def rotary_interleaved(make: Maker, at: Shape) -> nn.Module:
 class RelativeBias(nn.Module):
     """A table [2T-1, N], read by an index buffer: Swin's parameter or T5's embedding."""
 
+    relative_position_index: Tensor
+
     def __init__(self, tokens: int, num_heads: int, embedding: bool) -> None:
         super().__init__()
         self.tokens = tokens
@@ -71,6 +75,7 @@ class RelativeBias(nn.Module):
     def forward(self) -> Tensor:
         if self.table is not None:
             return self.table(self.relative_position_index).permute(2, 0, 1).unsqueeze(0)
+        assert self.relative_position_bias_table is not None
         flat = self.relative_position_bias_table[self.relative_position_index.view(-1)]
         return flat.view(self.tokens, self.tokens, -1).permute(2, 0, 1).contiguous().unsqueeze(0)
 
@@ -100,6 +105,8 @@ def relative_bias(make: Maker, at: Shape) -> nn.Module:
 
 class HeadSlopes(Attention):
     """ALiBi: a buffer with one slope a head, and queries and keys normalised over D."""
+
+    slopes: Tensor
 
     def __init__(self, dim: int, num_heads: int, head_dim: int, attend: Core) -> None:
         super().__init__(dim, num_heads, head_dim, attend)
@@ -203,7 +210,7 @@ class Windows(nn.Module):
         return torch.roll(x, (self.shift, self.shift), (2, 3))
 
 
-@block("map", when=lambda at: at.space in {(4, 4), (2, 2), (6, 6), (2, 4), (4, 2), (4, 6), (6, 4), (8, 8)}, weight=9)
+@block("map", when=lambda at: at.space in {(4, 4), (2, 2), (6, 6), (2, 4), (4, 2), (4, 6), (6, 4), (8, 8)}, weight=12)
 def window_attention(make: Maker, at: Shape) -> nn.Module:
     window = 2
     return Windows(biased_attention(make, at.channels, window * window), at.channels, window, make.choose.integer(0, 1))
@@ -248,7 +255,7 @@ class ChannelAttention(nn.Module):
         return self.proj((attn.softmax(dim=-1) @ v).permute(0, 3, 1, 2).reshape(B, T, C))
 
 
-@block("tokens", weight=3)
+@block("tokens", weight=4)
 def channel_attention(make: Maker, at: Shape) -> nn.Module:
     return ChannelAttention(at.channels, make.divisor(at.channels))
 

@@ -28,7 +28,9 @@ class Recurrent(nn.Module):
         return self.fc(h).transpose(0, 1)
 
 
-def _rnn(make: Maker, at: Shape, kind: type[nn.RNNBase], both: bool = False, batch_first: bool = True) -> nn.RNNBase:
+def _rnn(
+    make: Maker, at: Shape, kind: type[nn.LSTM | nn.GRU | nn.RNN], both: bool = False, batch_first: bool = True
+) -> nn.RNNBase:
     layers = make.choose.integer(1, 2)
     return kind(at.channels, make.width(at, high=12), layers, batch_first=batch_first, bidirectional=both)
 

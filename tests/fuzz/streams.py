@@ -6,6 +6,8 @@ signal ── transpose ── tokens                volume ── mean over dep
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ VOCABULARY = 11
 class Call(nn.Module):
     """A fixed function of the activation, as people write it inline in forward."""
 
-    def __init__(self, function: object) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
 
@@ -84,7 +86,7 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x).flatten(2).transpose(1, 2))
 
 
-@block("map", to="tokens", when=lambda at: 2 <= min(at.space) and max(at.space) <= 8, weight=6)
+@block("map", to="tokens", when=lambda at: min(at.space) >= 2 and max(at.space) <= 8, weight=6)
 def patch_embed(make: Maker, at: Shape) -> nn.Module:
     return PatchEmbed(at.channels, make.width(at), 2)
 
@@ -151,7 +153,7 @@ class FlattenTokens(nn.Module):
 
 @block("tokens", to="vector", weight=6)
 def flatten_tokens(make: Maker, at: Shape) -> nn.Module:
-    return FlattenTokens(*at.sizes, make.width(at))
+    return FlattenTokens(at.sizes[0], at.sizes[1], make.width(at))
 
 
 class AttentionPool(nn.Module):
@@ -245,7 +247,7 @@ def depth_to_channels(make: Maker, at: Shape) -> nn.Module:
     return nn.Flatten(1, 2)
 
 
-@block("volume", to="vector", weight=3)
+@block("volume", to="vector", weight=5)
 def volume_pool(make: Maker, at: Shape) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten())
 
@@ -271,29 +273,29 @@ def interpolate(make: Maker, at: Shape) -> nn.Module:
     return nn.Upsample(scale_factor=2, mode=mode, align_corners=None if mode == "nearest" else False)
 
 
-@block("map", when=lambda at: 2 <= min(at.space) and max(at.space) <= 8)
+@block("map", when=lambda at: min(at.space) >= 2 and max(at.space) <= 8, weight=4)
 def pad_space(make: Maker, at: Shape) -> nn.Module:
     mode = make.choose.pick(("constant", "reflect", "replicate"))
     return Call(lambda x: F.pad(x, (1, 0, 1, 1), mode=mode))
 
 
-@block("map", when=lambda at: min(at.space) >= 3)
+@block("map", when=lambda at: min(at.space) >= 3, weight=4)
 def crop(make: Maker, at: Shape) -> nn.Module:
     return Call(lambda x: x[:, :, 1:, :-1])
 
 
-@block("map", when=lambda at: at.space[0] != at.space[1])
+@block("map", when=lambda at: at.space[0] != at.space[1], weight=4)
 def swap_space(make: Maker, at: Shape) -> nn.Module:
     return Call(lambda x: x.transpose(2, 3))
 
 
-@block("map", when=lambda at: at.channels == at.space[0] or at.channels == at.space[1], weight=6)
+@block("map", when=lambda at: at.channels == at.space[0] or at.channels == at.space[1], weight=12)
 def swap_channels_and_space(make: Maker, at: Shape) -> nn.Module:
     axis = 2 if at.channels == at.space[0] else 3
     return Call(lambda x: x + 0.5 * x.transpose(1, axis))
 
 
-@block("tokens", when=lambda at: at.sizes[0] == at.sizes[1], weight=6)
+@block("tokens", when=lambda at: at.sizes[0] == at.sizes[1], weight=15)
 def swap_tokens_and_channels(make: Maker, at: Shape) -> nn.Module:
     return Call(lambda x: x - 0.5 * x.transpose(1, 2))
 

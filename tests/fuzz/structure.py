@@ -199,6 +199,8 @@ def weight_norm_linear(make: Maker, at: Shape) -> nn.Module:
 class MaskedLinear(nn.Module):
     """A weight times a mask buffer of its own size (unstructured pruning, MADE)."""
 
+    mask: Tensor
+
     def __init__(self, dim: int, out: int) -> None:
         super().__init__()
         self.fc = nn.Linear(dim, out)
@@ -255,6 +257,8 @@ def sliced_weight(make: Maker, at: Shape) -> nn.Module:
 
 class Centred(nn.Module):
     """A running mean is kept in a plain tensor attribute and in a buffer; both carry the channels."""
+
+    running: Tensor
 
     def __init__(self, dim: int, out: int) -> None:
         super().__init__()

@@ -184,7 +184,7 @@ class Conv1dLayer(nn.Module):
         self.bias = nn.Parameter(torch.empty(out))
 
     def forward(self, x: Tensor) -> Tensor:
-        size_out = x.size()[:-1] + (self.nf,)
+        size_out = (*x.size()[:-1], self.nf)
         return torch.addmm(self.bias, x.reshape(-1, x.size(-1)), self.weight).view(size_out)
 
 

@@ -2,6 +2,8 @@
 
 A fresh network is full of constants: norms that scale by one, biases, residual gammas and layer scales at zero. Remove
 the wrong unit of such a vector and no output changes. `randomise_norms` gives every constant vector distinct values.
+A deep one also explodes in eval mode, because its batch norms were never trained: beside outputs of 1e8 a wrong bias
+is rounding error. `settle_batch_norms` moves their statistics to the scale of what really arrives.
 
 Invariant: building an entry twice gives bit-equal weights and leaves the caller's random state alone.
 """
@@ -34,16 +36,24 @@ class Entry:
 
 
 def entry(name: str, make: Callable[[], nn.Module], inputs: Callable[[], Inputs]) -> Entry:
-    """An `Entry` whose build is seeded, in eval mode, in float32, and free of constant vectors."""
+    """An `Entry` whose build is seeded, in eval mode, in float32, and fit for numerical comparison."""
 
     def build() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = make().float().eval()
         randomise_norms(model)
+        settle_batch_norms(model, inputs())
         return model
 
     return Entry(name=name, build=build, inputs=inputs)
+
+
+def forward(model: nn.Module, inputs: Inputs) -> object:
+    """Call the model as the `inputs` convention says."""
+    if inputs and isinstance(inputs[-1], dict):
+        return model(*inputs[:-1], **inputs[-1])
+    return model(*inputs)
 
 
 def noise(*shape: int) -> Tensor:
@@ -68,6 +78,33 @@ def randomise_norms(model: nn.Module, seed: int = 0) -> None:
     for tensor in _parameter_like(model):
         if tensor.numel() > 0 and tensor.min() == tensor.max():
             _spread_around(tensor, float(tensor.flatten()[0]), generator)
+
+
+@torch.no_grad()
+def settle_batch_norms(model: nn.Module, inputs: Inputs) -> None:
+    """Scale the running statistics of each batch norm, in place, by the size of its input in one forward pass.
+
+    The scale is rounded to a power of two, so that the weights do not depend on how a machine sums.
+    """
+    settled: set[nn.Module] = set()
+
+    def settle(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if module in settled:
+            return
+        settled.add(module)
+        rms = args[0].square().mean().sqrt().clamp_min(_SMALL)
+        scale = rms.log2().round().exp2()
+        for name, factor in (("running_mean", scale), ("running_var", scale**2)):
+            module.get_buffer(name).mul_(factor)
+
+    batch_norms = [m for m in model.modules() if isinstance(getattr(m, "running_var", None), Tensor)]
+    handles = [module.register_forward_pre_hook(settle) for module in batch_norms]
+    try:
+        if handles:
+            forward(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _parameter_like(model: nn.Module) -> Iterator[Tensor]:

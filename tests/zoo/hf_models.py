@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .entry import Entry, Inputs, entry, noise
+from .shim import declare_torchvision_operators
 
 _T = 12
 _V = 128
@@ -31,6 +32,7 @@ _ENCODER = {
 }
 _DECODER = {**_ENCODER, "num_attention_heads": 8, "use_cache": False}
 _GROUPED = {**_DECODER, "num_key_value_heads": 2}
+_GROUPED_WIDE = {**_GROUPED, "head_dim": 16}
 _EXPERTS = {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _GPT = {**_TEXT, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "use_cache": False}
 _SEQ2SEQ = {
@@ -71,6 +73,7 @@ _TWO_TOWERS = {
     "vision_config": {**_VISION, "projection_dim": 24},
     "projection_dim": 24,
 }
+_SIGLIP = {"text_config": _ENCODER, "vision_config": _VISION}
 _SPEECH = {
     **_ENCODER,
     "conv_dim": [32, 32, 32],
@@ -196,11 +199,6 @@ def _tokens_and_pixels() -> Inputs:
     return ({"input_ids": _ids(), "pixel_values": noise(1, 3, 32, 32)},)
 
 
-def _masked_tokens_and_pixels() -> Inputs:
-    pixel_mask = torch.ones(1, 32, 32, dtype=torch.long)
-    return (_masked_tokens()[0] | {"pixel_values": noise(1, 3, 32, 32), "pixel_mask": pixel_mask},)
-
-
 def _waveform() -> Inputs:
     return ({"input_values": noise(1, 800)},)
 
@@ -213,6 +211,10 @@ def _features(name: str, *shape: int) -> Inputs:
     return ({name: noise(*shape)},)
 
 
+# Families whose text model is configured under a name of its own.
+_CONFIG_PREFIXES = {"Gemma3": "Gemma3Text"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Family:
     name: str
@@ -222,9 +224,11 @@ class _Family:
     inputs: Callable[[], Inputs]
 
     def build(self) -> nn.Module:
+        declare_torchvision_operators()
         import transformers
 
-        config = getattr(transformers, f"{self.prefix}Config")(**self.config)
+        prefix = _CONFIG_PREFIXES.get(self.prefix, self.prefix)
+        config = getattr(transformers, f"{prefix}Config")(**{"num_labels": 10, **self.config})
         return getattr(transformers, self.prefix + self.head)(config)
 
 
@@ -265,7 +269,11 @@ _FAMILIES = (
     ),
     _family("mpnet", "MPNet", "ForSequenceClassification", _ENCODER, _masked_tokens),
     _family(
-        "modernbert", "ModernBert", "ForSequenceClassification", {**_ENCODER, "local_attention": 8}, _masked_tokens
+        "modernbert",
+        "ModernBert",
+        "ForSequenceClassification",
+        {**_ENCODER, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2},
+        _masked_tokens,
     ),
     _family("ernie", "Ernie", "ForSequenceClassification", _ENCODER, _masked_tokens),
     _family("megatron_bert", "MegatronBert", "ForSequenceClassification", _ENCODER, _masked_tokens),
@@ -368,19 +376,24 @@ _FAMILIES = (
     _family("llama", "Llama", "ForCausalLM", _GROUPED),
     _family("mistral", "Mistral", "ForCausalLM", _GROUPED),
     _family("qwen2", "Qwen2", "ForCausalLM", _GROUPED),
-    _family("qwen3", "Qwen3", "ForCausalLM", {**_GROUPED, "head_dim": 16}),
-    _family("gemma", "Gemma", "ForCausalLM", {**_GROUPED, "head_dim": 16}),
+    _family("qwen3", "Qwen3", "ForCausalLM", _GROUPED_WIDE),
+    _family("gemma", "Gemma", "ForCausalLM", _GROUPED_WIDE),
     _family(
         "gemma2",
         "Gemma2",
         "ForCausalLM",
-        {**_GROUPED, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8},
+        {**_GROUPED_WIDE, "query_pre_attn_scalar": 16, "sliding_window": 8},
     ),
     _family(
         "gemma3",
         "Gemma3",
         "ForCausalLM",
-        {**_GROUPED, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8},
+        {
+            **_GROUPED_WIDE,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 8,
+        },
     ),
     _family("phi3", "Phi3", "ForCausalLM", _GROUPED),
     _family("olmo", "Olmo", "ForCausalLM", _GROUPED),
@@ -394,15 +407,15 @@ _FAMILIES = (
     _family("nemotron", "Nemotron", "ForCausalLM", _GROUPED),
     _family("smollm3", "SmolLM3", "ForCausalLM", _GROUPED),
     _family("exaone4", "Exaone4", "ForCausalLM", _GROUPED),
-    _family("glm", "Glm", "ForCausalLM", _GROUPED),
-    _family("glm4", "Glm4", "ForCausalLM", _GROUPED),
-    _family("helium", "Helium", "ForCausalLM", _GROUPED),
+    _family("glm", "Glm", "ForCausalLM", _GROUPED_WIDE),
+    _family("glm4", "Glm4", "ForCausalLM", _GROUPED_WIDE),
+    _family("helium", "Helium", "ForCausalLM", {**_GROUPED, "head_dim": 8}),
     _family("arcee", "Arcee", "ForCausalLM", _GROUPED),
-    _family("ernie4_5", "Ernie4_5", "ForCausalLM", _GROUPED),
-    _family("seed_oss", "SeedOss", "ForCausalLM", _GROUPED),
-    _family("hunyuan", "HunYuanDenseV1", "ForCausalLM", _GROUPED),
+    _family("ernie4_5", "Ernie4_5", "ForCausalLM", _GROUPED_WIDE),
+    _family("seed_oss", "SeedOss", "ForCausalLM", _GROUPED_WIDE),
+    _family("hunyuan", "HunYuanDenseV1", "ForCausalLM", _GROUPED_WIDE),
     _family("diffllama", "DiffLlama", "ForCausalLM", _GROUPED),
-    _family("apertus", "Apertus", "ForCausalLM", _GROUPED),
+    _family("apertus", "Apertus", "ForCausalLM", {**_GROUPED, "max_position_embeddings": 65536}),
     _family("bitnet", "BitNet", "ForCausalLM", _GROUPED),
     # Mixtures of experts and latent attention.
     _family("mixtral", "Mixtral", "ForCausalLM", {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
@@ -415,7 +428,13 @@ _FAMILIES = (
         "gpt_oss",
         "GptOss",
         "ForCausalLM",
-        {**_GROUPED, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+        {
+            **_GROUPED_WIDE,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 8,
+            "max_position_embeddings": 131072,
+        },
     ),
     _family("deepseek_v3", "DeepseekV3", "ForCausalLM", _LATENT),
     _family("deepseek_v2", "DeepseekV2", "ForCausalLM", _LATENT_V2),
@@ -553,7 +572,12 @@ _FAMILIES = (
         "cvt",
         "Cvt",
         "ForImageClassification",
-        {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 1, 2], "initializer_range": 0.1},
+        {
+            "embed_dim": [16, 32, 48],
+            "num_heads": [1, 2, 3],
+            "depth": [1, 2, 3],
+            "initializer_range": 0.1,
+        },
         partial(_pixels, 64),
     ),
     _family(
@@ -634,15 +658,8 @@ _FAMILIES = (
     ),
     # Text with images.
     _family("clip", "CLIP", "Model", _TWO_TOWERS, _tokens_and_pixels),
-    _family("siglip", "Siglip", "Model", _TWO_TOWERS, _tokens_and_pixels),
+    _family("siglip", "Siglip", "Model", _SIGLIP, _tokens_and_pixels),
     _family("blip", "Blip", "ForConditionalGeneration", _BLIP, _tokens_and_pixels),
-    _family(
-        "vilt",
-        "Vilt",
-        "ForQuestionAnswering",
-        {**_ENCODER, "image_size": 32, "patch_size": 8, "num_labels": 5},
-        _masked_tokens_and_pixels,
-    ),
     # State spaces and hybrids.
     _family("mamba", "Mamba", "ForCausalLM", _MAMBA),
     _family("falcon_mamba", "FalconMamba", "ForCausalLM", _MAMBA),
@@ -662,7 +679,6 @@ _FAMILIES = (
             "num_experts": 4,
             "mamba_d_state": 8,
             "mamba_dt_rank": 8,
-            "use_mamba_kernels": False,
         },
     ),
     _family("zamba2", "Zamba2", "ForCausalLM", _ZAMBA2),

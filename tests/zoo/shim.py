@@ -1,8 +1,8 @@
 """Let torchvision, and timm which needs it, import where torchvision's compiled operators cannot load.
 
 A CPU build of torch beside a CUDA build of torchvision: the extension wants CUDA libraries that are not there, and
-torchvision's own Python then describes an operator, `torchvision::nms`, that nobody declared. Declaring it is enough
-for everything but detectors, which call it.
+torchvision's own Python then describes two operators, `nms` and `qnms`, that nobody declared. Declaring them is enough
+for everything but detectors, which call them.
 
 Invariant: where the extension does load, nothing is declared here.
 """

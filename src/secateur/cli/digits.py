@@ -2,7 +2,7 @@
 
     1797 images of 8x8  ->  train 1077 | valid 180 | test 540, one stratified split for all seeds
 
-Nothing is chosen by looking at the test images: the recipe is fixed, the validation images only steer what is printed while
+Nothing is chosen by looking at the test images: the recipe is fixed, the validation images only show the progress of
 training.
 
 Invariant: the same seed gives the same network on the same machine.
@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
+import torch
 from secateur.errors import InputError
+from torch import Tensor, nn
 
 EPOCHS, FINE_TUNING_EPOCHS = 24, 14
 
@@ -66,9 +66,7 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(wide_out)
         self.shortcut = nn.Identity()
         if stride != 1 or wide_in != wide_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(wide_in, wide_out, 1, stride, bias=False), nn.BatchNorm2d(wide_out)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(wide_in, wide_out, 1, stride, bias=False), nn.BatchNorm2d(wide_out))
 
     def forward(self, x: Tensor) -> Tensor:
         inner = torch.relu(self.norm1(self.conv1(x)))
@@ -93,9 +91,7 @@ class DigitNet(nn.Module):
         return self.head(self.stages(self.stem(x)).mean((2, 3)))
 
 
-def train(
-    model: nn.Module, data: Digits, *, epochs: int, rate: float, seed: int, step: Callable[[str], None]
-) -> None:
+def train(model: nn.Module, data: Digits, *, epochs: int, rate: float, seed: int, step: Callable[[str], None]) -> None:
     """Stochastic gradient descent on a one-cycle schedule; ``step(remark)`` is called after every epoch."""
     generator = torch.Generator().manual_seed(seed)
     batches = len(data.train.labels_N) // 64 + 1

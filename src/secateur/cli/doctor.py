@@ -1,6 +1,6 @@
 """What ``secateur doctor`` looks at: versions, devices, and combinations known not to work.
 
-Invariant: nothing is imported but torch; versions are read from the installed packages' metadata.
+Invariant: looks and reports; changes nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-
 from secateur.core.show import text_table
 
 CORE = ("torch", "numpy", "safetensors", "pydantic", "typer", "rich")
@@ -54,6 +53,12 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _vision_cuda() -> str | None:
+    from secateur.cli.models import import_torchvision
+
+    return getattr(import_torchvision().version, "cuda", None)
+
+
 def _devices() -> list[str]:
     found = [f"cpu, {torch.get_num_threads()} threads"]
     if torch.cuda.is_available():
@@ -67,11 +72,10 @@ def _remarks(packages: dict[str, str | None]) -> list[str]:
     remarks = []
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
         remarks.append("torch is older than 2.6, the oldest that Secateur supports: upgrade it")
-    vision = packages["torchvision"]
-    if vision and "+cu" in vision and not torch.version.cuda:
+    if packages["torchvision"] and _vision_cuda() != torch.version.cuda:
         remarks.append(
-            f"torchvision {vision} was built for CUDA and torch was not: its compiled operators cannot load. "
-            "Classification models work; detectors need a torchvision built for the same torch"
+            f"torchvision was built for CUDA {_vision_cuda()} and torch for {torch.version.cuda}: its compiled operators "
+            "cannot load. Classification models work; detectors need a torchvision built for the same torch"
         )
     missing = [name for name, found in packages.items() if name in EXTRAS and not found]
     if missing:

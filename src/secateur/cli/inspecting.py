@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from secateur.cli.inputs import read_inputs
 from secateur.cli.models import build, default_inputs
 from secateur.core.choices import search_space_size
+from secateur.core.graph_json import choices_data
 from secateur.core.show import graph_summary, profile
 from secateur.core.text import visible
 from secateur.errors import InputError, TraceError
@@ -49,7 +50,14 @@ def inspect_data(graph: Graph) -> dict[str, Any]:
         "search_space": str(search_space_size(graph)),
         "profile": profile(graph),
         "widths": [
-            {"name": w.name, "kind": w.kind, "size": w.size, "choices": list(w.choices), "exact": w.exact, "frozen": w.frozen}
+            {
+                "name": w.name,
+                "kind": w.kind,
+                "size": w.size,
+                "choices": choices_data(w.choices),
+                "exact": w.exact,
+                "frozen": w.frozen,
+            }
             for w in graph.widths
         ],
         "notes": list(graph.notes),

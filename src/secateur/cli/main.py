@@ -1,8 +1,8 @@
 """The command line.
 
-    secateur inspect timm:resnet18 --input 1x3x224x224      what can be narrowed, what cannot and why, what it costs
-    secateur demo                                           train, prune, fine-tune, verify, save, restore, export, compare
-    secateur doctor                                         versions and devices
+    secateur inspect timm:resnet18 --input 1x3x224x224    what can be narrowed, what cannot and why, what it costs
+    secateur demo                                         train, prune, fine-tune, verify, save, export, compare
+    secateur doctor                                       versions and devices
 
 Exit codes: 0 fine, 2 the request is not usable, 3 no network meets the budget, 4 verification failed.
 
@@ -88,5 +88,6 @@ def _exit_codes() -> Iterator[None]:
         raise typer.Exit(code) from None
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The ``secateur`` command."""
     app()

@@ -2,8 +2,8 @@
 
     timm:resnet18    torchvision:resnet50    hf:bert    transformers:BertConfig
 
-Models are built on the ``meta`` device: no weights are made, so a 7 B decoder costs no more than a small one. A constructor
-that needs values gets a real device instead.
+Models are built on the ``meta`` device: no weights are made, so a 7 B decoder costs no more than a small one. A
+constructor that needs values gets a real device instead.
 
 Invariant: nothing is downloaded, and a name selects from a package's own list; it is never imported.
 """
@@ -11,16 +11,16 @@ Invariant: nothing is downloaded, and a name selects from a package's own list; 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterable
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
-
 from secateur.core.text import visible
 from secateur.errors import InputError, nearest
+from torch import nn
 
 Builder = Callable[[], nn.Module]
 
@@ -109,7 +109,14 @@ def _from_transformers(name: str) -> Builder:
     by_class = {config: model_type for model_type, config in types.items()}
     model_type = by_class.get(name, name)
     _check_name(model_type, [*types, *by_class], "transformers")
-    return lambda: transformers.AutoModel.from_config(transformers.AutoConfig.for_model(model_type))
+
+    def builder() -> nn.Module:
+        config = transformers.AutoConfig.for_model(model_type)
+        if hasattr(config, "use_cache"):
+            config.use_cache = False  # a cache in the output would freeze every head
+        return transformers.AutoModel.from_config(config)
+
+    return builder
 
 
 def _transformers_inputs(model: nn.Module) -> list[str]:

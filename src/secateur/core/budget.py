@@ -2,8 +2,8 @@
 
     {"macs": "60%", "params": 3e6}   ->   macs ≤ 2.75G (60% of 4.59G), params ≤ 3.00M (12% of 25.56M)
 
-A share is taken of the whole graph when the budget is made, so that it means the same in every later round. ``flops`` are
-2 × MACs, whatever others call them.
+A share is taken of the whole graph when the budget is made, so that it means the same in every later round. ``flops``
+are 2 × MACs, whatever others call them.
 
 Invariant: bounds are integers, as costs are; a budget is met or it is not, with no tolerance.
 """
@@ -54,7 +54,7 @@ class Budget:
     def of(cls, budget: Budget | Mapping[str, Any], graph: Graph) -> Budget:
         """Read ``{"macs": "60%", "params": 3e6, "weight_bytes": "10M"}``; a Budget is returned as it is.
 
-        Raises ConfigError for an unknown metric or a bound that is no positive number, InputError for what is no mapping.
+        Raises ConfigError for an unknown metric or a bound that is no positive number, InputError for no mapping.
         """
         if isinstance(budget, Budget):
             for limit in budget.limits:

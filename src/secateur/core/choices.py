@@ -2,7 +2,7 @@
 
     every count 1…64   ──multiple_of=16──►   16, 32, 48, 64   ──floor=0.5──►   32, 48, 64
 
-`restrict` returns a graph with fewer choices; widths that are left with their own size alone become frozen, and say why.
+`restrict` returns a graph with fewer choices; a width that is left with its own size alone is frozen, and says why.
 
 Invariant: choices are ascending counts in 1…size, never none; a frozen width stays frozen.
 """
@@ -10,7 +10,7 @@ Invariant: choices are ascending counts in 1…size, never none; a frozen width 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -27,9 +27,9 @@ Spans = Span | Mapping[str, Span]  # for all widths, or by name or pattern: the 
 class Limits:
     """What narrows a search space.
 
-    ``keep`` leaves the matching widths whole, ``only`` all but the matching ones. ``multiple_of`` counts positions: eight
-    heads of 64 satisfy 32 at any number of heads. ``ratios`` are shares of the size, rounded to the multiple. ``floor`` and
-    ``ceiling`` are shares (floats up to 1.0) or counts (ints). ``rules`` says these by module type and name, see `read_rules`.
+    ``keep`` leaves the matching widths whole, ``only`` all but the matching ones. ``multiple_of`` counts positions: any
+    number of heads of 64 satisfies 32. ``ratios`` are shares of the size, rounded to the multiple. ``floor`` and
+    ``ceiling`` are shares (floats up to 1.0) or counts (ints). ``rules`` says all this by module type and name.
     """
 
     multiple_of: int = 1
@@ -42,9 +42,14 @@ class Limits:
 
 
 def restrict(graph: Graph, limits: Limits) -> Graph:
-    """The graph with these limits on its search space. Raises InputError for a limit that cannot be read or matches nothing."""
+    """The graph with these limits on its search space.
+
+    Raises InputError for a limit that cannot be read, matches nothing or leaves a width no choice.
+    """
     check_multiple(limits.multiple_of, "multiple_of")
     check_fractions(limits.ratios, "ratios")
+    if limits == Limits():
+        return graph
     names, rules = Names.of(graph), read_rules(limits.rules, graph)
     frozen = {**_left_out(names, limits.only), **_kept(names, limits.keep)}
     floor, ceiling = _spans(names, limits.floor, "floor"), _spans(names, limits.ceiling, "ceiling")
@@ -52,27 +57,18 @@ def restrict(graph: Graph, limits: Limits) -> Graph:
     def narrowed(width: Width) -> Width:
         if width.frozen is not None:
             return width
-        if width.name in frozen:
-            return _freeze(width, frozen[width.name])
-        spec = Spec(multiple_of=limits.multiple_of, ratios=limits.ratios, floor=floor(width), ceiling=ceiling(width))
-        for where, rule in winning_rules(rules, graph, width):
-            if rule is None:
-                return _freeze(width, f"left alone by {where}")
-            width = _apply(width, rule, where)
-        return _apply(width, spec, spec.said)
+        ruled = list(winning_rules(rules, graph, width))
+        alone = [f"left alone by {where}" for where, rule in ruled if rule is None]
+        if width.name in frozen or alone:
+            return _freeze(width, frozen.get(width.name) or alone[0])
+        general = Spec(
+            multiple_of=limits.multiple_of, ratios=limits.ratios, floor=floor(width), ceiling=ceiling(width)
+        )
+        specs = {where: rule for where, rule in [*ruled, (general.said, general)] if rule and not rule.is_empty}
+        return _apply(width, list(specs.values()), ", ".join(specs)) if specs else width
 
     widths = tuple(narrowed(width) for width in graph.widths)
     return graph if widths == graph.widths else graph.with_widths(widths)
-
-
-def make_divisible(value: float, divisor: int) -> int:
-    """The nearest multiple of a divisor, at least one of it, and not below nine tenths of the value.
-
-    >>> [make_divisible(r * 64, 32) for r in (0.05, 0.7, 0.75, 1.0)]
-    [32, 64, 64, 64]
-    """
-    nearest = max(divisor, int((value + divisor / 2) // divisor) * divisor)
-    return nearest + divisor if nearest < 0.9 * value else nearest
 
 
 def search_space_size(graph: Graph) -> int:
@@ -108,28 +104,24 @@ def _freeze(width: Width, reason: str) -> Width:
     return replace(width, choices=(width.size,), frozen=reason)
 
 
-def _apply(width: Width, spec: Spec, source: str) -> Width:
-    """A width with the choices that a spec leaves, frozen if that is only its own size."""
-    if spec.is_empty or width.frozen is not None:
-        return width
-    divisor = spec.multiple_of // math.gcd(spec.multiple_of, width.multiplier)
-    least, most = spec.span(width.size)
-    allowed = [choice for choice in width.choices if choice % divisor == 0 or choice == width.size]
-    if spec.ratios:
-        wanted = {make_divisible(ratio * width.size, divisor) for ratio in spec.ratios} | {width.size}
-        allowed = [choice for choice in allowed if choice in wanted]
-    if allowed == [width.size] and len(width.choices) > 1:
-        return _freeze(width, f"no other choice than all {width.size} ({source})")
+def _apply(width: Width, specs: Sequence[Spec], said: str) -> Width:
+    """A width with the choices that all of these leave, frozen if that is only its own size."""
+    allowed: Sequence[int] = width.choices
+    for spec in specs:
+        allowed = spec.among(allowed, width)
+    if tuple(allowed) == (width.size,):
+        return _freeze(width, f"no other choice than all {width.size} ({said})") if len(width.choices) > 1 else width
+    spans = [spec.span(width.size) for spec in specs]
+    least, most = max(low for low, _ in spans), min(high for _, high in spans)
     # The whole width stays a choice, except above a ceiling.
     inside = tuple(c for c in allowed if (least <= c or c == width.size) and c <= most)
     if not inside:
-        smallest = min(allowed, default=width.choices[0])
         raise InputError(
-            f"{width.name}: no choice of at most {most} ({source}); the smallest is {smallest} of {width.size}. "
+            f"{width.name}: no choice of at most {most} ({said}); the smallest is {min(allowed or width.choices)} of {width.size}. "
             "Raise the ceiling, lower multiple_of, or say by name which widths the ceiling is for."
         )
-    if inside == (width.size,) and len(width.choices) > 1:
-        return _freeze(width, f"no other choice than all {width.size} ({source})")
+    if inside == (width.size,):
+        return _freeze(width, f"no other choice than all {width.size} ({said})")
     return replace(width, choices=inside) if inside != width.choices else width
 
 

@@ -3,8 +3,8 @@
     macs(conv) = 1·h·w·9 × in × out          one term an operator, written while tracing
 
 A `Polynomial` sums coefficient × product of axis sizes. A `Peak` is the largest running total of allocations and
-releases. Both are evaluated for thousands of candidates at once: a candidate is ``{width: kept}``, a batch of candidates
-is ``{width: integer array}``.
+releases. Both are evaluated for thousands of candidates at once: a candidate is ``{width: kept}``, a batch of
+candidates is ``{width: integer array}``.
 
 Invariant: evaluated on a plan, a cost equals, to the integer, what a trace of the narrowed model counts.
 """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.core.layout import Axis, Product, Sum, Unit, Whole, from_json, size_of, to_json
+from secateur.core.layout import Axis, Product, Sum, Unit, Whole, from_json, size_of, to_json, widths_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,15 @@ class Equation:
     where: str
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The code took a branch because these sizes differ: they must go on to differ. ``where`` says in which module."""
+
+    left: Expression
+    right: Expression
+    where: str
+
+
 class Contradiction(Exception):
     """No values of the attributes satisfy these equations."""
 
@@ -73,6 +82,26 @@ def attributes_of(expression: Expression) -> set[Attribute]:
             return attributes_of(expression.left) | attributes_of(expression.right)
         case _:
             return set()
+
+
+def widths_in(difference: Difference, equations: Iterable[Equation]) -> list[str]:
+    """The widths that the two sides of a difference depend on, directly or through attributes."""
+    axes: list[Axis] = []
+    wanted = attributes_of(difference.left) | attributes_of(difference.right)
+    for side in (difference.left, difference.right):
+        axes.extend(_axes_of(side))
+    axes.extend(e.axis for e in equations if attributes_of(e.expression) & wanted)
+    return list(dict.fromkeys(name for axis in axes for name in widths_of(axis)))
+
+
+def _axes_of(expression: Expression) -> list[Axis]:
+    match expression:
+        case Operation():
+            return _axes_of(expression.left) + _axes_of(expression.right)
+        case Whole() | Unit() | Product() | Sum():
+            return [expression]
+        case _:
+            return []
 
 
 def evaluate(expression: Expression, values: Mapping[Attribute, int], counts: Mapping[str, Any]) -> int:

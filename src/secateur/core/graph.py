@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from secateur.core.cost import Cost, Counts
-from secateur.core.equations import Attribute, Contradiction, Equation, solve
+from secateur.core.equations import Attribute, Contradiction, Difference, Equation, evaluate, solve, widths_in
 from secateur.core.layout import Indices, Layout
 from secateur.core.plan import Edit, Plan, check_kept
-from secateur.errors import PlanError, nearest
+from secateur.errors import Coincidence, PlanError, nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,7 @@ class Graph:
     fingerprint: str
     module_types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     parameters: frozenset[str] = frozenset()
+    differences: tuple[Difference, ...] = ()
     outputs: tuple[Layout, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
@@ -148,11 +149,20 @@ class Graph:
             values = solve(self.equations, self.attributes, sizes)
         except Contradiction as contradiction:
             raise PlanError(f"these widths contradict each other in the model's code: {contradiction}") from None
+        self._check_differences(values, sizes)
         return tuple(
             Edit(module=a.module, path=a.path, old=self.attributes[a], new=value)
             for a, value in values.items()
             if value != self.attributes[a]
         )
+
+    def _check_differences(self, values: Mapping[Attribute, int], sizes: Mapping[str, int]) -> None:
+        for difference in self.differences:
+            left, right = (evaluate(side, values, sizes) for side in (difference.left, difference.right))
+            if left == right:
+                narrowed = [n for n in widths_in(difference, self.equations) if sizes[n] != self[n].size]
+                if narrowed:
+                    raise Coincidence(narrowed[-1], sizes[narrowed[-1]], left, difference.where)
 
     def __str__(self) -> str:
         from secateur.core.show import graph_summary

@@ -37,11 +37,12 @@ def _choices(value: Any) -> tuple[int, ...]:
     raise ValueError('choices are a list of counts, or {"from": …, "to": …, "step": …}')
 
 
-def _choices_data(choices: tuple[int, ...]) -> Any:
+def choices_data(choices: tuple[int, ...]) -> Any:
     """An arithmetic sequence by its ends: there may be thousands of choices."""
-    step = choices[1] - choices[0] if len(choices) > 4 else 0
-    if step > 0 and choices == tuple(range(choices[0], choices[-1] + 1, step)):
-        return {"from": choices[0], "to": choices[-1], "step": step}
+    if len(choices) > 4:
+        first, last, step = choices[0], choices[-1], choices[1] - choices[0]
+        if step > 0 and choices == tuple(range(first, last + 1, step)):
+            return {"from": first, "to": last, "step": step}
     return list(choices)
 
 
@@ -176,7 +177,7 @@ def _width_data(width: Width) -> dict[str, Any]:
         "name": width.name,
         "kind": width.kind,
         "size": width.size,
-        "choices": _choices_data(width.choices),
+        "choices": choices_data(width.choices),
         "exact": width.exact,
         "frozen": width.frozen,
         "inexact_reason": width.inexact_reason,

@@ -51,7 +51,9 @@ class Names:
         found = [name for name, words in self.of_width.items() if any_match(pattern, words)]
         if not found and not any_match(pattern, self.others):
             known = self.others.union(*self.of_width.values())
-            raise InputError(f"{option}: {pattern!r} matches no width, tensor, module or type.{nearest(pattern, known)}")
+            raise InputError(
+                f"{option}: {pattern!r} matches no width, tensor, module or type.{nearest(pattern, known)}"
+            )
         return found
 
 

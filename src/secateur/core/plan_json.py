@@ -1,10 +1,10 @@
 """A plan as JSON, and back, equal.
 
     {"format_version": 1, "fingerprint": "…", "kept": {"conv1.out_channels": [0, 2, 5]}, "sizes": {…},
-     "layouts": {"conv2.weight": [64, ["conv1.out_channels", 8], 3, 3]}, "edits": [["attn", "num_heads", 12, 6]], …}
+     "layouts": {"conv2.weight": [64, ["conv1.out_channels", 8], 3, 3]}, "edits": […], …}
 
-Everything that can be known of a plan without its model is checked while reading: kept sets are integers, in range, sorted,
-unique and never empty, sizes count them, edits name plain attributes.
+Everything that can be known of a plan without its model is checked while reading: kept sets are integers, in range,
+sorted, unique and never empty, sizes count them, edits name plain attributes.
 
 Invariant: a plan that was read satisfies the invariant of `Plan`; `plan_from_json(plan_to_json(p)) == p`.
 """
@@ -35,15 +35,19 @@ _SEGMENT = re.compile(r"(?!__)[A-Za-z_]\w*(\[[0-9]{1,6}\])*")
 
 
 def _kept_set(value: Any) -> KeptSet:
-    if isinstance(value, list) and value:
-        kinds = set(map(type, value))
-        if kinds == {int}:
-            return tuple(value)
-        if kinds == {list} and all(row and set(map(type, row)) == {int} for row in value):
-            if len({len(row) for row in value}) == 1:
-                return tuple(map(tuple, value))
+    if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
+        if len({len(row) for row in value}) > 1:
             raise ValueError("each row of a kept matrix must keep the same number")
-    raise ValueError("a kept set is a list of integers, or a list of such lists, never empty")
+        return tuple(map(_row, value))
+    return _row(value)
+
+
+def _row(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or set(map(type, value)) != {int}:
+        raise ValueError("a kept set is a list of integers, or a list of such lists, never empty")
+    if not -(2**63) <= min(value) <= max(value) < 2**63:
+        raise ValueError("a kept index is out of range")
+    return tuple(value)
 
 
 def _path(value: Any) -> str:
@@ -132,7 +136,9 @@ def check_plan(plan: Plan) -> None:
         array = np.asarray(kept, dtype=np.int64)
         check_kept(visible(name), sizes.get(name, int(array.max()) + 1), array)
         if plan.sizes.get(name) != array.shape[-1]:
-            raise PlanError(f"{visible(name)}: {array.shape[-1]} indices are kept but its size says {plan.sizes.get(name)}")
+            raise PlanError(
+                f"{visible(name)}: {array.shape[-1]} indices are kept, its size says {plan.sizes.get(name)}"
+            )
     for name, size in plan.sizes.items():
         if name not in plan.kept and sizes.get(name, size) != size:
             raise PlanError(f"{visible(name)}: nothing is removed, yet {size} of {sizes[name]} would stay")
@@ -154,7 +160,8 @@ def plain(value: Any, place: str) -> Any:
         case list() | tuple():
             return [plain(item, place) for item in value]
         case _:
-            raise PlanError(f"{visible(place)}: a {type(value).__name__} cannot be written as JSON; use numbers and strings")
+            kind = type(value).__name__
+            raise PlanError(f"{visible(place)}: a {kind} cannot be written as JSON; use numbers and strings")
 
 
 def _unit_sizes(layouts: Mapping[str, Layout]) -> dict[str, int]:
@@ -162,7 +169,8 @@ def _unit_sizes(layouts: Mapping[str, Layout]) -> dict[str, int]:
     for tensor, layout in layouts.items():
         for unit in (unit for axis in layout for unit in units_of(axis)):
             if sizes.setdefault(unit.width, unit.size) != unit.size:
-                raise PlanError(f"{visible(tensor)}: {visible(unit.width)} has {unit.size} units here and {sizes[unit.width]} elsewhere")
+                other = sizes[unit.width]
+                raise PlanError(f"{visible(tensor)}: {visible(unit.width)} has {unit.size} units, elsewhere {other}")
     return sizes
 
 

@@ -30,7 +30,9 @@ class Registry(Generic[T]):
         def register(entry: T) -> T:
             holder = self._entries.get(name)
             if holder is not None and _owner(holder) != _owner(entry):
-                raise InputError(f"{self.what} {name!r} is {_owner(holder)} already; {_owner(entry)} needs another name")
+                raise InputError(
+                    f"{self.what} {name!r} is {_owner(holder)} already; {_owner(entry)} needs another name"
+                )
             self._entries[name] = entry
             return entry
 

@@ -12,7 +12,7 @@ Invariant: every key is known, or refused by name.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,12 @@ class Spec:
         shown = {"ratios": f"{len(self.ratios)} of them"}
         return ", ".join(f"{key}={shown.get(key, value)}" for key, value in options.items() if value is not None)
 
+    def among(self, counts: Sequence[int], width: Width) -> list[int]:
+        """Those of these counts that are multiples and ratios as wanted; the whole width always is."""
+        divisor = self.multiple_of // math.gcd(self.multiple_of, width.multiplier)
+        wanted = {make_divisible(ratio * width.size, divisor) for ratio in self.ratios}
+        return [n for n in counts if (n % divisor == 0 and (not wanted or n in wanted)) or n == width.size]
+
     def span(self, size: int) -> tuple[int, int]:
         """The least and the largest count of a width of this size."""
         least = 1 if self.floor is None else _count(self.floor, size, math.ceil)
@@ -64,9 +70,9 @@ class Spec:
 
 
 def read_rules(rules: Mapping[str, Any] | None, graph: Graph) -> Rules:
-    """Check rules and put them in one list. Raises ConfigError for an unknown key, InputError for a pattern without a match.
+    """Check rules and put them in one list. A type that the model does not have is no error: rules serve many models.
 
-    A type that the model does not have is no error: one set of rules serves many models.
+    Raises ConfigError for an unknown key or value, InputError for a name pattern without a match.
     """
     if not rules:
         return ()
@@ -91,6 +97,16 @@ def winning_rules(rules: Rules, graph: Graph, width: Width) -> Iterator[tuple[st
         if found:
             kind, pattern, spec = found[-1]
             yield f"rules[{kind!r}][{pattern!r}] at {module}", spec
+
+
+def make_divisible(value: float, divisor: int) -> int:
+    """The nearest multiple of a divisor, at least one of it, and not below nine tenths of the value.
+
+    >>> [make_divisible(r * 64, 32) for r in (0.05, 0.7, 0.75, 1.0)]
+    [32, 64, 64, 64]
+    """
+    nearest = max(divisor, int((value + divisor / 2) // divisor) * divisor)
+    return nearest + divisor if nearest < 0.9 * value else nearest
 
 
 def check_multiple(value: Any, option: str) -> int:

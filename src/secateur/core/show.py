@@ -11,7 +11,7 @@ Invariant: only text leaves this module, and no name in it can colour, rewrite o
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 
 def graph_summary(graph: Graph, limit: int | None = LINES) -> str:
-    """The profile, the search space, and what is frozen and why; ``limit=None`` shows every width on a line of its own."""
+    """The profile, the search space, and what is frozen and why; ``limit=None`` gives every width a line of its own."""
     parts = [
         profile_table(graph),
         _search_space(graph, limit),
@@ -54,7 +54,10 @@ def graph_summary(graph: Graph, limit: int | None = LINES) -> str:
 
 
 def profile(graph: Graph) -> dict[str, dict[str, float]]:
-    """Each cost of the smallest, the central and the whole network: ``{"macs": {"min": …, "centroid": …, "max": …, "ratio": …}}``."""
+    """Each cost of the smallest, the central and the whole network.
+
+    ``{"macs": {"min": 274338816, "centroid": …, "max": …, "ratio": 16.73}, "params": …}``
+    """
     subnets = {"min": minimum(graph), "centroid": centroid(graph), "max": maximum(graph)}
     table: dict[str, dict[str, float]] = {}
     for metric in _metrics(graph):

@@ -1,11 +1,11 @@
 """JSON from strangers, read without surprises.
 
-What the standard reader lets through is refused here, each with a sentence: more than 64 MiB, nesting beyond 100, a key that
-occurs twice, NaN and infinities, bytes that are not UTF-8. What then does not fit its schema is refused by its place:
+What the standard reader lets through is refused here, each with a sentence: more than 64 MiB, nesting beyond 100, a key
+that occurs twice, NaN and infinities, bytes that are not UTF-8. What does not fit its schema is refused by its place:
 
     kept → layer1.0.conv1.out_channels: kept indices must be sorted and unique
 
-Invariant: reading builds plain lists, dicts, strings and numbers, in memory linear in the file; nothing is ever looked up by name.
+Invariant: reading builds plain lists, dicts, strings and numbers; nothing that is read is ever looked up by name.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Tape:
         return _Writer().write(products)
 
     def __call__(self, counts: Mapping[str, Any]) -> list[Any]:
-        """The outputs at these counts; a width not named is whole. Raises InputError for counts that are no integers."""
+        """The outputs at these counts; a width not named is whole. Raises InputError for what is no integer."""
         values: list[Any] = [*self.constants]
         values.extend(_integer(name, counts[name]) if name in counts else size for name, size in self.inputs)
         for multiply, a, b in self.steps:

@@ -1,6 +1,6 @@
 """Numbers and names as people read them.
 
-    4589027328 -> "4.59G"     a 40-digit count -> "2.48e+28"     [32, 64, ..., 512] -> "[32, 64, 96, 128, ..., 480, 512]"
+    4589027328 -> "4.59G"    a 29-digit count -> "2.48e+28"    16 choices -> "[32, 64, 96, 128, ..., 480, 512]"
 
 Names come from models, and models come from anywhere: what is printed is shown through `visible` first.
 

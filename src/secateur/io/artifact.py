@@ -3,8 +3,8 @@
     save(small, "small/")                       model.safetensors, plan.json, and config.json where the host has one
     model = restore(resnet50(), "small/")       no trace, no pickle: the plan says which shapes and attributes change
 
-Everything is checked before anything is changed: the architecture by its fingerprint, every index, every attribute's old
-value, every tensor's name, dtype and shape, the weights by their hash.
+Everything is checked before anything is changed: the architecture by its fingerprint, every index, every attribute's
+old value, every tensor's name, dtype and shape, the weights by their hash.
 
 Invariant: `restore` returns bit for bit what `save` was given, or raises and leaves the fresh model as it was.
 """
@@ -14,22 +14,24 @@ from __future__ import annotations
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
+import torch
 from secateur.core.plan import Plan
 from secateur.core.strict_json import MAX_BYTES
 from secateur.core.text import visible
 from secateur.errors import ArtifactError, InputError
-from secateur.io.atomic import PLAN, hash_of, replace_artifact, weights_path
+from secateur.io.atomic import PLAN, WEIGHTS, hash_of, replace_artifact, weights_path
 from secateur.io.fitting import check_fits, check_saveable
 from secateur.io.host_config import write_host_config
 from secateur.io.plan_file import Manifest, Stored, manifest_from_json, manifest_to_json
-from secateur.io.state import collect, stored_names
+from secateur.io.state import collect, narrowed_names, stored_names
+from secateur.torch.narrow import install, refresh
+from secateur.torch.untouched import all_or_nothing, named_tensors
+from torch import Tensor, nn
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -49,7 +51,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], plan: Plan | tuple[Plan
         save_file(dict(state.tensors), file, metadata={"format": "pt"})
 
     def write_plan(file: Path, sha256: str) -> None:
-        tensors = _header(file.with_name("model.safetensors"))
+        tensors = _header(file.with_name(WEIGHTS))
         manifest = Manifest(
             plans=plans, sha256=sha256, tensors=tensors, aliases=dict(state.aliases), versions=_versions()
         )
@@ -133,9 +135,7 @@ def _header(file: Path) -> dict[str, Stored]:
         return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
 
 
-def _load(
-    model: nn.Module, manifest: Manifest, shapes: dict[str, tuple[int, ...]], weights: Path
-) -> dict[str, Tensor]:
+def _load(model: nn.Module, manifest: Manifest, shapes: dict[str, tuple[int, ...]], weights: Path) -> dict[str, Tensor]:
     """A tensor for every name in the model that the artefact holds; names that share one share the object."""
     wanted = stored_names(model, manifest.plans)
     _check_names({stored for stored, _ in wanted.values()}, manifest)
@@ -169,28 +169,37 @@ def _check_shapes(
 
 
 def _put_in(model: nn.Module, plans: tuple[Plan, ...], tensors: dict[str, Tensor]) -> None:
-    """The only step that changes the model; everything it needs was checked."""
+    """The only step that changes the model; should it fail after all, it is undone."""
     live = named_tensors(model)
     parameters: dict[int, nn.Parameter] = {}
     ready: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if not isinstance(live[name], nn.Parameter):
+        if isinstance(live[name], nn.Parameter):
+            ready[name] = parameters.setdefault(id(tensor), _renew(live[name], tensor))
+        else:
             ready[name] = tensor
-            continue
-        if id(tensor) not in parameters:
-            parameters[id(tensor)] = _renew(live[name], tensor)
-        ready[name] = parameters[id(tensor)]
     narrowed = narrowed_names(plans)
-    for name, tensor in ready.items():
-        put_tensor(model, name, tensor)
-    edits = [edit for plan in plans for edit in plan.edits]
-    install(model, {name: tensor for name, tensor in ready.items() if name in narrowed}, edits)
-    record_plans(model, plans)
+    with all_or_nothing(model):
+        _set(model, ready)
+        edits = [edit for plan in plans for edit in plan.edits]
+        install(model, {name: tensor for name, tensor in ready.items() if name in narrowed}, edits)
+        for module in model.modules():
+            if isinstance(module, nn.RNNBase):  # keeps a list of its own parameters
+                refresh(module)
+        model.__dict__["_secateur_plans"] = plans
+
+
+def _set(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, tensor in tensors.items():
+        owner, _, key = name.rpartition(".")
+        table: Any = modules[owner]._parameters if key in modules[owner]._parameters else modules[owner]._buffers
+        table[key] = tensor
 
 
 def _renew(old: Tensor, data: Tensor) -> nn.Parameter:
     new = nn.Parameter(data, requires_grad=old.requires_grad and (data.is_floating_point() or data.is_complex()))
-    new.__dict__.update(old.__dict__)
+    vars(new).update(vars(old))
     return new
 
 

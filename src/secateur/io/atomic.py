@@ -41,11 +41,13 @@ def weights_path(folder: Path, sha256: str) -> Path:
     return moving if moving.exists() else folder / WEIGHTS
 
 
-def replace_artifact(folder: Path, write_weights: Callable[[Path], None], write_plan: Callable[[Path, str], None]) -> None:
+def replace_artifact(
+    folder: Path, write_weights: Callable[[Path], None], write_plan: Callable[[Path, str], None]
+) -> None:
     """Write both files and make them the folder's artefact, at once.
 
-    ``write_weights(path)`` writes the weights, ``write_plan(path, sha256)`` the plan. Raises ArtifactError if the folder
-    holds anything else, or another process is saving into it.
+    ``write_weights(path)`` writes the weights, ``write_plan(path, sha256)`` the plan. Raises ArtifactError if the
+    folder holds anything else, or another process is saving into it.
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +59,7 @@ def replace_artifact(folder: Path, write_weights: Callable[[Path], None], write_
                 write_weights(weights)
                 sha256 = hash_of(weights)
                 write_plan(plan, sha256)
+                weights.chmod(plan.stat().st_mode & 0o777)  # safetensors makes its files private
                 _sync(weights)
                 _sync(plan)
                 _publish(folder, weights, plan, sha256)

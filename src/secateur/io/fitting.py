@@ -13,14 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from torch import nn
-
 from secateur.core.plan import Edit, Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError, PlanError
 from secateur.torch.fingerprint import fingerprint
 from secateur.torch.narrow import set_attribute
 from secateur.torch.untouched import named_tensors
+from torch import nn
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -28,8 +27,8 @@ Shapes = dict[str, tuple[int, ...]]
 def check_fits(model: nn.Module, plans: Sequence[Plan]) -> Shapes:
     """The shape of every tensor of a fresh model after these plans.
 
-    Raises ArtifactError unless the first plan was made for this architecture and each further one for what is then left;
-    PlanError where an attribute does not hold the value that a plan expects.
+    Raises ArtifactError unless the first plan was made for this architecture and each further one for what is then
+    left; PlanError where an attribute does not hold the value that a plan expects.
     """
     shapes = _shapes(model)
     trial = _Trial(model)
@@ -46,7 +45,7 @@ def check_fits(model: nn.Module, plans: Sequence[Plan]) -> Shapes:
 
 
 def check_saveable(model: nn.Module, plans: Sequence[Plan]) -> None:
-    """Raise ArtifactError unless a model is what its plans make of the original, tensors, modules and attributes alike."""
+    """Raise ArtifactError or PlanError unless a model is what its plans make of the original, in every respect."""
     shapes = _shapes(model)
     trial = _Trial(model)
     for plan in reversed(plans):
@@ -95,8 +94,8 @@ def _check_narrowed(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name in plan.layouts:
         if shapes.get(name) != plan.shape(name):
             raise ArtifactError(
-                f"{visible(name)} is {shapes.get(name, 'gone')} in the model and {plan.shape(name)} in its plan: the model "
-                "was changed after it was narrowed. Save it before such changes, or pass the plan it really has"
+                f"{visible(name)} is {shapes.get(name, 'gone')} in the model and {plan.shape(name)} in its plan: the "
+                "model was changed after it was narrowed. Save it before such changes, or pass the plan it really has"
             )
 
 

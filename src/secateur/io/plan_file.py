@@ -3,7 +3,7 @@
     {"format": "secateur", "format_version": 1, "plans": [{"fingerprint": "…", "kept": {…}, …}],
      "weights": {"sha256": "…", "tensors": {"conv1.weight": ["F32", [32, 3, 7, 7]]}, "aliases": {}}, "versions": {…}}
 
-Invariant: a Manifest that was read is complete and consistent in itself; nothing in it names a file, a class or a module to import.
+Invariant: a Manifest that was read is consistent in itself; nothing in it names a file, a class or a module to import.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def manifest_from_json(text: str | bytes) -> Manifest:
     tensors, aliases = document.weights.tensors, document.weights.aliases
     for name, stored in aliases.items():
         if stored not in tensors or name in tensors:
-            raise ArtifactError(f"plan.json: {visible(name)} is said to share {visible(stored)}, which does not fit the tensors")
+            raise ArtifactError(f"plan.json: {visible(name)} cannot be an alias of {visible(stored)}")
     return Manifest(
         plans=plans, sha256=document.weights.sha256, tensors=tensors, aliases=aliases, versions=document.versions
     )

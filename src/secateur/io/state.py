@@ -3,8 +3,8 @@
     lm_head.weight  -> alias of embed.weight               one tensor under two names is stored once
     rotary.inv_freq -> secateur.transient/rotary.inv_freq  a buffer that is no part of the state dict
 
-Transient buffers are stored where a fresh model could not make them again: narrowed ones, and floating ones, which follow
-casts. The others (masks, index tables) are what the constructor made.
+Transient buffers are stored where a fresh model could not make them again: narrowed ones, and floating ones, which
+follow casts. The others (masks, index tables) are what the constructor made.
 
 Invariant: `stored_names` gives the same names for a narrowed model and for the fresh one it is restored onto.
 """
@@ -14,15 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+import torch
 from secateur.core.layout import touches
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError
 from secateur.torch.untouched import named_tensors
+from torch import Tensor, nn
 
 TRANSIENT = "secateur.transient/"
 
@@ -56,7 +56,11 @@ def stored_names(model: nn.Module, plans: Iterable[Plan]) -> dict[str, tuple[str
 
 def narrowed_names(plans: Iterable[Plan]) -> set[str]:
     """The tensors that these plans make smaller."""
-    return {name for plan in plans for name, axes in plan.layouts.items() if any(touches(a, plan.kept) for a in axes)}
+    found: set[str] = set()
+    for plan in plans:
+        arrays = plan.arrays()
+        found |= {name for name, layout in plan.layouts.items() if any(touches(axis, arrays) for axis in layout)}
+    return found
 
 
 def collect(model: nn.Module, plans: Iterable[Plan]) -> Stored:
@@ -97,7 +101,8 @@ def _refuse_special(name: str, tensor: Tensor) -> None:
     if tensor.is_meta:
         raise ArtifactError(f"{visible(name)} is on the meta device: it has no values that could be saved")
     if not ordinary or tensor.layout is not torch.strided or tensor.is_quantized:
-        raise ArtifactError(f"{visible(name)} is a {type(tensor).__name__} ({tensor.layout}); only dense tensors can be saved")
+        kind = f"{type(tensor).__name__} ({tensor.layout})"
+        raise ArtifactError(f"{visible(name)} is a {kind}; only ordinary dense tensors can be saved")
 
 
 def _refuse_extra_state(model: nn.Module) -> None:

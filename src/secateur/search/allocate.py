@@ -41,9 +41,11 @@ def allocate(
 ) -> dict[str, Indices]:
     """The units to keep of every width that gets narrower, as sorted indices (one row for each outer index where 2-D).
 
-    Each width keeps at least ``soft_floor`` of its units as long as the budget can be met so; a floor among the choices of
-    the graph is never undercut. Raises Infeasible if the smallest network is above a bound, InputError for scores that are
-    missing, misshapen or not finite.
+    Each width keeps at least ``soft_floor`` of its units as long as the budget can be met so; the choices of the graph
+    always hold.
+
+    Raises Infeasible if the smallest network is above a bound, InputError for scores that are missing, misshapen or not
+    finite.
     """
     rankings = {width.name: _rank(graph, width, scores) for width in graph.free}
     levels_of = ALLOCATIONS[allocation]
@@ -58,7 +60,10 @@ def allocate(
 
 
 def keep_best(graph: Graph, scores: Scores, counts: Mapping[str, int]) -> dict[str, Indices]:
-    """The best units of each free width at these counts; widths that stay whole are left out. Raises InputError as `allocate`."""
+    """The best units of each free width at these counts; widths that stay whole are left out.
+
+    Raises InputError for scores that are missing, misshapen or not finite.
+    """
     narrowed = [width for width in graph.free if counts.get(width.name, width.size) < width.size]
     return _keep(graph, {width.name: _rank(graph, width, scores) for width in narrowed}, counts)
 
@@ -82,9 +87,13 @@ def check_scores(graph: Graph, width: Width, scores: Scores) -> Floats:
     if width.outer is not None:
         shapes.append((graph[width.outer].size, width.size))
     if found.shape not in shapes:
-        raise InputError(f"the scores of {width.name} have shape {found.shape}; {' or '.join(map(str, shapes))} is needed")
+        raise InputError(
+            f"the scores of {width.name} have shape {found.shape}; {' or '.join(map(str, shapes))} is needed"
+        )
     if found.dtype.kind not in "fiub" or not np.isfinite(found).all():
-        raise InputError(f"the scores of {width.name} are not all finite numbers; look for NaN in what they were made of")
+        raise InputError(
+            f"the scores of {width.name} are not all finite numbers; look for NaN in what they were made of"
+        )
     return found.astype(np.float64)
 
 

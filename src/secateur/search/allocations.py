@@ -1,7 +1,7 @@
 """What makes a unit of one width worth as much as a unit of another.
 
-An allocation gives each unit of a width a *level*; units of all widths are then kept in the order of their levels until the
-budget is full.
+An allocation gives each unit of a width a *level*; units of all widths are then kept in the order of their levels until
+the budget is full.
 
     uniform    level = place in its own width              every width keeps the same fraction
     local      level = share of its width's score in it    every width gives up the same share of its own score
@@ -41,7 +41,7 @@ def uniform(ranked: Floats, unit_cost: float) -> Floats:
 
 @ALLOCATIONS.add("local")
 def local(ranked: Floats, unit_cost: float) -> Floats:
-    """The share of the width's total score that goes if this unit and all below it go; negative scores count from the lowest."""
+    """The share of the width's score that goes if this unit and all below go; negative scores count from the lowest."""
     above = ranked - min(ranked[-1], 0.0)
     total = above.sum()
     return np.cumsum(above[::-1])[::-1] / total if total > 0 else np.zeros_like(ranked)

@@ -4,14 +4,13 @@
     2. of what remains, the steps that still fit, best first, until none does
     3. if that left more than the tolerance: exchanges of steps between widths, or all combinations where they are few
 
-Invariant: costs never fall as counts rise, so a step that does not fit now never will; nothing returned exceeds a bound.
+Invariant: nothing returned exceeds a bound. Costs never fall as counts rise, so a step that does not fit never will.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +99,7 @@ def _exchange(room: Room, position: Ints, tolerance: float) -> Ints:
 
 
 def _worth(ladders: Ladders, position: Ints) -> list[NDArray[np.float64]]:
-    """For each width what its positions are worth: the sum of how far its steps' levels lie above the best step not taken."""
+    """What each position of a width is worth: how far its steps' levels lie above the best one not taken, in sum."""
     rank = np.zeros(len(ladders.owner), dtype=np.int64)
     for width in range(len(ladders.names)):
         mine = ladders.owner == width

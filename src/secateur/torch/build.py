@@ -18,7 +18,7 @@ from secateur.core.layout import Axis, Layout, Product, Sum, Unit
 from secateur.core.space import Form, Space, factors, freeze, leaves
 from secateur.torch.fingerprint import fingerprint
 from secateur.torch.naming import Names, module_types
-from secateur.torch.resolve import axis_of, equations_for
+from secateur.torch.resolve import axis_of, differences_for, equations_for
 from secateur.torch.run import Observation
 from secateur.torch.untouched import named_tensors
 
@@ -26,20 +26,24 @@ UNUSED = "the example does not exercise it"
 VIEWS = frozenset("slice select split split_with_sizes unbind narrow chunk _to_copy detach alias".split())
 
 
-def freeze_unused(seen: Observation) -> None:
-    """Freeze leaves that no operator but views ever touched: a longer input might use them."""
+def unused(seen: Observation) -> list[Space]:
+    """The leaves that no operator but views ever touched: a longer input, or training, might use them."""
     used: set[int] = set()
-    for record in seen.tracer.records:
+    for record in [*seen.tracer.records, *seen.training_records]:
         if record.view or record.name in VIEWS:
             continue
         for space in [*record.inputs, *(s for layout in record.outputs for s in layout)]:
             if id(space) not in used:
                 used.add(id(space))
                 used.update(id(leaf) for leaf in leaves(space))
-    for spaces in seen.spaces.values():
-        for leaf in (leaf for space in spaces for leaf in leaves(space)):
-            if id(leaf) not in used:
-                freeze(leaf, UNUSED)
+    found = {id(leaf): leaf for spaces in seen.spaces.values() for space in spaces for leaf in leaves(space)}
+    return [leaf for key, leaf in found.items() if key not in used and not leaf.frozen]
+
+
+def freeze_unused(seen: Observation) -> None:
+    """Freeze what neither evaluation nor training exercises."""
+    for leaf in unused(seen):
+        freeze(leaf, UNUSED)
 
 
 def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
@@ -59,6 +63,7 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
         widths=widths,
         layouts=layouts,
         equations=equations_for(seen, axis),
+        differences=differences_for(seen, axis),
         attributes=dict(seen.attributes),
         costs=_costs(seen, layouts, axis),
         fingerprint=fingerprint(model),
@@ -140,8 +145,18 @@ def _strike_out(tensor: list[Space], outer: dict[int, Space]) -> None:
             if needed is None:
                 continue
             elsewhere = any(id(needed) in found for i, found in enumerate(present) if i != place)
-            if not (before is needed or (before is None and elsewhere)):
+            crossing = before is None and elsewhere and not _has_sums(tensor) and _only_one(tensor, needed)
+            if not (before is needed or crossing):
                 del outer[id(leaf)]
+
+
+def _only_one(tensor: list[Space], outer: Space) -> bool:
+    """Whether a free outer width is the only factor of its size, so that a matrix of kept sets can belong to no other."""
+    return not outer.frozen and sum(f.root().size == outer.size for space in tensor for f in factors(space)) == 1
+
+
+def _has_sums(tensor: list[Space]) -> bool:
+    return any(f.root().form is Form.SUM for space in tensor for f in factors(space))
 
 
 def _chains(space: Space) -> list[tuple[Space | None, Space]]:

@@ -3,7 +3,8 @@
     sha256( "." ResNet, "conv1" Conv2d, …      the tree of modules, by class name
             "conv1.weight" parameter 64×3×7×7, "bn1.running_mean" buffer 64, … )
 
-Values, devices, dtypes, training flags and hooks do not count: a model fine-tuned, moved or cast is the same architecture.
+Values, devices, dtypes, training flags and hooks do not count: a model fine-tuned, moved or cast is the same
+architecture.
 
 Invariant: equal fingerprints mean that every name in a plan finds a tensor of the shape the plan expects.
 """
@@ -13,10 +14,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 
+from secateur.errors import PlanError
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-
-from secateur.errors import PlanError
 
 Shape = tuple[int, ...]
 
@@ -48,6 +48,6 @@ def check_fingerprint(model: nn.Module, expected: str) -> None:
     found = fingerprint(model)
     if found != expected:
         raise PlanError(
-            f"the plan was made for another architecture: {type(model).__name__} has fingerprint {found[:12]}…, the plan "
-            f"{expected[:12]}…. Apply it to the model it was traced on, or to a freshly built one of the same widths."
+            f"the plan was made for another architecture: {type(model).__name__} has fingerprint {found[:12]}…, "
+            f"the plan {expected[:12]}…. Apply it to the model it was traced on, or to a freshly built one of the same widths."
         )

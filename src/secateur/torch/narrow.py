@@ -165,6 +165,15 @@ def install(model: nn.Module, tensors: Mapping[str, torch.Tensor], edits: Iterab
         set_attribute(modules[edit.module], edit.path, edit.old, edit.new)
     for owner in {name.rpartition(".")[0] for name in tensors} | {edit.module for edit in edits}:
         refresh(modules[owner])
+    drop_caches(model)
+
+
+def drop_caches(model: nn.Module) -> None:
+    """Let modules that cache what they compute from parameters forget it, the way they do when training starts."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.train()
+    for module, flag in flags:
+        module.training = flag
 
 
 _STEP = re.compile(r"\.?([A-Za-z_]\w*)|\[(\d+)\]")

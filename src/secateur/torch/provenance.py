@@ -10,10 +10,10 @@ Invariant: a Sized compares, hashes, prints and pickles as the plain integer it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -30,17 +30,32 @@ CONFIG_NAMES = frozenset({"config", "cfg", "args", "hparams", "opt", "options"})
 CONFIG_SUFFIXES = ("Config", "Args", "Namespace", "Params")
 
 
+class Listener(Protocol):
+    """Who wants to know what the code does with its integers."""
+
+    def float_use(self, origin: Origin) -> None:
+        """The number was used as a number: divided, raised, turned into a float."""
+        ...
+
+    def compared(self, a: Origin, b: Origin, *, equal: bool) -> None:
+        """The code compared two sizes."""
+        ...
+
+
 class Sized(int):
-    """An integer with its origin. ``float_use`` is called when the number leaves the integers."""
+    """An integer with its origin. ``listener`` is told when the number leaves the integers or equals another Sized."""
 
     origin: Origin
-    float_use: Callable[[Origin], None]
+    listener: Listener
 
-    def __new__(cls, value: int, origin: Origin, float_use: Callable[[Origin], None]) -> Sized:
+    def __new__(cls, value: int, origin: Origin, listener: Listener) -> Sized:
         made = super().__new__(cls, value)
         made.origin = origin
-        made.float_use = float_use
+        made.listener = listener
         return made
+
+    def float_use(self) -> None:
+        self.listener.float_use(self.origin)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (int, (int.__index__(self),))
@@ -52,23 +67,34 @@ class Sized(int):
         return int.__index__(self)
 
     def __float__(self) -> float:
-        self.float_use(self.origin)
+        self.float_use()
         return int.__float__(self)
 
     def __truediv__(self, other: Any) -> Any:
-        self.float_use(self.origin)
+        self.float_use()
         return int.__truediv__(int.__index__(self), _plain(other))
 
     def __rtruediv__(self, other: Any) -> Any:
-        self.float_use(self.origin)
+        self.float_use()
         return _plain(other) / int.__index__(self)
 
     def __pow__(self, other: Any, modulus: Any = None) -> Any:
-        self.float_use(self.origin)
+        self.float_use()
         return pow(int.__index__(self), _plain(other))
 
+    def __eq__(self, other: Any) -> bool:
+        same = int.__eq__(self, other)
+        if isinstance(other, Sized):
+            self.listener.compared(self.origin, other.origin, equal=same)
+        return same
+
+    def __ne__(self, other: Any) -> bool:
+        return not self.__eq__(other)
+
+    __hash__ = int.__hash__
+
     def __neg__(self) -> Sized:
-        return Sized(-int.__index__(self), ("-", 0, self.origin), self.float_use)
+        return Sized(-int.__index__(self), ("-", 0, self.origin), self.listener)
 
 
 def origin_of(value: int) -> Origin:
@@ -85,22 +111,22 @@ def _install(symbol: str, method: str) -> None:
 
     def forward(self: Sized, other: Any) -> Any:
         if type(other) is float:
-            self.float_use(self.origin)
+            self.float_use()
         if not isinstance(other, int):
             return getattr(int.__index__(self), f"__{method}__")(other) if not isinstance(other, float) else compute(
                 int.__index__(self), other  # type: ignore[arg-type]
             )
         value = compute(int.__index__(self), int.__index__(other))
-        return Sized(value, (symbol, self.origin, origin_of(other)), self.float_use)
+        return Sized(value, (symbol, self.origin, origin_of(other)), self.listener)
 
     def backward(self: Sized, other: Any) -> Any:
         if type(other) is float:
-            self.float_use(self.origin)
+            self.float_use()
             return compute(other, int.__index__(self))  # type: ignore[arg-type]
         if not isinstance(other, int):
             return NotImplemented
         value = compute(int.__index__(other), int.__index__(self))
-        return Sized(value, (symbol, origin_of(other), self.origin), self.float_use)
+        return Sized(value, (symbol, origin_of(other), self.origin), self.listener)
 
     setattr(Sized, f"__{method}__", forward)
     setattr(Sized, f"__r{method}__", backward)
@@ -111,7 +137,7 @@ for _symbol, _method in (("+", "add"), ("-", "sub"), ("*", "mul"), ("//", "floor
 
 
 @contextmanager
-def sized_attributes(model: nn.Module, float_use: Callable[[Origin], None]) -> Iterator[dict[Attribute, int]]:
+def sized_attributes(model: nn.Module, listener: Listener) -> Iterator[dict[Attribute, int]]:
     """Replace the integers that modules hold by Sized ones; yields their values. Everything is put back by the caller's
     snapshot (see `secateur.torch.untouched`)."""
     values: dict[Attribute, int] = {}
@@ -120,7 +146,7 @@ def sized_attributes(model: nn.Module, float_use: Callable[[Origin], None]) -> I
         if type(value) is int and value > 1:
             attribute = Attribute(module, path)
             values[attribute] = value
-            return Sized(value, attribute, float_use)
+            return Sized(value, attribute, listener)
         if type(value) in (tuple, list) and 0 < len(value) <= 8 and all(type(v) is int for v in value):
             return type(value)(wrap(v, module, f"{path}[{i}]", depth) for i, v in enumerate(value))
         if depth < 2 and _is_config(path.rpartition(".")[2], value):

@@ -14,9 +14,9 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.core.equations import OPERATORS, Attribute, Equation, Expression, Operation
+from secateur.core.equations import OPERATORS, Attribute, Difference, Equation, Expression, Operation
 from secateur.core.layout import Axis, Product, Sum, Unit, Whole
-from secateur.core.space import Form, Space, constant, freeze, leaves, mark_inexact, merge, parts, unify
+from secateur.core.space import Form, Space, concat, constant, freeze, leaves, mark_inexact, merge, split, unify
 from secateur.core.space import factors as factors_of
 from secateur.torch.provenance import Origin
 from secateur.torch.run import Observation
@@ -27,21 +27,35 @@ RawEquation = tuple[Origin, Space, str]
 def settle(seen: Observation) -> None:
     """Make all size equations of a run hold for arbitrary widths, by unifying or freezing."""
     meaning = _attribute_spaces(seen)
-    _mark_float_uses(seen, meaning)
+    _unify_repeated(seen)
     for origin, space, where in seen.tracer.equations:
-        if isinstance(origin, Space) and origin.size == space.size:
+        if isinstance(origin, Space) and origin.root().size == space.root().size:
             unify(origin, space, where)
-    for attempt in range(4):
+    for attempt in range(6):
         wrong = _failing(seen, meaning)
         if not wrong:
-            return
+            break
+        learnt = [_learn(origin, space, meaning) for origin, space, _ in wrong]
+        if any(learnt):
+            continue
         for origin, space, where in wrong:
-            if attempt < 2:
-                _relate(origin, space, where, meaning)
+            if attempt < 4:
+                _relate(origin, space, where, meaning, seen.attributes)
             else:
                 _freeze_equation(origin, space, where, meaning)
     for origin, space, where in _failing(seen, meaning):
         _freeze_equation(origin, space, where, meaning)
+    _mark_float_uses(seen, meaning)
+
+
+def _unify_repeated(seen: Observation) -> None:
+    """The same expression for two dimensions makes them one: ``x.split(self.dim // 2)`` has equal halves."""
+    first: dict[Origin, Space] = {}
+    for origin, space, where in seen.tracer.equations:
+        if isinstance(origin, tuple):
+            earlier = first.setdefault(origin, space)
+            if earlier is not space and earlier.root().size == space.root().size:
+                unify(earlier, space, where)
 
 
 def _attribute_spaces(seen: Observation) -> dict[Attribute, Space]:
@@ -119,61 +133,93 @@ def _number(
     return int(origin)
 
 
-def _relate(origin: Origin, space: Space, where: str, meaning: dict[Attribute, Space]) -> None:
-    """Unify what an equation says is equal; freeze where that cannot be said in spaces."""
-    if isinstance(origin, Attribute) and origin not in meaning:
+def _learn(origin: Origin, space: Space, meaning: dict[Attribute, Space]) -> bool:
+    """An attribute met only inside expressions becomes known from one of them, by inverting it."""
+    if isinstance(origin, Attribute):
+        if origin in meaning:
+            return False
         meaning[origin] = space
-        return
-    if isinstance(origin, tuple) and origin[0] == "//":
-        whole, divisor = _as_space(origin[1], meaning), _as_space(origin[2], meaning)
-        if whole is not None and divisor is not None and whole.size == divisor.size * space.size:
-            unify(whole, merge([divisor, space]), where)
-            return
-    said = _as_space(origin, meaning)
-    if said is None or said.root().size != space.root().size:
-        _settle_unknown(origin, space, where, meaning)
-        return
-    unify(said, space, where)
+        return True
+    if not isinstance(origin, tuple):
+        return False
+    symbol, left, right = origin
+    for known, unknown, on_right in ((left, right, True), (right, left, False)):
+        said = _as_space(known, meaning)
+        if said is None or not _has_unknown(unknown, meaning):
+            continue
+        other = _other_operand(symbol, space, said, on_right=on_right)
+        if other is not None and _learn(unknown, other, meaning):
+            return True
+    return False
 
 
-def _settle_unknown(origin: Origin, space: Space, where: str, meaning: dict[Attribute, Space]) -> None:
-    """``3 · attribute = space``: an attribute met only inside expressions becomes known from one of them."""
-    if isinstance(origin, tuple) and origin[0] == "*":
-        for known, unknown in ((origin[1], origin[2]), (origin[2], origin[1])):
-            if isinstance(unknown, Attribute) and unknown not in meaning:
-                first = _as_space(known, meaning)
-                found = _divide(space, first) if first is not None else None
-                if found is not None:
-                    meaning[unknown] = found
-                    return
-    _freeze_equation(origin, space, where, meaning)
+def _has_unknown(origin: Origin, meaning: Mapping[Attribute, Space]) -> bool:
+    if isinstance(origin, tuple):
+        return _has_unknown(origin[1], meaning) or _has_unknown(origin[2], meaning)
+    return isinstance(origin, Attribute) and origin not in meaning
+
+
+def _other_operand(symbol: str, space: Space, known: Space, *, on_right: bool) -> Space | None:
+    """What the other operand must be for the operation to give this space; ``on_right``: the other one is the right one."""
+    if symbol == "*":
+        return _divide(space, known)
+    if symbol == "//" and not on_right:
+        return merge([known, space])
+    if symbol == "-" and not on_right:
+        return concat([known, space])
+    return None
 
 
 def _divide(space: Space, first: Space) -> Space | None:
     """The other factor of a product, where the first one leads or ends it."""
-    pieces = factors_of(space)
-    if len(pieces) > 1:
-        if pieces[0].root().size == first.root().size:
-            return merge(pieces[1:])
-        if pieces[-1].root().size == first.root().size:
-            return merge(pieces[:-1])
-    same = parts(space)
-    if len(same) == first.root().size and len({id(p.root()) for p in same}) == 1:
-        return same[0]
-    return None
+    top = space.root()
+    if first.root().size == 0 or top.size % first.root().size:
+        return None
+    pieces = factors_of(top)
+    if len(pieces) > 1 and pieces[-1].root().size == first.root().size:
+        return merge(pieces[:-1])
+    if len(pieces) > 1 and pieces[0].root().size == first.root().size:
+        return merge(pieces[1:])
+    if top.form is Form.LEAF:
+        return None
+    halves = split(top, (first.root().size, top.size // first.root().size))
+    return halves[1] if halves is not None else None
 
 
-def _as_space(origin: Origin, meaning: Mapping[Attribute, Space]) -> Space | None:
+def _relate(
+    origin: Origin, space: Space, where: str, meaning: dict[Attribute, Space], old: Mapping[Attribute, int]
+) -> None:
+    """Unify what an equation says is equal; freeze where that cannot be said in spaces."""
+    if isinstance(origin, tuple) and origin[0] == "//":
+        whole, divisor = _as_space(origin[1], meaning, old), _as_space(origin[2], meaning, old)
+        if whole is not None and divisor is not None and whole.size == divisor.size * space.root().size:
+            unify(whole, merge([divisor, space]), where)
+            return
+    said = _as_space(origin, meaning, old)
+    if said is None or said.root().size != space.root().size:
+        _freeze_equation(origin, space, where, meaning)
+        return
+    unify(said, space, where)
+
+
+def _as_space(
+    origin: Origin, meaning: Mapping[Attribute, Space], old: Mapping[Attribute, int] | None = None
+) -> Space | None:
+    """An expression as a space. With ``old``, an attribute of which nothing else is known is the constant it is now."""
     if isinstance(origin, Space):
         return origin.root()
     if isinstance(origin, Attribute):
-        return meaning[origin].root() if origin in meaning else None
+        if origin in meaning:
+            return meaning[origin].root()
+        return constant(old[origin], f"the code relates it to {origin}") if old is not None else None
     if isinstance(origin, int):
         return constant(origin, "a number in the code") if origin > 0 else None
+    left, right = _as_space(origin[1], meaning, old), _as_space(origin[2], meaning, old)
+    if left is None or right is None:
+        return None
     if origin[0] == "*":
-        left, right = _as_space(origin[1], meaning), _as_space(origin[2], meaning)
-        return merge([left, right]) if left is not None and right is not None else None
-    return None
+        return merge([left, right])
+    return concat([left, right]) if origin[0] == "+" else None
 
 
 def _freeze_equation(origin: Origin, space: Space, where: str, meaning: Mapping[Attribute, Space]) -> None:
@@ -191,6 +237,16 @@ def equations_for(seen: Observation, axis_of: Any) -> tuple[Equation, ...]:
         if (free or isinstance(origin, Attribute)) and not isinstance(origin, Space):
             found.setdefault((expression, axis), Equation(expression, axis, where))
     return tuple(e for e in found.values() if _has_attribute(e.expression))
+
+
+def differences_for(seen: Observation, axis_of: Any) -> tuple[Difference, ...]:
+    """The comparisons of the code that must go on to come out unequal, over resolved axes."""
+    found: dict[tuple[Expression, Expression], Difference] = {}
+    for a, b, where in seen.tracer.differences:
+        left, right = _expression(a, axis_of), _expression(b, axis_of)
+        if not (isinstance(left, Whole) and isinstance(right, Whole)):
+            found.setdefault((left, right), Difference(left, right, where))
+    return tuple(found.values())
 
 
 def _direct_spaces(origin: Origin) -> list[Space]:

@@ -23,7 +23,7 @@ from secateur.errors import TraceError
 from secateur.torch.example import Example, output_tensors
 from secateur.torch.provenance import sized_attributes
 from secateur.torch.sizes import Sizes
-from secateur.torch.tracer import Tracer, Value
+from secateur.torch.tracer import Record, Tracer, Value
 from secateur.torch.untouched import abstract_like, named_tensors, swap_weights, tracing_switches, untouched
 
 INPUT, OUTPUT = "the model's input", "the model's output"
@@ -40,6 +40,7 @@ class Observation:
     outputs: list[list[Space]]
     inputs: list[Space] = field(default_factory=list)
     fallback: str | None = None
+    training_records: list[Record] = field(default_factory=list)
 
 
 def observe(example: Example, *, interface: bool = True) -> Observation:
@@ -68,16 +69,39 @@ def _sentence(example: Example, error: Exception) -> str:
     )
 
 
-def _observe(example: Example, interface: bool, *, abstract: bool) -> Observation:
+def listen_in_training(seen: Observation) -> None:
+    """Run once more in training mode on the same spaces, for parameters that evaluation does not exercise.
+
+    Best effort: a model that does not train on its example adds nothing.
+    """
+    flags = [(module, module.training) for module in seen.example.model.modules()]
+    if all(flag for _, flag in flags):
+        return
+    try:
+        for module, _ in flags:
+            module.training = True
+        more = _observe(seen.example, False, abstract=seen.tracer.abstract, spaces=seen.spaces)
+    except Exception:
+        return
+    finally:
+        for module, flag in flags:
+            module.training = flag
+    seen.tracer.equations.extend(more.tracer.equations)
+    seen.training_records = more.tracer.records
+
+
+def _observe(
+    example: Example, interface: bool, *, abstract: bool, spaces: dict[str, list[Space]] | None = None
+) -> Observation:
     model = example.model
     tracer = Tracer(abstract=abstract)
-    spaces: dict[str, list[Space]] = {}
+    shared, spaces = spaces, {}
     with untouched(model), tracing_switches():
         names = _names_by_tensor(model)
 
         def swap(name: str, tensor: torch.Tensor) -> torch.Tensor:
             made = abstract_like(tensor) if abstract else _alias(tensor)
-            known = [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
+            known = shared[name] if shared else [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
             made._secateur = Value(known, [True] * len(known))  # type: ignore[attr-defined]
             spaces.update(dict.fromkeys(names[id(tensor)], known))
             return made
@@ -85,7 +109,7 @@ def _observe(example: Example, interface: bool, *, abstract: bool) -> Observatio
         swap_weights(model, swap)
         inputs: list[Space] = []
         ready = example.map(lambda t: _input(t, inputs, abstract))
-        with sized_attributes(model, lambda o: tracer.float_uses.append((o, tracer.module))) as attributes:
+        with sized_attributes(model, tracer) as attributes:
             with module_names(model, tracer), tracer, Sizes(tracer):
                 output = model(*ready.args, **ready.kwargs)
         outputs = [list(tracer.spaces(t)) for t in output_tensors(output)]

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from secateur.core.space import constant, is_frozen, split
-from secateur.torch.provenance import Origin, Sized
+from secateur.core.space import constant, freeze, is_frozen, split, unify
+from secateur.torch.provenance import Origin, Sized, origin_of
 from secateur.torch.rules.attention import attention_shape
 from secateur.torch.rules.matmul import linear_shape
 from secateur.torch.rules.registry import FUNCTION_RULES
@@ -50,6 +50,9 @@ class Sizes(TorchFunctionMode):
         if not self.reading:
             return out
         name = func.__name__
+        if name == "chunk":
+            self._equal_parts(out, args, kwargs)
+            return out
         if name == "__get__":
             if func.__self__ is _SHAPE:
                 return self._sized_shape(args[0], out)
@@ -76,22 +79,30 @@ class Sizes(TorchFunctionMode):
         tracer.observe(func, out, args, kwargs)
         return out
 
+    def _equal_parts(self, parts: Any, args: Any, kwargs: Any) -> None:
+        """``chunk`` divides whatever it is given evenly: its parts must stay of one size, so they are one space."""
+        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        spaces = [self.tracer.spaces(part)[dim] for part in parts if part.dim()]
+        for space in spaces:
+            if space.root().size == spaces[0].root().size:
+                unify(spaces[0], space, "equal chunks")
+            else:
+                freeze(space, "the last of unequal chunks")
+                freeze(spaces[0], "unequal chunks")
+
     def _sized_shape(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Size:
         known = getattr(tensor, "_secateur", None)
         if known is None:
             return shape
-        use = self._float_use
+        listener = self.tracer
         return torch.Size(
-            [n if n == 1 or is_frozen(s) else Sized(n, s, use) for n, s in zip(shape, known.spaces, strict=True)]
+            [n if n == 1 or is_frozen(s) else Sized(n, s, listener) for n, s in zip(shape, known.spaces, strict=True)]
         )
 
     def _sized_size(self, args: Any, kwargs: Any, out: Any) -> Any:
         shape = self._sized_shape(args[0], args[0].shape)
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
         return shape if dim is None else shape[dim]
-
-    def _float_use(self, origin: Origin) -> None:
-        self.tracer.float_uses.append((origin, self.tracer.module))
 
     def _read(self, name: str, out: Any, args: Any, kwargs: Any) -> None:
         tracer = self.tracer
@@ -145,11 +156,20 @@ def _flat_ints(tree: Any) -> Iterator[Any]:
 def _size(tensor: torch.Tensor, dim: int) -> int:
     """A dimension's size with its space, for arithmetic with other origins."""
     known = getattr(tensor, "_secateur", None)
-    return Sized(tensor.shape[dim], known.spaces[dim], _ignore) if known is not None else tensor.shape[dim]
+    return Sized(tensor.shape[dim], known.spaces[dim], _DEAF) if known is not None else tensor.shape[dim]
 
 
-def _ignore(origin: Origin) -> None:
-    """A number that our own reading, not the model, took out of the integers."""
+class _Deaf:
+    """A listener for numbers that our own reading, not the model, does arithmetic with."""
+
+    def float_use(self, origin: Origin) -> None:
+        pass
+
+    def compared(self, a: Origin, b: Origin, *, equal: bool) -> None:
+        pass
+
+
+_DEAF = _Deaf()
 
 
 def _sizes(args: Any, kwargs: Any, key: str = "size") -> list[Any]:
@@ -231,7 +251,18 @@ def _slice_length(q: slice, size: int) -> Any:
         return None
     start = 0 if start is None else start + size if start < 0 else start
     stop = size if stop is None else stop + size if stop < 0 else stop
-    return None if int(stop) > int(size) else stop - start
+    if int(stop) > int(size):
+        return None
+    return _minus(stop, start) if int(start) else stop
+
+
+def _minus(stop: Any, start: Any) -> Any:
+    """``(a + b) - a`` is b: the length of a slice between two sums of sizes."""
+    whole, gone = origin_of(stop), origin_of(start)
+    if isinstance(whole, tuple) and whole[0] == "+" and gone in whole[1:]:
+        rest = whole[2] if whole[1] == gone else whole[1]
+        return Sized(int(stop) - int(start), rest, _DEAF)
+    return stop - start
 
 
 def _repeat(out: Any, args: Any, kwargs: Any) -> Reading:

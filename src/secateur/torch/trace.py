@@ -17,11 +17,11 @@ from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.errors import TraceError
-from secateur.torch.build import build, freeze_unused
+from secateur.torch.build import build, freeze_unused, unused
 from secateur.torch.example import Example
 from secateur.torch.naming import Names
 from secateur.torch.resolve import settle
-from secateur.torch.run import Observation, observe
+from secateur.torch.run import Observation, listen_in_training, observe
 from secateur.torch.selfcheck import ROUNDS, check_by_running
 
 
@@ -36,6 +36,8 @@ def trace(model: nn.Module, dummy_input: Any, *, interface: bool = True, check: 
     example = Example.of(model, dummy_input)
     started = time.perf_counter()
     seen = observe(example, interface=interface)
+    if unused(seen):
+        listen_in_training(seen)
     settle(seen)
     freeze_unused(seen)
     graph = build(seen, {})

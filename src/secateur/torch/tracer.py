@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.core.equations import Attribute
 from secateur.core.space import ONE, Space, constant, freeze, mark_inexact, unify
 from secateur.torch.provenance import Origin
 
@@ -69,6 +70,7 @@ class Tracer(TorchDispatchMode):
         self.memory_events: list[tuple[int, tuple[Space, ...]]] = []
         self.unknown: Counter[str] = Counter()
         self.equations: list[tuple[Origin, Space, str]] = []
+        self.differences: list[tuple[Origin, Origin, str]] = []
         self.float_uses: list[tuple[Origin, str]] = []
         self.strangers: list[torch.Tensor] = []
 
@@ -113,6 +115,19 @@ class Tracer(TorchDispatchMode):
     def same(self, a: Space, b: Space) -> Space:
         """Unify two dimensions, with this operator as the reason."""
         return unify(a, b, self.where)
+
+    def float_use(self, origin: Origin) -> None:
+        """The code used a size as a number."""
+        self.float_uses.append((origin, self.module))
+
+    def compared(self, a: Origin, b: Origin, *, equal: bool) -> None:
+        """The code compared two sizes: an attribute equal to a size is that size, different ones must stay different."""
+        if not equal:
+            self.differences.append((a, b, self.module))
+            return
+        for attribute, space in ((a, b), (b, a)):
+            if isinstance(attribute, Attribute) and isinstance(space, Space):
+                self.equations.append((attribute, space, f"a comparison in {self.module}"))
 
     def forget(self) -> None:
         """Take our notes off tensors that are not ours: constants of the model's code."""

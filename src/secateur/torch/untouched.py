@@ -9,6 +9,7 @@ Invariant: after the ``with`` block, model and process are bit for bit what they
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -55,7 +56,7 @@ def all_or_nothing(model: nn.Module) -> Iterator[None]:
 
 def _snapshot(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     held = dict(module.__dict__)
-    inner = {key: value.copy() for key, value in held.items() if type(value) in (dict, list)}
+    inner = {key: copy.copy(value) for key, value in held.items() if isinstance(value, (dict, list, set))}
     return held, inner
 
 
@@ -64,12 +65,17 @@ def _put_back(module: nn.Module, held: dict[str, Any], inner: dict[str, Any]) ->
     module.__dict__.update(held)
     for key, contents in inner.items():
         container = held[key]
-        if isinstance(container, list):
-            if len(container) != len(contents) or any(a is not b for a, b in zip(container, contents, strict=True)):
-                container[:] = contents
-        elif container.keys() != contents.keys() or any(container[k] is not contents[k] for k in contents):
+        if not _same_contents(container, contents):
             container.clear()
-            container.update(contents)
+            container.extend(contents) if isinstance(container, list) else container.update(contents)
+
+
+def _same_contents(now: Any, before: Any) -> bool:
+    if len(now) != len(before):
+        return False
+    if isinstance(now, dict):
+        return all(k in before and before[k] is v for k, v in now.items())
+    return all(a is b for a, b in zip(now, before, strict=True)) if isinstance(now, list) else now == before
 
 
 def swap_weights(model: nn.Module, swap: Swap) -> None:

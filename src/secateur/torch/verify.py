@@ -43,17 +43,9 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
     arrays = plan.arrays()
     exact = {name: a for name, a in arrays.items() if graph[name].exact}
     inexact = {name: a for name, a in arrays.items() if name not in exact}
-    base = graph.plan(inexact)
-    example = _informative(graph.example)
-    chosen = dtype or _affordable_dtype(model)
-    try:
-        pair = _run_both(model, plan, base, exact, example, chosen)
-    except RuntimeError as error:
-        if chosen is not torch.float64 or dtype is not None or "dtype" not in str(error) and "scalar type" not in str(error):
-            raise
-        chosen = _native_dtype(model)  # a constant of the code cannot be widened
-        pair = _run_both(model, plan, base, exact, example, chosen)
-    masked, narrowed, low_precision = pair
+    comparison = _Comparison(model, graph, plan, exact, inexact)
+    masked, narrowed, low_precision, chosen = comparison.run(dtype)
+    arrays, inexact = comparison.plan.arrays(), comparison.base.arrays()
     tolerance = FLOAT32 if low_precision and chosen is torch.float64 else BY_DTYPE.get(chosen, FLOAT32)
     difference = _difference(masked, narrowed, graph, arrays, inexact)
     result = Verification(
@@ -61,7 +53,7 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
         tolerance=tolerance,
         dtype=str(chosen).removeprefix("torch."),
         compared=tuple(exact),
-        not_compared=tuple(inexact),
+        not_compared=tuple(name for name in plan.kept if name not in exact),
         seconds=time.perf_counter() - started,
     )
     if not result.passed:
@@ -119,13 +111,39 @@ class _Narrowest(TorchDispatchMode):
         return out
 
 
-def _run_both(
-    model: nn.Module, plan: Plan, base: Plan, exact: Mapping[str, Indices], example: Example, dtype: torch.dtype
-) -> tuple[list[torch.Tensor], list[torch.Tensor], bool]:
-    watch = _Narrowest()
-    masked = _run(model, _masked_tensors(model, base, exact), base, example, dtype, watch)
-    narrowed = _run(model, narrowed_tensors(model, plan), plan, example, dtype, contextlib.nullcontext())
-    return masked, narrowed, watch.seen
+class _Comparison:
+    """The two runs, with what to fall back on where the code cannot be run as wished."""
+
+    def __init__(
+        self, model: nn.Module, graph: Graph, plan: Plan, exact: Mapping[str, Indices], inexact: Mapping[str, Indices]
+    ) -> None:
+        self.model, self.graph, self.plan, self.exact = model, graph, plan, exact
+        self.base = graph.plan(inexact)
+        self.example = _informative(graph.example)
+
+    def run(self, dtype: torch.dtype | None) -> tuple[list[torch.Tensor], list[torch.Tensor], bool, torch.dtype]:
+        """Masked outputs, narrowed outputs, whether numbers of lower precision were met, and the dtype used."""
+        native = _native_dtype(self.model)
+        wide = dtype or _affordable_dtype(self.model)
+        try:
+            return self._both(wide)
+        except Exception:
+            if dtype is None and wide is not native:
+                with contextlib.suppress(Exception):  # the code cannot be widened: a constant or a kernel of its own dtype
+                    return self._both(native)
+            return self._exact_alone(wide if dtype is not None else native)
+
+    def _exact_alone(self, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor], bool, torch.dtype]:
+        """Where the code cannot run with only the inexact widths narrowed: see the plan run, compare the exact ones alone."""
+        _run(self.model, narrowed_tensors(self.model, self.plan), self.plan, self.example, dtype, contextlib.nullcontext())
+        self.plan, self.base = self.graph.plan(self.exact), self.graph.plan({})
+        return self._both(dtype)
+
+    def _both(self, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor], bool, torch.dtype]:
+        watch, model, example = _Narrowest(), self.model, self.example
+        masked = _run(model, _masked_tensors(model, self.base, self.exact), self.base, example, dtype, watch)
+        narrowed = _run(model, narrowed_tensors(model, self.plan), self.plan, example, dtype, contextlib.nullcontext())
+        return masked, narrowed, watch.seen, dtype
 
 
 def _masked_tensors(model: nn.Module, base: Plan, exact: Mapping[str, Indices]) -> dict[str, torch.Tensor]:

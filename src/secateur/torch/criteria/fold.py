@@ -28,8 +28,9 @@ def crossed(layout: Layout, outer: Outer) -> Iterator[tuple[str, int, int]]:
     """The ragged widths whose outer width is on another axis of the tensor: (width, outer axis, own axis)."""
     for own, axis in enumerate(layout):
         for width in dict.fromkeys(widths_of(axis)):
-            beside = [i for i, other in enumerate(layout) if i != own and outer.get(width) in widths_of(other)]
-            if beside and outer[width] not in widths_of(axis):
+            around = outer.get(width, "")
+            beside = [i for i, other in enumerate(layout) if i != own and around in widths_of(other)]
+            if beside and around not in widths_of(axis):
                 yield width, beside[0], own
 
 

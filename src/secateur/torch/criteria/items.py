@@ -83,6 +83,8 @@ def _item(name: str, tensor: torch.Tensor, layout: Layout, widths: Iterable[str]
     if tensor.is_meta:
         raise InputError(f"{name} is on the meta device: there are no weights to judge; load them first")
     if len(layout) != tensor.dim() or any(axis.size != n for axis, n in zip(layout, tensor.shape, strict=True)):
-        raise InputError(f"{name} has the shape {tuple(tensor.shape)}, not the one that was traced; trace this model anew")
+        raise InputError(
+            f"{name} has the shape {tuple(tensor.shape)}, not the one that was traced; trace this model anew"
+        )
     spoken = frozenset(widths)
     return Item(name, tensor, layout, tuple(spoken & frozenset(widths_of(axis)) for axis in layout))

@@ -5,8 +5,8 @@
         name = "mine"
         def __call__(self, graph, model): return {width.name: np.ones(width.size) for width in graph.free}
 
-Invariant: scores are finite, one array for each width that can be judged: ``[size]``, or ``[outer size, size]`` where the
-width has an outer one. A width left out is not narrowed, and the plan says so.
+Invariant: scores are finite, one array for each width that can be judged: ``[size]``, or ``[outer size, size]`` where
+the width has an outer one. A width left out is not narrowed, and the plan says so.
 """
 
 from __future__ import annotations
@@ -44,5 +44,7 @@ def make(criterion: str | Criterion | Any) -> Criterion:
         return CRITERIA[criterion]()
     if isinstance(criterion, type) or not isinstance(criterion, Criterion):
         given = f"the class {criterion.__name__}" if isinstance(criterion, type) else type(criterion).__name__
-        raise InputError(f"a criterion is a name, or an object with a name that is called as (graph, model); not {given}")
+        raise InputError(
+            f"a criterion is a name, or an object with a name that is called as (graph, model); not {given}"
+        )
     return criterion

@@ -4,8 +4,8 @@
 
 Legend: a chunk is a piece of the weight along the axis with the largest stride, small enough to stay in the cache.
 
-Invariant: sums are in float32 (float64 for float64 weights) whatever the weight is stored in; no temporary is larger than
-a chunk and the sums themselves.
+Invariant: sums are in float32 (float64 for float64 weights) whatever the weight is stored in; no temporary is larger
+than a chunk and the sums themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ _CHUNK = {"cpu": 2**18}  # elements: 1 MiB in float32
 _CHUNK_ELSEWHERE = 2**24
 
 
-@torch.no_grad()
 def power_sums(weight: torch.Tensor, axes: Sequence[int], power: float) -> list[torch.Tensor]:
     """For each of these axes the sums of |w|^power over all others, as vectors on the weight's device."""
     order = sorted(range(weight.dim()), key=weight.stride, reverse=True)
@@ -26,13 +25,13 @@ def power_sums(weight: torch.Tensor, axes: Sequence[int], power: float) -> list[
     return [found[order.index(axis)] for axis in axes]
 
 
-@torch.no_grad()
 def power_matrix(weight: torch.Tensor, rows: int, columns: int, power: float) -> torch.Tensor:
     """The sums of |w|^power over all axes but two, as a matrix."""
-    moved = weight.detach().movedim((rows, columns), (0, 1)).flatten(2) if weight.dim() > 2 else weight.detach()
-    moved = moved.unsqueeze(2) if weight.dim() == 2 and rows < columns else moved
-    pieces = moved.split(max(1, _chunk(moved) * len(moved) // max(1, moved.numel())))
-    return torch.cat([_power(piece, power).sum(2) for piece in pieces])
+    moved = weight.detach().movedim((rows, columns), (0, 1))
+    if moved.numel() > _chunk(moved):
+        return torch.stack([power_sums(row, [0], power)[0] for row in moved])
+    values = _power(moved, power)
+    return values.flatten(2).sum(2) if values.dim() > 2 else values
 
 
 def _sums(weight: torch.Tensor, axes: Sequence[int], power: float) -> dict[int, torch.Tensor]:

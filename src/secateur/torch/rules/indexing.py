@@ -23,8 +23,9 @@ def embedding(trace: Any, out: Any, weight: torch.Tensor, ids: torch.Tensor, *ar
 @rule("index", "_unsafe_index")
 def index(trace: Any, out: Any, x: torch.Tensor, indices: Any) -> None:
     places = [i for i, t in enumerate(indices) if t is not None]
-    if any(indices[i].dtype in (torch.bool, torch.uint8) for i in places):
-        raise NotImplementedError("an index by a mask")
+    if any(_is_mask(indices[i]) for i in places):
+        _by_mask(trace, out, x, indices, places)
+        return
     for i in places:
         freeze(trace.spaces(x)[i], f"indexed in {trace.where}")
     taken = _broadcast(trace, [indices[i] for i in places])
@@ -36,6 +37,22 @@ def index(trace: Any, out: Any, x: torch.Tensor, indices: Any) -> None:
     spaces = [trace.spaces(x)[i] for i in before] + taken + [trace.spaces(x)[i] for i in after]
     zero = [trace.zero(x)[i] for i in before] + [False] * len(taken) + [trace.zero(x)[i] for i in after]
     trace.put(out, spaces, zero)
+
+
+def _is_mask(index: torch.Tensor) -> bool:
+    return index.dtype in (torch.bool, torch.uint8)
+
+
+def _by_mask(trace: Any, out: Any, x: torch.Tensor, indices: Any, places: list[int]) -> None:
+    """One mask over some leading dimensions: how many are taken depends on values; the dimensions after it go through."""
+    if len(places) != 1 or any(t is None for t in indices[: places[0]]):
+        raise NotImplementedError("an index by a mask beside others")
+    covered = indices[0].dim()
+    reason = f"indexed by a mask in {trace.where}"
+    for space in [*trace.spaces(x)[:covered], *trace.spaces(indices[0])]:
+        freeze(space, reason)
+    taken = constant(out.shape[0], "data-dependent")
+    trace.put(out, [taken, *trace.spaces(x)[covered:]], [False, *trace.zero(x)[covered:]])
 
 
 def _broadcast(trace: Any, tensors: list[torch.Tensor]) -> list[Space]:
@@ -101,11 +118,16 @@ def scatter(trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor, 
 @rule("index_put", "_index_put_impl_", "_unsafe_index_put")
 def index_put(trace: Any, out: Any, x: torch.Tensor, indices: Any, values: torch.Tensor, *args: Any) -> None:
     places = [i for i, t in enumerate(indices) if t is not None]
-    for i in places:
+    masks = [i for i in places if _is_mask(indices[i])]
+    if masks and (len(places) > 1 or places != [0]):
+        raise NotImplementedError("a mask beside other indices")
+    covered = indices[0].dim() if masks else 0
+    for i in [*places, *range(covered)]:
         freeze(trace.spaces(x)[i], f"written by position in {trace.where}")
+    for i in places:
         trace.freeze_all([indices[i]], f"written by position in {trace.where}")
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
-    trailing = [i for i in range(x.dim()) if i > places[-1]]
+    trailing = [i for i in range(x.dim()) if i > max(places[-1], covered - 1)]
     for back, i in enumerate(reversed(trailing), start=1):
         if values.dim() >= back and values.shape[-back] == x.shape[i] != 1:
             spaces[i] = trace.same(spaces[i], trace.spaces(values)[-back])

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from secateur.core.space import Space, concat, constant, is_frozen
+from secateur.core.space import Space, concat, constant, is_frozen, window
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
@@ -56,7 +56,9 @@ def pad(trace: Any, out: Any, x: torch.Tensor, widths: Any, value: Any = 0) -> N
         if left == right == 0:
             continue
         if left < 0 or right < 0:
-            raise NotImplementedError("negative padding")
+            size = spaces[dim].root().size
+            spaces[dim] = window(spaces[dim], max(-left, 0), size - max(-right, 0))
+            left, right = max(left, 0), max(right, 0)
         ends = [constant(n, "padding") for n in (left, right)]
         if is_frozen(spaces[dim]):
             spaces[dim] = constant(out.shape[dim], "padding")

@@ -36,6 +36,9 @@ def batch_norm(
 ) -> None:
     spaces = list(trace.spaces(x))
     buffers = [t for t in (mean, variance) if isinstance(t, torch.Tensor)]
+    if not buffers or True in rest[:1]:
+        for space in (spaces[0], *spaces[2:]):
+            trace.statistic(space)
     for tensor in [t for t in (weight, bias) if t is not None] + buffers:
         spaces[1] = trace.same(spaces[1], trace.spaces(tensor)[0])
     shifts_zero = all(trace.zero(t)[0] for t in (bias, *buffers[:1]) if isinstance(t, torch.Tensor))
@@ -95,7 +98,7 @@ def group_norm(
     zero[1] = all(trace.zero(t)[0] for t in affine) if affine else False
     trace.put(out[0], spaces, zero)
     for other in out[1:]:
-        trace.value(other)
+        trace.put(other, [spaces[0], pieces[0]])
 
 
 @rule("_weight_norm_interface", "_weight_norm")

@@ -59,6 +59,11 @@ _probed: dict[Any, str] = {}
     "_conj",
     "resolve_conj",
     "bitwise_not",
+    "floor_divide",
+    "remainder",
+    "fmod",
+    "polar",
+    "complex",
 )
 def pointwise(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
     """All tensor operands share their dimensions, right-aligned; dimensions of size one broadcast."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from secateur.core.space import ONE, constant, freeze
+from secateur.core.space import ONE, constant, cut, freeze
 from secateur.torch.rules.registry import Sample, rule, sample
 
 _KEEPS_ZERO = {"sum", "mean", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "prod", "nansum"}
@@ -98,6 +98,25 @@ def order(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> N
         trace.put(result, spaces, [False] * len(spaces))
 
 
+@rule("glu")
+def glu(trace: Any, out: Any, x: torch.Tensor, dim: int = -1) -> None:
+    """The first half of a dimension, times the sigmoid of the second."""
+    dim %= x.dim()
+    spaces = list(trace.spaces(x))
+    spaces[dim] = trace.same(*cut(spaces[dim], x.shape[dim] // 2))
+    trace.put(out, spaces, trace.zero(x))
+
+
+@rule("_fft_c2c", "_fft_r2c", "_fft_c2r")
+def fourier(trace: Any, out: Any, x: torch.Tensor, dims: Any, *args: Any) -> None:
+    """Every position of a transformed dimension goes into every other one: these are frozen, the rest goes through."""
+    spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
+    for dim in dims:
+        freeze(spaces[dim], f"transformed in {trace.where}")
+        spaces[dim], zero[dim] = constant(out.shape[dim], "frequencies"), False
+    trace.put(out, spaces, zero)
+
+
 @rule("cdist", "_cdist_forward", "_euclidean_dist")
 def cdist(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor, *args: Any) -> None:
     shared = trace.same(trace.spaces(a)[-1], trace.spaces(b)[-1])
@@ -121,3 +140,8 @@ def _softmax() -> Sample:
 @sample("topk", "sort")
 def _topk() -> Sample:
     return Sample(lambda x: x.topk(2, dim=1)[0] + x.sort(1)[0][:, :2], (4, 5, 6))
+
+
+@sample("glu")
+def _glu() -> Sample:
+    return Sample(lambda x: torch.nn.functional.glu(x, 1), (4, 6))

@@ -1,0 +1,180 @@
+"""The whole road, on real data: train, prune to 40 % of the MACs, verify, fine-tune, save, restore, export, compare.
+
+    digits ──► train ──► prune ──► fine-tune ──► save ──► restore ──► ONNX ──► one table
+
+Invariant: every number in the table was measured in this run; a step that does not give what it promises raises.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.benchmark import Timer
+
+import secateur as sc
+from secateur.cli.digits import EPOCHS, FINE_TUNING_EPOCHS, Digits, DigitNet, accuracy, load_digits, train
+from secateur.cli.exporting import export_onnx
+from secateur.core.show import text_table
+from secateur.core.text import human, visible
+from secateur.errors import VerificationError
+
+BUDGET = {"macs": "40%"}
+RATE, FINE_TUNING_RATE = 0.1, 0.05
+BATCH = 256  # latency is that of this many images at once, on one thread
+
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One network, measured: ``accuracy`` on the test images, ``macs`` of one image, ``latency_ms`` of a batch."""
+
+    accuracy: float
+    macs: int
+    params: int
+    file_bytes: int
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One run: the network before, pruned, and fine-tuned, and what was checked on the way."""
+
+    before: Measurement
+    pruned: Measurement
+    tuned: Measurement
+    verification: str
+    onnx_difference: float
+    seconds: float
+
+
+def run(*, seeds: int = 1, folder: str | None = None) -> list[Outcome]:
+    """Run the demo once for each seed and print what came out; ``folder`` keeps the last artefact and ONNX file."""
+    outcomes = []
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(folder or temporary)
+        place.mkdir(parents=True, exist_ok=True)
+        with _progress(seeds * (EPOCHS + FINE_TUNING_EPOCHS + 4)) as step:
+            for seed in range(seeds):
+                outcomes.append(run_once(seed, place, step))
+    note = f"\nThe artefact and the ONNX file are in {visible(folder)}." if folder else ""
+    Console(highlight=False, markup=False).print(Text(report(outcomes) + note), soft_wrap=True)
+    return outcomes
+
+
+def run_once(seed: int, folder: Path, step: Step) -> Outcome:
+    """One seed, from data to ONNX. Raises VerificationError where a restored or exported network is another one."""
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    data, model = load_digits(), DigitNet()
+    images = data.test.images_N1hw
+    train(model, data, epochs=EPOCHS, rate=RATE, seed=seed, step=lambda found: step(f"training, {found}"))
+    step("pruning")
+    before = measure(model, data, file_bytes=_bytes_of(model))
+    model, result = sc.prune(model, mode="magnitude", constraints=BUDGET, dummy_input=images[:1])
+    pruned = measure(model, data, file_bytes=_bytes_of(model))
+    train(
+        model, data, epochs=FINE_TUNING_EPOCHS, rate=FINE_TUNING_RATE, seed=seed,
+        step=lambda found: step(f"fine-tuning, {found}"),
+    )  # fmt: skip
+    step("saving and restoring")
+    file_bytes = save_and_check(model, images, folder / "digits-pruned")
+    tuned = measure(model, data, file_bytes=file_bytes)
+    step("exporting to ONNX")
+    difference = export_onnx(model, images[:BATCH], folder / "digits-pruned.onnx")
+    step("done")
+    return Outcome(
+        before=before, pruned=pruned, tuned=tuned, verification=str(result.verification),
+        onnx_difference=difference, seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def measure(model: nn.Module, data: Digits, *, file_bytes: int) -> Measurement:
+    """Measure a network; MACs and parameters are counted on the network itself, not taken from its plan."""
+    graph = sc.trace(model, data.test.images_N1hw[:1], check=False)
+    return Measurement(
+        accuracy=accuracy(model, data.test),
+        macs=graph.macs,
+        params=sum(p.numel() for p in model.parameters()),
+        file_bytes=file_bytes,
+        latency_ms=_latency_ms(model, data.test.images_N1hw[:BATCH]),
+    )
+
+
+def save_and_check(model: nn.Module, images: torch.Tensor, folder: Path) -> int:
+    """Save, restore onto the original architecture, and hold the two against each other; the weights' size in bytes."""
+    sc.save(model, folder)
+    back = sc.restore(DigitNet(), folder).eval()
+    with torch.inference_mode():
+        if not torch.equal(back(images), model(images)):
+            raise VerificationError("the restored network does not give the saved network's outputs, bit for bit")
+    return (folder / "model.safetensors").stat().st_size
+
+
+def report(outcomes: Sequence[Outcome]) -> str:
+    """The table, and below it what was checked; over several seeds, means with their ranges."""
+    columns = [[getattr(o, name) for o in outcomes] for name in ("before", "pruned", "tuned")]
+    rows = [
+        (title, *(_spread([getattr(m, field) for m in column], show) for column in columns))
+        for title, field, show in _ROWS
+    ]
+    changes = [100 * (o.tuned.accuracy - o.before.accuracy) for o in outcomes]
+    lines = [
+        text_table("Handwritten digits, pruned to 40 % of the MACs", ("", "before", "pruned", "fine-tuned"), rows),
+        f"accuracy change: {_spread(changes, '{:+.2f} points'.format)}",
+        outcomes[-1].verification,
+        "restored onto the original architecture: bit for bit the same outputs",
+        f"ONNX Runtime agrees within {max(o.onnx_difference for o in outcomes):.1e} of the largest output",
+        f"{sum(o.seconds for o in outcomes):.0f} s in all, {len(outcomes)} seed{'s' if len(outcomes) > 1 else ''}",
+    ]
+    return "\n".join(lines)
+
+
+_ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("test accuracy", "accuracy", "{:.1%}".format),
+    ("MACs of an image", "macs", human),
+    ("parameters", "params", human),
+    ("file, bytes", "file_bytes", human),
+    (f"latency of {BATCH}, ms", "latency_ms", "{:.1f}".format),
+)
+
+
+def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
+    if len(set(values)) == 1:
+        return show(values[0])
+    return f"{show(statistics.fmean(values))} ({show(min(values))} … {show(max(values))})"
+
+
+def _latency_ms(model: nn.Module, images: torch.Tensor) -> float:
+    timer = Timer("model(images)", globals={"model": model.eval(), "images": images}, num_threads=1)
+    with torch.inference_mode():
+        return 1000 * timer.blocked_autorange(min_run_time=0.5).median
+
+
+def _bytes_of(model: nn.Module) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        save_file(model.state_dict(), file)
+        return file.stat().st_size
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Step]:
+    """A bar on the terminal; silent where there is none."""
+    console = Console(stderr=True, markup=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("training", total=total)
+        yield lambda what: progress.update(task, advance=1, description=what)

@@ -1,0 +1,204 @@
+"""Conformance kit for what others add: run it on your own criterion in your own tests.
+
+    @pytest.mark.parametrize("check", check_criterion(Mine()), ids=str)
+    def test_my_criterion(check): check()
+
+Invariant: a check raises AssertionError with a sentence that says what was expected, and changes nothing outside.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.core.layout import kept_indices, touches
+from secateur.torch.criteria.protocol import Criterion, Values
+from secateur.torch.trace import trace
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One claim about what is checked; calling it raises AssertionError where the claim does not hold."""
+
+    name: str
+    run: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.run()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def check_criterion(criterion: Criterion, *, equivariant: bool = True, non_negative: bool = True) -> Iterator[Check]:
+    """Named checks of a criterion.
+
+    ``equivariant=False`` is for one that draws lots, ``non_negative=False`` for one whose scores may fall below zero.
+    """
+    case = _Case(criterion)
+    yield Check("has_a_name", case.has_a_name)
+    yield Check("scores_free_widths_only", case.scores_free_widths_only)
+    yield Check("has_one_score_for_each_unit", case.has_one_score_for_each_unit)
+    yield Check("is_finite", case.is_finite)
+    if non_negative:
+        yield Check("is_never_negative", case.is_never_negative)
+    if equivariant:
+        yield Check("follows_a_permutation_of_units", case.follows_a_permutation_of_units)
+    yield Check("does_not_read_gradients", case.does_not_read_gradients)
+    yield Check("does_not_touch_random_state", case.does_not_touch_random_state)
+    yield Check("leaves_the_model_alone", case.leaves_the_model_alone)
+    for dtype in (torch.float64, torch.bfloat16):
+        yield Check(f"works_in_{str(dtype).removeprefix('torch.')}", lambda dtype=dtype: case.works_in(dtype))
+
+
+class SmallNetwork(nn.Module):
+    """A stem, a residual block, a grouped convolution, a fused projection into heads, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.inner, self.inner_norm = nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.back = nn.Conv2d(12, 8, 1)
+        self.grouped, self.grouped_norm = nn.Conv2d(8, 16, 3, groups=2), nn.BatchNorm2d(16)
+        self.num_heads, self.qkv, self.out = 4, nn.Linear(16, 3 * 16), nn.Linear(16, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = x + self.back(torch.relu(self.inner_norm(self.inner(x))))
+        x = torch.relu(self.grouped_norm(self.grouped(x))).flatten(2).transpose(1, 2)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        x = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.head(torch.relu(self.out(x.mean(1))))
+
+
+def small_network() -> SmallNetwork:
+    """The network above with weights and scales that differ from unit to unit, the same ones every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = SmallNetwork().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.rand_like(parameter) * 0.1)
+    return model
+
+
+class _Case:
+    """One criterion on one network; a class because every check wants the same graph, model and scores."""
+
+    def __init__(self, criterion: Criterion) -> None:
+        self.criterion = criterion
+        self.model = small_network()
+        self.graph: Graph = trace(self.model, torch.zeros(2, 3, 6, 6))
+
+    def scores(self, model: nn.Module | None = None) -> dict[str, Values]:
+        return self.criterion(self.graph, self.model if model is None else model)
+
+    def has_a_name(self) -> None:
+        name = getattr(self.criterion, "name", None)
+        assert isinstance(name, str), "a criterion needs a name"
+        assert name, "a name must not be empty"
+
+    def scores_free_widths_only(self) -> None:
+        free = {width.name for width in self.graph.free}
+        scored = set(self.scores())
+        assert scored, "nothing was scored"
+        assert scored <= free, f"scored, but not free: {sorted(scored - free)}"
+
+    def has_one_score_for_each_unit(self) -> None:
+        for name, values in self.scores().items():
+            width = self.graph[name]
+            ragged = () if width.outer is None else ((self.graph[width.outer].size, width.size),)
+            assert isinstance(values, np.ndarray), f"{name}: scores must be numpy arrays, not {type(values).__name__}"
+            assert values.shape in ((width.size,), *ragged), (
+                f"{name}: {values.shape} are not the scores of {width.size} units"
+            )
+
+    def is_finite(self) -> None:
+        for name, values in self.scores().items():
+            assert np.isfinite(values).all(), f"{name}: {values}"
+
+    def is_never_negative(self) -> None:
+        for name, values in self.scores().items():
+            assert (values >= 0).all(), f"{name}: {values.min()} is below zero"
+
+    def follows_a_permutation_of_units(self) -> None:
+        before = self.scores()
+        for name in before:
+            order = np.random.default_rng(1).permutation(self.graph[name].size)
+            after = self.scores(permuted(self.graph, self.model, name, order))
+            close = np.allclose(after[name], before[name][..., order], rtol=1e-4, atol=1e-6)
+            assert close, f"{name}: the scores do not move with the units"
+
+    def does_not_read_gradients(self) -> None:
+        model = copy.deepcopy(self.model)
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 7.0)
+        _assert_equal(self.scores(), self.scores(model), "scores depend on gradients left in the model")
+
+    def does_not_touch_random_state(self) -> None:
+        with torch.random.fork_rng():
+            state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[union-attr]
+            before = self.scores()
+            assert torch.equal(state, torch.get_rng_state()), "torch's random generator was moved"
+            assert (numpy_state == np.random.get_state()[1]).all(), "numpy's random generator was moved"  # type: ignore[index]
+            torch.manual_seed(123)
+            _assert_equal(before, self.scores(), "scores depend on torch's random generator")
+
+    def leaves_the_model_alone(self) -> None:
+        before, hooks = _state(self.model), _num_hooks(self.model)
+        self.scores()
+        after = _state(self.model)
+        changed = [name for name in before if name in after and not _same(before[name], after[name])]
+        assert not changed, f"changed: {changed}"
+        assert before.keys() == after.keys(), "parameters, buffers or modules came or went"
+        assert hooks == _num_hooks(self.model), "hooks were left in the model"
+
+    def works_in(self, dtype: torch.dtype) -> None:
+        model = copy.deepcopy(self.model).to(dtype)
+        tolerance = 0.05 if dtype is torch.bfloat16 else 1e-4  # bfloat16 keeps 8 bits of a weight
+        for name, values in self.scores(model).items():
+            assert np.allclose(values, self.scores()[name], rtol=tolerance, atol=tolerance), (
+                f"{name}: differs in {dtype}"
+            )
+
+
+def permuted(graph: Graph, model: nn.Module, width: str, order: Any) -> nn.Module:
+    """A copy of a model with the units of one width in another order in every tensor: the same function."""
+    copied = copy.deepcopy(model)
+    kept = {width: np.asarray(order)}
+    with torch.no_grad():
+        for name, tensor in [*copied.named_parameters(), *copied.named_buffers()]:
+            for axis, made_of in enumerate(graph.layouts.get(name, ())):
+                if touches(made_of, kept):
+                    tensor.copy_(tensor.index_select(axis, torch.as_tensor(kept_indices(made_of, kept))))
+    return copied
+
+
+def _assert_equal(first: dict[str, Values], second: dict[str, Values], otherwise: str) -> None:
+    same = first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+    assert same, otherwise
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    state: dict[str, Any] = {name: tensor.detach().clone() for name, tensor in tensors}
+    state |= {f"{name} requires_grad": tensor.requires_grad for name, tensor in tensors}
+    state |= {f"{name} grad": None if tensor.grad is None else tensor.grad.clone() for name, tensor in tensors}
+    return state | {f"{name} training": module.training for name, module in model.named_modules()}
+
+
+def _same(first: Any, second: Any) -> bool:
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+def _num_hooks(model: nn.Module) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)

@@ -1,0 +1,105 @@
+"""Filter pruning via the geometric median: a unit that others could stand in for may go.
+
+    score(unit) = Σ over the other units of ‖slice(unit) − slice(other)‖₂
+
+The slices are of the weights themselves, sign included (He et al., Filter pruning via geometric median, CVPR 2019).
+Tensors of one axis (norm scales, biases) say nothing about redundancy and count only where a width has nothing else.
+
+Invariant: shifting all slices of a width by one and the same slice changes no score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.torch.criteria.fold import Outer, crossed, places
+from secateur.torch.criteria.items import Item, items, outer_widths
+from secateur.torch.criteria.magnitude import in_order
+from secateur.torch.criteria.protocol import CRITERIA, Values
+from secateur.torch.criteria.reduction import check, normalise, reduce_group
+
+_CHUNK = 2**20  # distances held at once
+
+
+@CRITERIA.add("fpgm")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FPGM:
+    """Sum of distances to all other units of the width."""
+
+    name = "fpgm"
+
+    reduction: str = "mean"
+    normalizer: str | None = "mean"
+
+    def __post_init__(self) -> None:
+        check(self.reduction, self.normalizer)
+
+    def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
+        """Scores of every free width that lives in a parameter."""
+        asked, outer = items(graph, model), outer_widths(graph)
+        weighty = {name for item in asked if item.tensor.dim() > 1 for names in item.widths for name in names}
+        said: dict[str, list[torch.Tensor]] = {}
+        for item in asked:
+            for axis in item.axes:
+                for name in item.widths[axis]:
+                    if item.tensor.dim() > 1 or name not in weighty:
+                        said.setdefault(name, []).append(sum_of_distances(slices(item, axis, name, outer)))
+        on_host = {name: [values.to("cpu", torch.float64).numpy() for values in found] for name, found in said.items()}
+        return {
+            name: normalise(reduce_group(values, self.reduction), self.normalizer)
+            for name, values in in_order(graph, on_host).items()
+        }
+
+
+def slices(item: Item, axis: int, name: str, outer: Outer) -> torch.Tensor:
+    """The slice of each unit of a width as a row: ``[size, m]``, or ``[outer, size, m]``."""
+    for width, rows, own in crossed(item.layout, outer):
+        if width == name and own == axis:
+            return _slices_across(item, rows, axis, name, outer)
+    weight = item.tensor.movedim(axis, 0).flatten(1) if item.tensor.dim() > 1 else item.tensor.unsqueeze(1)
+    found = [_taken(weight, p).flatten(-2) for width, p in places(item.layout[axis], outer) if width == name]
+    return torch.cat(list(_level(found)), dim=-1)
+
+
+def sum_of_distances(rows: torch.Tensor) -> torch.Tensor:
+    """For each row the sum of its distances to all rows, ``[…, n, m]`` to ``[…, n]``; in chunks."""
+    wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    wide = wide - wide.mean(dim=-2, keepdim=True)  # distances stay, rounding shrinks
+    squares = wide.square().sum(-1)
+    num_rows = max(1, _CHUNK // max(1, squares.numel()))
+    pieces = []
+    for part, own in zip(wide.split(num_rows, -2), squares.split(num_rows, -1), strict=True):
+        gaps = own.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * part @ wide.transpose(-1, -2)
+        pieces.append(gaps.clamp_(min=0).sqrt_().sum(-1))
+    return torch.cat(pieces, dim=-1)
+
+
+def _slices_across(item: Item, rows: int, columns: int, name: str, outer: Outer) -> torch.Tensor:
+    weight = item.tensor.movedim((rows, columns), (0, 1)).flatten(2) if item.tensor.dim() > 2 else _pair(item, rows)
+    groups = torch.cat([_taken(weight, p) for w, p in places(item.layout[rows], {}) if w == outer[name]], dim=1)
+    found = []
+    for width, positions in places(item.layout[columns], {}):
+        if width == name:
+            picked = groups[:, :, torch.as_tensor(positions.copy(), device=groups.device)]  # [group, m, size, k, rest]
+            found.append(picked.movedim(2, 1).flatten(2))
+    return torch.cat(found, dim=-1)
+
+
+def _pair(item: Item, rows: int) -> torch.Tensor:
+    return (item.tensor if rows == 0 else item.tensor.t()).unsqueeze(2)
+
+
+def _taken(weight: torch.Tensor, positions: object) -> torch.Tensor:
+    return weight[torch.as_tensor(positions, device=weight.device)]
+
+
+def _level(found: list[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Where some occurrences have the outer axis and some not, those without hold for every outer index."""
+    largest = max(found, key=torch.Tensor.dim)
+    for rows in found:
+        yield rows if rows.dim() == largest.dim() else rows.expand(len(largest), *rows.shape)

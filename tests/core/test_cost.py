@@ -1,0 +1,118 @@
+"""Costs are exact integers, the same for one candidate and for thousands."""
+
+import time
+
+import numpy as np
+import pytest
+from handmade import chain, counted, heads, residual
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.core.cost import Monomial, Peak, Polynomial
+from secateur.core.layout import Axis, Product, Sum, Unit, Whole, size_of
+from secateur.errors import InputError
+
+A, B = Unit("a", 8), Unit("b", 5)
+
+
+def axes(depth: int = 2) -> st.SearchStrategy[Axis]:
+    leaf = st.one_of(st.builds(Whole, st.integers(1, 5)), st.sampled_from([A, B, Unit("c", 3)]))
+    if depth == 0:
+        return leaf
+    inner = st.lists(axes(depth - 1), min_size=2, max_size=3).map(tuple)
+    return st.one_of(leaf, st.builds(Product, inner), st.builds(Sum, inner))
+
+
+MONOMIALS = st.lists(st.tuples(st.integers(1, 10), st.lists(axes(), max_size=3).map(tuple)), max_size=6)
+COUNTS = st.fixed_dictionaries({"a": st.integers(1, 8), "b": st.integers(1, 5), "c": st.integers(1, 3)})
+
+
+def value_of(monomial: Monomial, counts: dict[str, int]) -> int:
+    coefficient, factors = monomial
+    for axis in factors:
+        coefficient *= size_of(axis, counts)
+    return coefficient
+
+
+@given(MONOMIALS, COUNTS)
+def test_a_polynomial_is_the_sum_of_its_monomials(monomials, counts):
+    assert Polynomial.of(monomials)(counts) == sum(value_of(m, counts) for m in monomials)
+
+
+@given(MONOMIALS.flatmap(lambda ms: st.permutations([*ms, *[(-c, axes) for c, axes in ms]])), COUNTS)
+def test_a_peak_is_the_largest_running_total(events, counts):
+    running, highest = 0, 0
+    for event in events:
+        running += value_of(event, counts)
+        highest = max(highest, running)
+    assert Peak.of(events)(counts) == highest
+
+
+@given(MONOMIALS, st.lists(COUNTS, min_size=1, max_size=4))
+def test_a_batch_costs_what_its_candidates_cost(monomials, candidates):
+    batch = {name: np.array([c[name] for c in candidates]) for name in "abc"}
+    for cost in (Polynomial.of(monomials), Peak.of(monomials)):
+        together = np.broadcast_to(cost(batch), len(candidates))
+        assert together.tolist() == [cost(candidate) for candidate in candidates]
+
+
+@pytest.mark.parametrize("graph", [chain(8, 16, 32), residual([[4, 4], [8]], 16), heads()], ids=["chain", "residual", "heads"])
+@given(data=st.data())
+def test_costs_of_networks_are_those_counted_by_hand(graph, data):
+    counts = {w.name: data.draw(st.integers(1, w.size)) for w in graph.widths}
+    for metric in ("macs", "params"):
+        assert graph.cost(metric, counts) == counted(graph, counts, metric)
+
+
+def test_integers_stay_exact_where_floats_do_not():
+    huge = Polynomial.of([(2**61 + 1, (A,))])
+    assert huge({"a": 1}) == 2**61 + 1
+    assert huge({"a": 8}) == 8 * (2**61 + 1)
+    assert huge({"a": np.array([1, 2])}).tolist() == [2**61 + 1, 2 * (2**61 + 1)]
+    assert Peak.of([(2**61 + 1, (A,))])({"a": 1}) == 2**61 + 1
+
+
+def test_narrow_integer_arrays_do_not_overflow():
+    assert Polynomial.of([(1000, (A, B))])({"a": np.array([8], np.int8), "b": np.array([5], np.uint8)}).tolist() == [40000]
+
+
+def test_a_width_that_is_not_named_is_whole():
+    assert Polynomial.of([(1, (A, B))])({"a": 2}) == 10
+
+
+def test_a_cost_of_nothing_is_zero():
+    assert Polynomial.of([])({}) == 0
+    assert Peak.of([])({}) == 0
+    assert Peak.of([(-3, (A,))])({}) == 0
+
+
+@pytest.mark.parametrize("count", [2.0, np.array([2.0]), "2", None])
+def test_counts_that_are_no_integers_are_refused(count):
+    with pytest.raises(InputError, match="a: a count must be an integer"):
+        Polynomial.of([(1, (A,))])({"a": count})
+
+
+def test_like_terms_are_collected_and_constants_folded():
+    polynomial = Polynomial.of([(2, (A, Whole(3))), (4, (Product((A, Whole(1))),)), (1, (A, B)), (1, (B, A))])
+    assert polynomial.terms == ((10, (A,)), (2, (A, B)))
+
+
+def test_concatenations_share_their_beginnings():
+    parts = [Unit(f"w{i}", 4) for i in range(50)]
+    polynomial = Polynomial.of([(1, (Sum(tuple(parts[:k])),)) for k in range(2, 51)])
+    assert len(polynomial._tape.steps) == 49
+
+
+def test_a_hundred_thousand_candidates_a_second():
+    graph = residual([[64, 64]] * 16, 256)
+    candidates = {w.name: np.random.default_rng(0).integers(1, w.size, 5000) for w in graph.widths}
+    for metric in ("macs", "params", "peak_activation_bytes"):
+        graph.cost(metric, candidates)
+        seconds = min(_timed(lambda metric=metric: graph.cost(metric, candidates)) for _ in range(5))
+        assert 5000 / seconds > 100_000, metric
+
+
+def _timed(call) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
