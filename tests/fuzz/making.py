@@ -148,7 +148,7 @@ class Maker:
     def width(self, at: Shape, multiple: int = 1, high: int = 32) -> int:
         """A channel count, readily one that could be mistaken for another size: T == C, H == C, a prime."""
         pool = self.choose.pick((at.sizes, (2, 3, 4, 5), ROUND, PRIMES))
-        n = self.choose.pick(pool)
+        n = max(2, self.choose.pick(pool))
         return min(max(1, round(n / multiple)), max(1, high // multiple)) * multiple
 
     def divisor(self, n: int, least: int = 1) -> int:

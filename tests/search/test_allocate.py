@@ -80,12 +80,12 @@ def test_small_networks_fill_the_budget_to_one_per_cent_wherever_any_choice_does
         for counts in itertools.product(*(w.choices for w in graph.widths))
     ]
     best = max(used for used in reachable if used <= 1)
-    assert found >= min(best, 0.99)
+    assert found >= (0.99 if best >= 0.99 else best - 0.01)
 
 
 @EVERY
 @settings(deadline=None)
-@given(st.lists(st.integers(16, 64), min_size=3, max_size=8), st.integers(5, 95), st.integers(0, 99))
+@given(st.lists(st.integers(32, 64), min_size=3, max_size=8), st.integers(15, 95), st.integers(0, 99))
 def test_larger_networks_fill_the_budget_to_one_per_cent(allocation, sizes, percent, seed):
     graph = chain(*sizes)
     budget = Budget.of({"macs": f"{percent}%", "params": "97%"}, graph)
@@ -152,12 +152,12 @@ def test_uniform_keeps_the_same_fraction_whatever_the_scores():
 
 
 def test_global_takes_from_the_weak_layer_first_and_local_does_not():
-    graph = chain(32, 32, 32)
-    scores = random_scores(graph)
+    graph = chain(200, 200, 200)
+    scores = {name: 0.5 + values for name, values in random_scores(graph).items()}
     scores["conv1.out"] = scores["conv1.out"] * 0.01
     budget = Budget.of({"macs": "70%"}, graph)
     weak = {a: counts_of(graph, allocate(graph, scores, budget, allocation=a)) for a in ("global", "local")}
-    assert weak["global"]["conv0.out"] == 32
+    assert weak["global"]["conv0.out"] == 200
     assert weak["global"]["conv1.out"] < weak["local"]["conv1.out"]
 
 
@@ -171,14 +171,14 @@ def test_local_takes_the_same_share_of_each_score():
 
 def test_per_cost_takes_expensive_units_first():
     layouts = {
-        "a.weight": (Unit("cheap", 32), Whole(3)), "b.weight": (Whole(10), Unit("cheap", 32)),
-        "c.weight": (Unit("dear", 32), Whole(300)), "d.weight": (Whole(10), Unit("dear", 32)),
+        "a.weight": (Unit("cheap", 200), Whole(3)), "b.weight": (Whole(10), Unit("cheap", 200)),
+        "c.weight": (Unit("dear", 200), Whole(300)), "d.weight": (Whole(10), Unit("dear", 200)),
     }  # fmt: skip
     graph = graph_of(layouts)
-    scores = dict.fromkeys(("cheap", "dear"), np.linspace(1, 2, 32))
+    scores = dict.fromkeys(("cheap", "dear"), np.linspace(1, 2, 200))
     counts = counts_of(graph, allocate(graph, scores, Budget.of({"macs": "60%"}, graph), allocation="per_cost"))
-    assert counts["cheap"] == 32
-    assert counts["dear"] < 20
+    assert counts["cheap"] == 200
+    assert counts["dear"] < 120
 
 
 def test_equal_scores_everywhere_narrow_all_widths_alike():
@@ -193,8 +193,9 @@ class TestFloors:
         graph = chain(40, 40, 40)
         scores = random_scores(graph)
         scores["conv1.out"] = scores["conv1.out"] * 1e-6
-        kept = allocate(graph, scores, Budget.of({"macs": "30%"}, graph), allocation="global")
+        kept = allocate(graph, scores, Budget.of({"macs": "14%"}, graph), allocation="global")
         assert counts_of(graph, kept)["conv1.out"] == 4
+        assert counts_of(graph, kept)["conv0.out"] > 30
 
     def test_the_default_floor_gives_way_to_the_budget(self):
         graph = chain(40, 40, 40)
@@ -208,7 +209,7 @@ class TestFloors:
         kept = allocate(space, scores, Budget.of({"macs": "30%"}, space), allocation=allocation)
         assert counts_of(space, kept)["conv1.out"] >= 20
         with pytest.raises(Infeasible):
-            allocate(space, scores, Budget.of({"macs": "2%"}, space), allocation=allocation)
+            allocate(space, scores, Budget.of({"macs": "1%"}, space), allocation=allocation)
 
     @EVERY
     def test_a_ceiling_holds_even_where_the_budget_is_met_without(self, allocation):
@@ -301,7 +302,7 @@ def test_rounding_larger_than_what_is_left_is_not_silent():
     assert counts_of(graph, kept) == {"conv0.out": 16}
     with pytest.raises(Infeasible, match="Allow conv0.out fewer than 16 of its 20 units"):
         allocate(restrict(graph, Limits(multiple_of=16)), random_scores(graph), Budget.of({"macs": "25%"}, graph))
-    with pytest.raises(Infeasible, match=r"free conv0.out \(no other choice than all 20 \(multiple_of=32\)\)"):
+    with pytest.raises(Infeasible, match=r"Free conv0.out \(no other choice than all 20 \(multiple_of=32\)\)"):
         allocate(restrict(graph, Limits(multiple_of=32)), random_scores(graph), Budget.of({"macs": "85%"}, graph))
 
 
@@ -321,7 +322,7 @@ def test_scores_below_zero_are_fine():
 
 
 def test_scores_of_zero_everywhere_are_fine():
-    graph = chain(16, 16)
+    graph = chain(100, 100)
     scores = {w.name: np.zeros(w.size) for w in graph.widths}
     for allocation in ALLOCATIONS:
         counts = counts_of(graph, allocate(graph, scores, Budget.of({"macs": "50%"}, graph), allocation=allocation))

@@ -12,7 +12,6 @@ Invariant: `restore` returns bit for bit what `save` was given, or raises and le
 from __future__ import annotations
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +32,7 @@ from secateur.torch.narrow import install, refresh
 from secateur.torch.untouched import all_or_nothing, named_tensors
 from torch import Tensor, nn
 
+import secateur
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
@@ -204,8 +204,4 @@ def _renew(old: Tensor, data: Tensor) -> nn.Parameter:
 
 
 def _versions() -> dict[str, str]:
-    try:
-        own = version("secateur")
-    except PackageNotFoundError:
-        own = "0+unknown"
-    return {"secateur": own, "torch": str(torch.__version__)}
+    return {"secateur": secateur.__version__, "torch": str(torch.__version__)}

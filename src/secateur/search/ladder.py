@@ -61,6 +61,14 @@ class Ladders:
         return position + np.bincount(steps, minlength=len(self.names))
 
     @property
+    def heights(self) -> Ints:
+        """For each step how many steps of its own ladder come before it."""
+        by_width = np.argsort(self.owner, kind="stable")
+        heights = np.empty(len(self.owner), dtype=np.int64)
+        heights[by_width] = np.arange(len(self.owner)) - np.repeat(np.cumsum(self.tops) - self.tops, self.tops)
+        return heights
+
+    @property
     def tops(self) -> Ints:
         """The highest position."""
         return np.array([len(r) - 1 for r in self.rungs], dtype=np.int64)

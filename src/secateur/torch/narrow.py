@@ -20,6 +20,7 @@ from torch import nn
 from secateur.core.layout import Axis, Indices, Layout, Product, Sum, Unit, kept_indices, touches, widths_of
 from secateur.core.plan import Edit, Plan
 from secateur.errors import PlanError
+from secateur.torch.provenance import shallow_copy
 from secateur.torch.untouched import named_tensors
 
 
@@ -202,10 +203,9 @@ def _replaced(value: Any, steps: list[str | int], old: int, new: int, path: str)
         return type(value)(items)
     if not hasattr(value, "__dict__"):
         raise PlanError(f"the plan expects an object at {path}, the model has {type(value).__name__}")
-    copy = object.__new__(type(value))
-    copy.__dict__.update(vars(value))
-    copy.__dict__[step] = _replaced(vars(value).get(step), rest, old, new, path)
-    return copy
+    twin = shallow_copy(value)
+    twin.__dict__[step] = _replaced(vars(value).get(step), rest, old, new, path)
+    return twin
 
 
 def refresh(module: nn.Module) -> None:

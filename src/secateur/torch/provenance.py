@@ -10,6 +10,7 @@ Invariant: a Sized compares, hashes, prints and pickles as the plain integer it 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -150,11 +151,11 @@ def sized_attributes(model: nn.Module, listener: Listener) -> Iterator[dict[Attr
         if type(value) in (tuple, list) and 0 < len(value) <= 8 and all(type(v) is int for v in value):
             return type(value)(wrap(v, module, f"{path}[{i}]", depth) for i, v in enumerate(value))
         if depth < 2 and _is_config(path.rpartition(".")[2], value):
-            copy = object.__new__(type(value))
-            copy.__dict__.update(
+            twin = shallow_copy(value)
+            twin.__dict__.update(
                 {k: wrap(v, module, f"{path}.{k}", depth + 1) for k, v in vars(value).items() if isinstance(k, str)}
             )
-            return copy
+            return twin
         return value
 
     for name, module in model.named_modules():
@@ -168,6 +169,16 @@ def sized_attributes(model: nn.Module, listener: Listener) -> Iterator[dict[Attr
             if wrapped is not value:
                 module.__dict__[key] = wrapped
     yield values
+
+
+def shallow_copy(value: Any) -> Any:
+    """Another object with the same attributes; no constructor is run where that can be avoided."""
+    try:
+        made = object.__new__(type(value))
+    except TypeError:
+        return copy.copy(value)
+    made.__dict__.update(vars(value))
+    return made
 
 
 def _is_config(name: str, value: Any) -> bool:

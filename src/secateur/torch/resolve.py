@@ -100,12 +100,13 @@ def _failing(seen: Observation, meaning: Mapping[Attribute, Space]) -> list[RawE
 
 
 def size_now(space: Space, sizes: dict[int, int], generator: random.Random) -> int:
-    """The size of a space when every free leaf has a random size, drawn once into ``sizes``."""
+    """The size of a space when every free leaf has the size in ``sizes``; one that is not there is drawn, from any number
+    at all, so that no two agree by chance."""
     top = space.root()
     if top.form is Form.LEAF:
         if top.frozen or top.size < 2:
             return top.size
-        return sizes.setdefault(id(top), generator.randint(1, top.size - 1))
+        return sizes.setdefault(id(top), generator.randint(2, 9973))
     numbers = [size_now(child, sizes, generator) for child in top.children]
     if top.form is Form.SUM:
         return sum(numbers)

@@ -31,8 +31,14 @@ def like(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> No
             trace.statistic(space)
 
 
+@rule("arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "hann_window", "range")
+def positions(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
+    """The values are positions: fewer of them are not a selection of the old ones."""
+    reason = f"its positions are numbers in {trace.where}"
+    trace.put(out, [constant(n, reason if n != 1 else ONE) for n in out.shape])
+
+
 @rule(
-    "arange",
     "full",
     "zeros",
     "ones",
@@ -40,8 +46,6 @@ def like(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> No
     "rand",
     "randn",
     "randint",
-    "linspace",
-    "eye",
     "new_zeros",
     "new_ones",
     "new_empty",
@@ -49,9 +53,6 @@ def like(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> No
     "new_empty_strided",
     "empty_strided",
     "empty_permuted",
-    "tril_indices",
-    "triu_indices",
-    "hann_window",
 )
 def new(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
     scalars = [a for a in args if type(a) in (int, float)]

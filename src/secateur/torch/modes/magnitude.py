@@ -1,0 +1,58 @@
+"""``mode="magnitude"``: keep the units whose weights are largest. Needs no data.
+
+    score every unit (L1 by default) ──► allocate under the budget ──► plan
+
+Recommended where there is no data to look at, and as the baseline of every comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from secateur.core.plan import Plan
+from secateur.search.allocations import ALLOCATIONS
+from secateur.torch.criteria.protocol import CRITERIA, make
+from secateur.torch.modes.mode import MODES, Mode, Task
+from secateur.torch.planning import plan
+
+
+@MODES.add("magnitude")
+class Magnitude(Mode):
+    """Options of the magnitude mode; see `secateur.plan` for what each does."""
+
+    criterion: Any = "l1"
+    allocation: str = "global"
+    multiple_of: int = Field(default=1, ge=1)
+    keep: Sequence[str] = ()
+    only: Sequence[str] = ()
+    floor: Any = None
+    ceiling: Any = None
+    rules: dict[str, Any] = Field(default_factory=dict)
+    sizes: dict[str, int] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Self:
+        _ = ALLOCATIONS[self.allocation]
+        if isinstance(self.criterion, str):
+            _ = CRITERIA[self.criterion]
+        return self
+
+    def search(self, task: Task) -> Plan:
+        """Score once, allocate once."""
+        task.tell(0.2, f"scoring with {self.criterion if isinstance(self.criterion, str) else make(self.criterion).name}")
+        return plan(
+            task.graph,
+            self.criterion,
+            task.budget,
+            allocation=self.allocation,
+            sizes=self.sizes or None,
+            multiple_of=self.multiple_of,
+            keep=self.keep,
+            only=self.only,
+            floor=self.floor,
+            ceiling=self.ceiling,
+            rules=self.rules,
+        )
