@@ -132,7 +132,7 @@ class _Case:
     def follows_a_permutation_of_units(self) -> None:
         before = self.scores()
         for name in before:
-            order = np.random.default_rng(1).permutation(self.graph[name].size)
+            order = np.roll(np.arange(self.graph[name].size), 1)
             after = self.scores(permuted(self.graph, self.model, name, order))
             close = np.allclose(after[name], before[name][..., order], rtol=1e-4, atol=1e-6)
             assert close, f"{name}: the scores do not move with the units"

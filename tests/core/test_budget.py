@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from handmade import chain
 
 from secateur.core.budget import Budget, Limit, measure
 from secateur.errors import ConfigError, InputError
+from tests.handmade import chain
 
 GRAPH = chain(16, 32)
 WHOLE = GRAPH.macs
@@ -72,9 +72,9 @@ def test_a_budget_prints_what_it_bounds_and_how_much_that_is():
 
 
 def test_an_unknown_metric_names_the_nearest():
-    with pytest.raises(ConfigError, match="no cost is called 'mac'. Did you mean 'macs'?"):
+    with pytest.raises(ConfigError, match=r"no cost is called 'mac'. Did you mean 'macs'?"):
         Budget.of({"mac": "60%"}, GRAPH)
-    with pytest.raises(ConfigError, match="Did you mean 'flops'?"):
+    with pytest.raises(ConfigError, match=r"Did you mean 'flops'?"):
         Budget.of({"flop": "60%"}, GRAPH)
 
 
@@ -92,5 +92,5 @@ def test_a_fraction_is_taken_for_a_forgotten_percent_sign():
 
 @pytest.mark.parametrize("budget", [{}, "60%", 3e6, None, [("macs", "60%")]])
 def test_what_is_no_mapping_is_refused_with_an_example(budget):
-    with pytest.raises(InputError, match='{"macs": "60%"}'):
+    with pytest.raises(InputError, match=r'{"macs": "60%"}'):
         Budget.of(budget, GRAPH)

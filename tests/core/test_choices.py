@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from handmade import chain, graph_of, heads, residual
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from secateur.core.graph import Graph
 from secateur.core.layout import Unit, Whole
 from secateur.core.rules import make_divisible
 from secateur.errors import ConfigError, InputError
+from tests.handmade import chain, graph_of, heads, residual
 
 GRAPH = residual([[16, 24], [16, 32]], 64)
 
@@ -176,7 +176,9 @@ class TestRules:
         assert "multiple_of=16" in frozen(graph)["layer0.conv0.out"], "16 is the only multiple of 16 up to 16"
 
     def test_a_type_the_model_does_not_have_is_no_error(self):
-        assert restrict(GRAPH, Limits(rules={"nn.Conv3d": {"*": {"multiple_of": 8}, "x.*": None}})).widths == GRAPH.widths
+        assert (
+            restrict(GRAPH, Limits(rules={"nn.Conv3d": {"*": {"multiple_of": 8}, "x.*": None}})).widths == GRAPH.widths
+        )
 
     def test_none_for_a_type_leaves_all_of_it_alone(self):
         assert len(frozen(restrict(GRAPH, Limits(rules={"nn.Conv2d": None})))) == 5

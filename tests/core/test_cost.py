@@ -4,13 +4,13 @@ import time
 
 import numpy as np
 import pytest
-from handmade import chain, counted, heads, residual
 from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.core.cost import Monomial, Peak, Polynomial
 from secateur.core.layout import Axis, Product, Sum, Unit, Whole, size_of
 from secateur.errors import InputError
+from tests.handmade import chain, counted, heads, residual
 
 A, B = Unit("a", 8), Unit("b", 5)
 
@@ -56,7 +56,9 @@ def test_a_batch_costs_what_its_candidates_cost(monomials, candidates):
         assert together.tolist() == [cost(candidate) for candidate in candidates]
 
 
-@pytest.mark.parametrize("graph", [chain(8, 16, 32), residual([[4, 4], [8]], 16), heads()], ids=["chain", "residual", "heads"])
+@pytest.mark.parametrize(
+    "graph", [chain(8, 16, 32), residual([[4, 4], [8]], 16), heads()], ids=["chain", "residual", "heads"]
+)
 @given(data=st.data())
 def test_costs_of_networks_are_those_counted_by_hand(graph, data):
     counts = {w.name: data.draw(st.integers(1, w.size)) for w in graph.widths}
@@ -73,7 +75,9 @@ def test_integers_stay_exact_where_floats_do_not():
 
 
 def test_narrow_integer_arrays_do_not_overflow():
-    assert Polynomial.of([(1000, (A, B))])({"a": np.array([8], np.int8), "b": np.array([5], np.uint8)}).tolist() == [40000]
+    assert Polynomial.of([(1000, (A, B))])({"a": np.array([8], np.int8), "b": np.array([5], np.uint8)}).tolist() == [
+        40000
+    ]
 
 
 def test_a_width_that_is_not_named_is_whole():

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secateur.core.cost import Polynomial
 from secateur.core.graph import Graph, Use, Width
 from secateur.core.layout import Unit, Whole
 from secateur.core.show import constraint_table, graph_summary, plan_table, profile, profile_table
 from secateur.core.text import choices_text, family_name, few, human, pattern_of, scientific, visible
-from secateur.core.cost import Polynomial
 
 
 def make_graph(blocks: int = 2, *, step: int = 32, name: str = "layer.{}.conv1.out_channels") -> Graph:
@@ -24,7 +24,10 @@ def make_graph(blocks: int = 2, *, step: int = 32, name: str = "layer.{}.conv1.o
     layouts = {"stem.weight": (stem, Whole(3)), "head.weight": (Unit("head.out_features", 10), stem)}
     layouts |= {f"layer.{i}.conv1.weight": (axis, stem) for i, axis in enumerate(inner)}
     layouts |= {f"layer.{i}.conv2.weight": (stem, axis) for i, axis in enumerate(inner)}
-    widths = [_width("stem.out_channels", 64, (32, 64)), _width("head.out_features", 10, (10,), frozen="the model's output")]
+    widths = [
+        _width("stem.out_channels", 64, (32, 64)),
+        _width("head.out_features", 10, (10,), frozen="the model's output"),
+    ]
     for i, axis in enumerate(inner):
         uses = (Use(tensor=f"layer.{i}.conv1.weight", axis=0), Use(tensor=f"layer.{i}.conv2.weight", axis=1))
         widths.append(_width(axis.width, 512, tuple(range(step, 513, step)), exact=i % 2 == 0, uses=uses))
@@ -109,9 +112,8 @@ def test_profile_is_the_arithmetic_of_the_smallest_central_and_whole_network() -
     def params(stem: int, inner: int) -> int:
         return 3 * stem + 10 * stem + 4 * stem * inner
 
-    assert found["params"] == {
-        "min": params(32, 32), "centroid": params(32, 256), "max": params(64, 512), "ratio": params(64, 512) / params(32, 32)
-    }  # fmt: skip
+    least, middle, most = params(32, 32), params(32, 256), params(64, 512)
+    assert found["params"] == {"min": least, "centroid": middle, "max": most, "ratio": most / least}
     assert found["macs"]["max"] == 7 * found["params"]["max"]
     assert list(found) == ["macs", "params"]
 
@@ -152,7 +154,10 @@ def test_plan_table_shows_was_and_becomes() -> None:
     kept = {f"layer.{i}.conv1.out_channels": range(128) for i in range(100)} | {"stem.out_channels": range(0, 64, 2)}
     plan = graph.plan(kept)
     short, full = plan_table(plan), plan_table(plan, limit=None)
-    assert any("layer.{0..99}.conv1.out_channels (×100)" in line and "512" in line and "128" in line for line in short.splitlines())
+    assert any(
+        "layer.{0..99}.conv1.out_channels (×100)" in line and "512" in line and "128" in line
+        for line in short.splitlines()
+    )
     assert any("stem.out_channels" in line and "64" in line and "50%" in line for line in short.splitlines())
     assert "layer.77.conv1.out_channels" in full
     assert "101 widths narrowed, 1 whole, 0 attributes rewritten" in short
@@ -166,4 +171,6 @@ def test_hostile_names_stay_inside_their_cell(name: str) -> None:
     assert "[link=https://x.example]" in shown
     assert all(unicodedata.category(c)[0] != "C" for c in shown.replace("\n", ""))
     plain = graph_summary(graph.with_widths([graph.widths[0], replace(hostile, name="x", frozen="y"), graph.widths[2]]))
-    assert sum(line.startswith("*") for line in shown.splitlines()) == sum(line.startswith("*") for line in plain.splitlines())
+    assert sum(line.startswith("*") for line in shown.splitlines()) == sum(
+        line.startswith("*") for line in plain.splitlines()
+    )

@@ -66,7 +66,7 @@ def judge(network: Network, seed: int = 0) -> Verdict:
         return Verdict(wrong=str(error))
     except SecateurError as error:
         return Verdict(refused=f"{type(error).__name__}: {error}")
-    wrong = _costs(small, inputs, graph, plan) or _changed(model, before) or _training_step(model, small, inputs)
+    wrong = _costs(small, inputs, graph, plan) or _changed(model, before) or (None if _one_left(plan) else _training_step(model, small, inputs))
     verification = verification_of(small)
     assert verification is not None
     return Verdict(
@@ -84,13 +84,17 @@ def _by_convention(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _costs(small: torch.nn.Module, inputs: tuple[Any, ...], graph: Graph, plan: Plan) -> str | None:
     again = trace(small, inputs, check=False)
-    one_left = any(plan.sizes[name] == 1 for name in plan.kept)  # einsum and reshape take other paths for sizes of one
-    for name in () if one_left else graph.costs:
+    for name in () if _one_left(plan) else graph.costs:
         foretold, counted = graph.cost(name, plan.sizes), again.cost(name)
         if foretold != counted:
             return f"{name}: the plan says {foretold}, the narrowed model counts {counted}"
     held = sum(p.numel() for p in small.parameters())
     return None if held == graph.cost("params", plan.sizes) else f"the narrowed model holds {held} parameters"
+
+
+def _one_left(plan: Plan) -> bool:
+    """Sizes of one take other paths: einsum multiplies, reshape need not copy, norms over one value do not train."""
+    return any(plan.sizes[name] == 1 for name in plan.kept)
 
 
 def _changed(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> str | None:

@@ -1,12 +1,18 @@
-"""Small networks that each hold something that is easily lost between disk and memory."""
+"""Small networks that each hold something that is easily lost between disk and memory, and ways to compare them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from secateur.torch.apply import apply
+from secateur.torch.trace import trace
+
+torch.set_num_threads(1)
 
 
 class Residual(nn.Module):
@@ -56,7 +62,12 @@ class Decoder(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         x = self.embed(ids)
         batch, tokens, _ = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.qkv(self.norm(x))
+            .view(batch, tokens, 3, self.num_heads, self.head_dim)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         score = (q @ k.transpose(-1, -2) * 0.5).masked_fill(~self.mask[:tokens, :tokens], -1e9).softmax(-1)
         x = x + self.out((score @ v).transpose(1, 2).reshape(batch, tokens, -1))
         return self.unembed(x + self.down(F.gelu(self.up(x)) * self.scale) * self.drift)
@@ -95,3 +106,27 @@ EXAMPLES: dict[type[nn.Module], Tensor] = {
     Recurrent: torch.rand(2, 4, 5, generator=torch.Generator().manual_seed(0)),
     Shared: torch.rand(3, 6, generator=torch.Generator().manual_seed(0)),
 }
+
+
+def narrowed(kind: type[nn.Module], *, seed: int = 0, step: int = 2, model: nn.Module | None = None) -> nn.Module:
+    """A model of this kind with every free width cut to about one part in ``step``."""
+    torch.manual_seed(seed)
+    model = (kind() if model is None else model).eval()
+    example = EXAMPLES[kind]
+    dtype = next(model.parameters()).dtype
+    graph = trace(model, example.to(dtype) if example.is_floating_point() else example)
+    plan = graph.plan({w.name: range(0, w.size, step) for w in graph.free}, {"seed": seed})
+    return apply(model, plan, verify=False)
+
+
+def everything(model: nn.Module) -> dict[str, Any]:
+    """All that a model holds, for comparing bit for bit: tensors, their kinds, integers, repr."""
+    found: dict[str, Any] = {"repr": repr(model)}
+    for name, module in model.named_modules():
+        for key, value in module.__dict__.items():
+            if type(value) in (int, bool, float, tuple) and not key.startswith("_secateur"):
+                found[f"{name}.{key}"] = value
+    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        found[name] = (type(tensor), tensor.dtype, tuple(tensor.shape), data)
+    return found

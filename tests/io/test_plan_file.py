@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.cost import Peak, Polynomial
-from secateur.core.equations import Attribute, Equation, Operation
+from secateur.core.equations import Attribute, Difference, Equation, Operation
 from secateur.core.graph import Graph, Use, Width
 from secateur.core.graph_json import GraphDocument, WidthDocument, graph_from_json, graph_to_json
 from secateur.core.layout import Product, Sum, Unit, Whole
@@ -42,7 +43,11 @@ def make_graph() -> Graph:
             Width(name="ffn.out_features", kind="features", size=6, choices=(2, 4, 6), exact=True, frozen=None),
         ),
         layouts=layouts,
-        equations=(Equation(heads, HEADS, "view"), Equation(Operation("//", Attribute("attn", "dim"), heads), DIMS, "view")),
+        equations=(
+            Equation(heads, HEADS, "view"),
+            Equation(Operation("//", Attribute("attn", "dim"), heads), DIMS, "view"),
+        ),
+        differences=(Difference(heads, FFN, "attn"),),
         attributes={heads: 4, Attribute("attn", "dim"): 32},
         costs={
             "params": Polynomial.of([(1, layout) for layout in layouts.values()]),
@@ -59,7 +64,9 @@ def make_graph() -> Graph:
 def make_plan() -> Plan:
     """One ragged width, one plain one, and the attributes that follow."""
     kept = {"attn.head_dim": [[0, 1], [2, 3], [0, 7], [5, 6]], "ffn.out_features": [1, 5]}
-    return make_graph().plan(kept, {"mode": "magnitude", "seed": 7, "constraints": {"macs": "60%"}, "rates": [0.5, None]})
+    return make_graph().plan(
+        kept, {"mode": "magnitude", "seed": 7, "constraints": {"macs": "60%"}, "rates": [0.5, None]}
+    )
 
 
 def test_a_plan_comes_back_equal() -> None:
@@ -82,7 +89,9 @@ def test_a_graph_comes_back_equal_with_its_costs() -> None:
 
 
 def test_every_field_of_graph_and_width_is_stored() -> None:
-    assert {f.name for f in dataclasses.fields(Graph)} == GraphDocument.model_fields.keys() - {"format_version"} | {"example"}
+    assert {f.name for f in dataclasses.fields(Graph)} == GraphDocument.model_fields.keys() - {"format_version"} | {
+        "example"
+    }
     assert {f.name for f in dataclasses.fields(Width)} == set(WidthDocument.model_fields)
 
 
@@ -94,7 +103,11 @@ def plans(draw: st.DrawFn) -> Plan:
         if draw(st.booleans()):
             kept[width.name] = sorted(draw(st.sets(st.integers(0, width.size - 1), min_size=1)))
     provenance = st.recursive(
-        st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**63)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
         max_leaves=6,
     )
@@ -305,7 +318,24 @@ def test_a_damaged_manifest_is_refused_and_the_place_named(change: Damage, expec
         manifest_from_json(json.dumps(data))
 
 
-JUNK: list[Any] = [None, True, -1, 0, 1, 2**70, 1.5, "", "x", "__import__('os')", [], [[]], [0], {}, {"x": []}, ["*", 2, 3]]
+JUNK: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**70,
+    1.5,
+    "",
+    "x",
+    "__import__('os')",
+    [],
+    [[]],
+    [0],
+    {},
+    {"x": []},
+    ["*", 2, 3],
+]
 
 
 @settings(max_examples=300, deadline=None)
@@ -314,11 +344,8 @@ def test_a_mutated_file_is_read_or_refused_by_a_typed_error(data: st.DataObject)
     document = json.loads(manifest_to_json(make_manifest()))
     for _ in range(data.draw(st.integers(1, 3))):
         _mutate(document, data)
-    try:
+    with contextlib.suppress(SecateurError):
         found = manifest_from_json(json.dumps(document))
-    except SecateurError as error:
-        assert str(error)
-    else:
         assert manifest_from_json(manifest_to_json(found)) == found
 
 
@@ -349,7 +376,15 @@ def test_reading_imports_opens_and_runs_nothing() -> None:
     watching = [True]
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if watching[0] and event in ("import", "open", "exec", "compile", "subprocess.Popen", "socket.connect", "os.system"):
+        if watching[0] and event in (
+            "import",
+            "open",
+            "exec",
+            "compile",
+            "subprocess.Popen",
+            "socket.connect",
+            "os.system",
+        ):
             seen.append(f"{event} {args[0]}")
 
     text = manifest_to_json(make_manifest())

@@ -1,6 +1,6 @@
-"""The whole road, on real data: train, prune to 40 % of the MACs, verify, fine-tune, save, restore, export, compare.
+"""The whole road, on real data: a network is trained, pruned to 40 % of its MACs, and compared with what it was.
 
-    digits ──► train ──► prune ──► fine-tune ──► save ──► restore ──► ONNX ──► one table
+    train ──► prune, verify, measure batch norm again ──► fine-tune ──► save ──► restore ──► ONNX ──► one table
 
 Invariant: every number in the table was measured in this run; a step that does not give what it promises raises.
 """
@@ -24,17 +24,16 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 import secateur as sc
-from secateur.cli.digits import EPOCHS, FINE_TUNING_EPOCHS, Digits, DigitNet, accuracy, load_digits, train
+from secateur.cli.digits import EPOCHS, FINE_TUNING_EPOCHS, DigitNet, Digits, accuracy, load_digits, train
 from secateur.cli.exporting import export_onnx
 from secateur.core.show import text_table
 from secateur.core.text import human, visible
 from secateur.errors import VerificationError
+from secateur.torch.calibration import reestimate_batch_norm
 
 BUDGET = {"macs": "40%"}
 RATE, FINE_TUNING_RATE = 0.1, 0.05
 BATCH = 256  # latency is that of this many images at once, on one thread
-
-Step = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,46 +61,43 @@ class Outcome:
 
 def run(*, seeds: int = 1, folder: str | None = None) -> list[Outcome]:
     """Run the demo once for each seed and print what came out; ``folder`` keeps the last artefact and ONNX file."""
-    outcomes = []
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder or temporary)
         place.mkdir(parents=True, exist_ok=True)
-        with _progress(seeds * (EPOCHS + FINE_TUNING_EPOCHS + 4)) as step:
-            for seed in range(seeds):
-                outcomes.append(run_once(seed, place, step))
+        outcomes = [run_once(seed, place) for seed in range(seeds)]
     note = f"\nThe artefact and the ONNX file are in {visible(folder)}." if folder else ""
     Console(highlight=False, markup=False).print(Text(report(outcomes) + note), soft_wrap=True)
     return outcomes
 
 
-def run_once(seed: int, folder: Path, step: Step) -> Outcome:
+def run_once(seed: int, folder: Path) -> Outcome:
     """One seed, from data to ONNX. Raises VerificationError where a restored or exported network is another one."""
     started = time.perf_counter()
     torch.manual_seed(seed)
     data, model = load_digits(), DigitNet()
     images = data.test.images_N1hw
-    train(model, data, epochs=EPOCHS, rate=RATE, seed=seed, step=lambda found: step(f"training, {found}"))
-    step("pruning")
-    before = measure(model, data, file_bytes=_bytes_of(model))
+    _train(model, data, "training", EPOCHS, RATE, seed)
+    before = measure(model, data, _bytes_of(model))
     model, result = sc.prune(model, mode="magnitude", constraints=BUDGET, dummy_input=images[:1])
-    pruned = measure(model, data, file_bytes=_bytes_of(model))
-    train(
-        model, data, epochs=FINE_TUNING_EPOCHS, rate=FINE_TUNING_RATE, seed=seed,
-        step=lambda found: step(f"fine-tuning, {found}"),
-    )  # fmt: skip
-    step("saving and restoring")
-    file_bytes = save_and_check(model, images, folder / "digits-pruned")
-    tuned = measure(model, data, file_bytes=file_bytes)
-    step("exporting to ONNX")
-    difference = export_onnx(model, images[:BATCH], folder / "digits-pruned.onnx")
-    step("done")
+    reestimate_batch_norm(model, data.train.images_N1hw.split(64))
+    pruned = measure(model, data, _bytes_of(model))
+    _train(model, data, "fine-tuning", FINE_TUNING_EPOCHS, FINE_TUNING_RATE, seed)
+    with _progress("saving, restoring, exporting", 2) as step:
+        file_bytes = save_and_check(model, images, folder / "digits-pruned")
+        step("exporting to ONNX")
+        difference = export_onnx(model, images[:BATCH], folder / "digits-pruned.onnx")
     return Outcome(
-        before=before, pruned=pruned, tuned=tuned, verification=str(result.verification),
+        before=before, pruned=pruned, tuned=measure(model, data, file_bytes), verification=str(result.verification),
         onnx_difference=difference, seconds=time.perf_counter() - started,
     )  # fmt: skip
 
 
-def measure(model: nn.Module, data: Digits, *, file_bytes: int) -> Measurement:
+def _train(model: nn.Module, data: Digits, title: str, epochs: int, rate: float, seed: int) -> None:
+    with _progress(title, epochs) as step:
+        train(model, data, epochs=epochs, rate=rate, seed=seed, step=step)
+
+
+def measure(model: nn.Module, data: Digits, file_bytes: int) -> Measurement:
     """Measure a network; MACs and parameters are counted on the network itself, not taken from its plan."""
     graph = sc.trace(model, data.test.images_N1hw[:1], check=False)
     return Measurement(
@@ -171,10 +167,11 @@ def _bytes_of(model: nn.Module) -> int:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Step]:
-    """A bar on the terminal; silent where there is none."""
-    console = Console(stderr=True, markup=False)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+def _progress(title: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on the terminal, advanced by each remark; silent where there is no terminal."""
+    console = Console(stderr=True)
+    texts = (TextColumn("{task.fields[title]}", markup=False), TextColumn("{task.description}", markup=False))
+    columns = (texts[0], BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), texts[1])
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("training", total=total)
-        yield lambda what: progress.update(task, advance=1, description=what)
+        task = progress.add_task("", total=total, title=title)
+        yield lambda remark: progress.update(task, advance=1, description=remark)

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-import torch
 from secateur.errors import InputError
-from torch import Tensor, nn
 
 EPOCHS, FINE_TUNING_EPOCHS = 24, 14
 

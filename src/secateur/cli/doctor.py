@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+
+import secateur
 from secateur.core.show import text_table
 
 CORE = ("torch", "numpy", "safetensors", "pydantic", "typer", "rich")
@@ -26,7 +28,7 @@ EXTRAS = {
 
 def examine() -> dict[str, Any]:
     """Versions (None where missing), devices and remarks."""
-    packages = {name: _version(name) for name in ("secateur", *CORE, *EXTRAS)}
+    packages = {"secateur": secateur.__version__, **{name: _version(name) for name in (*CORE, *EXTRAS)}}
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -74,7 +76,7 @@ def _remarks(packages: dict[str, str | None]) -> list[str]:
         remarks.append("torch is older than 2.6, the oldest that Secateur supports: upgrade it")
     if packages["torchvision"] and _vision_cuda() != torch.version.cuda:
         remarks.append(
-            f"torchvision was built for CUDA {_vision_cuda()} and torch for {torch.version.cuda}: its compiled operators "
+            f"torchvision was built for CUDA {_vision_cuda()}, torch for {torch.version.cuda}: its compiled operators "
             "cannot load. Classification models work; detectors need a torchvision built for the same torch"
         )
     missing = [name for name, found in packages.items() if name in EXTRAS and not found]

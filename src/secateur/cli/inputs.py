@@ -15,9 +15,10 @@ import re
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
+
 from secateur.core.text import visible
 from secateur.errors import InputError, nearest
-from torch import Tensor
 
 _FORM = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?:(?P<kind>[a-z]+):)?(?P<shape>[0-9]{1,9}(?:x[0-9]{1,9})*)")
 _LARGEST = 10**9

@@ -18,9 +18,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
+
 from secateur.core.text import visible
 from secateur.errors import InputError, nearest
-from torch import nn
 
 Builder = Callable[[], nn.Module]
 

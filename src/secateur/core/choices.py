@@ -61,9 +61,7 @@ def restrict(graph: Graph, limits: Limits) -> Graph:
         alone = [f"left alone by {where}" for where, rule in ruled if rule is None]
         if width.name in frozen or alone:
             return _freeze(width, frozen.get(width.name) or alone[0])
-        general = Spec(
-            multiple_of=limits.multiple_of, ratios=limits.ratios, floor=floor(width), ceiling=ceiling(width)
-        )
+        general = Spec(multiple_of=limits.multiple_of, ratios=limits.ratios, floor=floor(width), ceiling=ceiling(width))
         specs = {where: rule for where, rule in [*ruled, (general.said, general)] if rule and not rule.is_empty}
         return _apply(width, list(specs.values()), ", ".join(specs)) if specs else width
 
@@ -117,8 +115,8 @@ def _apply(width: Width, specs: Sequence[Spec], said: str) -> Width:
     inside = tuple(c for c in allowed if (least <= c or c == width.size) and c <= most)
     if not inside:
         raise InputError(
-            f"{width.name}: no choice of at most {most} ({said}); the smallest is {min(allowed or width.choices)} of {width.size}. "
-            "Raise the ceiling, lower multiple_of, or say by name which widths the ceiling is for."
+            f"{width.name}: no choice of at most {most} ({said}); the smallest is {min(allowed or width.choices)} of "
+            f"{width.size}. Raise the ceiling, lower multiple_of, or say by name which widths the ceiling is for."
         )
     if inside == (width.size,):
         return _freeze(width, f"no other choice than all {width.size} ({said})")

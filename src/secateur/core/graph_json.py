@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, PlainValidator
 
 from secateur.core.cost import Cost, Monomial, Peak, Polynomial
-from secateur.core.equations import Attribute, Equation, expression_from_json, expression_to_json
+from secateur.core.equations import Attribute, Difference, Equation, expression_from_json, expression_to_json
 from secateur.core.graph import Graph, Use, Width
 from secateur.core.layout import from_json, to_json
 from secateur.core.plan_json import FORMAT_VERSION, STRICT, AxisField, Fingerprint, Integer, Name
@@ -88,6 +88,16 @@ class EquationDocument(BaseModel):
     where: str
 
 
+class DifferenceDocument(BaseModel):
+    """The schema of two sizes that must go on to differ."""
+
+    model_config = STRICT
+
+    left: ExpressionField
+    right: ExpressionField
+    where: str
+
+
 class AttributeDocument(BaseModel):
     """The schema of an attribute and the value it had while tracing."""
 
@@ -117,6 +127,7 @@ class GraphDocument(BaseModel):
     widths: list[WidthDocument]
     layouts: dict[Name, list[AxisField]]
     equations: list[EquationDocument]
+    differences: list[DifferenceDocument]
     attributes: list[AttributeDocument]
     costs: dict[Name, CostDocument]
     module_types: dict[Name, list[Name]]
@@ -141,6 +152,10 @@ def graph_to_json(graph: Graph) -> str:
             {"expression": expression_to_json(e.expression), "axis": to_json(e.axis), "where": e.where}
             for e in graph.equations
         ],
+        "differences": [
+            {"left": expression_to_json(d.left), "right": expression_to_json(d.right), "where": d.where}
+            for d in graph.differences
+        ],
         "attributes": [{"module": a.module, "path": a.path, "value": v} for a, v in graph.attributes.items()],
         "costs": {name: _cost_data(cost) for name, cost in graph.costs.items()},
         "module_types": {name: list(types) for name, types in graph.module_types.items()},
@@ -161,6 +176,7 @@ def graph_from_json(text: str | bytes) -> Graph:
         widths=tuple(_width(width) for width in document.widths),
         layouts={name: tuple(axes) for name, axes in document.layouts.items()},
         equations=tuple(Equation(e.expression, e.axis, e.where) for e in document.equations),
+        differences=tuple(Difference(d.left, d.right, d.where) for d in document.differences),
         attributes={Attribute(a.module, a.path): a.value for a in document.attributes},
         costs={name: _cost(cost) for name, cost in document.costs.items()},
         fingerprint=document.fingerprint,

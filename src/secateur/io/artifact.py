@@ -15,10 +15,12 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
-import torch
+import secateur
 from secateur.core.plan import Plan
 from secateur.core.strict_json import MAX_BYTES
 from secateur.core.text import visible
@@ -30,9 +32,7 @@ from secateur.io.plan_file import Manifest, Stored, manifest_from_json, manifest
 from secateur.io.state import collect, narrowed_names, stored_names
 from secateur.torch.narrow import install, refresh
 from secateur.torch.untouched import all_or_nothing, named_tensors
-from torch import Tensor, nn
 
-import secateur
 _Model = TypeVar("_Model", bound=nn.Module)
 
 

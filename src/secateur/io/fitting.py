@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from torch import nn
+
 from secateur.core.plan import Edit, Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError, PlanError
 from secateur.torch.fingerprint import fingerprint
 from secateur.torch.narrow import set_attribute
 from secateur.torch.untouched import named_tensors
-from torch import nn
 
 Shapes = dict[str, tuple[int, ...]]
 

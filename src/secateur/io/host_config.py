@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.io.atomic import write_file
 from secateur.torch.narrow import set_attribute
-from torch import nn
 
 
 def write_host_config(model: nn.Module, plans: Sequence[Plan], folder: Path) -> None:

@@ -14,15 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-import torch
 from secateur.core.layout import touches
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError
 from secateur.torch.untouched import named_tensors
-from torch import Tensor, nn
 
 TRANSIENT = "secateur.transient/"
 

@@ -123,7 +123,7 @@ def _inner_widths(seen: Observation, names: Names) -> dict[int, Space]:
     tensors = [*seen.spaces.values(), *(o for r in seen.tracer.records for o in r.outputs), *seen.outputs]
     for tensor in tensors:
         _strike_out(tensor, outer)
-    return outer
+    return {inner: o for inner, o in outer.items() if id(o) not in outer}
 
 
 def _pair(space: Space, outer: dict[int, Space]) -> None:

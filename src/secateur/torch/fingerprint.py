@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 
-from secateur.errors import PlanError
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+
+from secateur.errors import PlanError
 
 Shape = tuple[int, ...]
 
@@ -49,5 +50,5 @@ def check_fingerprint(model: nn.Module, expected: str) -> None:
     if found != expected:
         raise PlanError(
             f"the plan was made for another architecture: {type(model).__name__} has fingerprint {found[:12]}…, "
-            f"the plan {expected[:12]}…. Apply it to the model it was traced on, or to a freshly built one of the same widths."
+            f"the plan {expected[:12]}…. Apply it to the model it was traced on, or to a fresh one of the same widths."
         )

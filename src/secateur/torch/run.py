@@ -102,7 +102,7 @@ def _observe(
         def swap(name: str, tensor: torch.Tensor) -> torch.Tensor:
             made = abstract_like(tensor) if abstract else _alias(tensor)
             known = shared[name] if shared else [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
-            made._secateur = Value(known, [True] * len(known))  # type: ignore[attr-defined]
+            made._secateur = Value(known, [tensor.is_floating_point()] * len(known))  # type: ignore[attr-defined]
             spaces.update(dict.fromkeys(names[id(tensor)], known))
             return made
 

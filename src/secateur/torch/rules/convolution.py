@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from secateur.core.space import Space, constant, freeze, merge, split
+from secateur.core.space import Space, constant, freeze, is_frozen, merge, split
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
@@ -39,10 +39,31 @@ def convolution(
     if bias is not None:
         co, co_zero = trace.same(co, trace.spaces(bias)[0]), co_zero and trace.zero(bias)[0]
     batch = trace.spaces(x)[:channel_axis]
-    spatial = [constant(n, "spatial size") for n in out.shape[channel_axis + 1 :]]
-    positions = math.prod((x if transposed else out).shape[channel_axis + 1 :]) * math.prod(weight.shape[2:])
-    trace.multiply(positions, *batch, co if not transposed else trace.spaces(x)[channel_axis], trace.spaces(weight)[1])
+    spatial = _spatial(trace, out, x, weight, (stride, padding), transposed)
+    kernel_area = math.prod(weight.shape[2:])
+    if transposed:
+        positions, channels = trace.spaces(x)[channel_axis + 1 :], trace.spaces(x)[channel_axis]
+    else:
+        positions, channels = spatial, co
+    trace.multiply(kernel_area, *batch, *positions, channels, trace.spaces(weight)[1])
     trace.put(out, [*batch, co, *spatial], [False] * len(batch) + [co_zero] + [False] * num_spatial)
+
+
+def _spatial(
+    trace: Any, out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, steps: tuple[Any, Any], transposed: bool
+) -> list[Space]:
+    """A kernel of one that moves by one leaves a dimension what it is; any other freezes it."""
+    num = weight.dim() - 2
+    result: list[Space] = []
+    for i, space in enumerate(trace.spaces(x)[x.dim() - num :]):
+        stride, padding = (s[i] if len(s) > i else s[0] for s in steps)
+        if weight.shape[2 + i] == stride == 1 and padding == 0 and not transposed:
+            result.append(space)
+        else:
+            if not is_frozen(space):
+                freeze(space, "spatial size")
+            result.append(constant(out.shape[x.dim() - num + i], "spatial size"))
+    return result
 
 
 def _channels(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from secateur.core.space import constant
+from secateur.core.space import ONE, constant, freeze
 from secateur.torch.rules.registry import FUNCTION_RULES, Sample, rule, sample
 
 
@@ -65,6 +65,33 @@ def baddbmm(trace: Any, out: Any, bias: torch.Tensor, a: torch.Tensor, b: torch.
     zero = [trace.zero(a)[0] or trace.zero(b)[0], trace.zero(a)[1], trace.zero(b)[2]]
     trace.multiply(1, *spaces, k)
     trace.put(out, *_add_bias(trace, spaces, zero, bias))
+
+
+@rule("_trilinear")
+def trilinear(
+    trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, e1: Any, e2: Any, e3: Any, summed: Any, *r: Any
+) -> None:
+    """``a·b·c`` over unsqueezed operands, summed over some dimensions: what a bilinear layer becomes."""
+    operands = []
+    for tensor, extra in ((a, e1), (b, e2), (c, e3)):
+        spaces, zero = list(trace.spaces(tensor)), list(trace.zero(tensor))
+        for place in sorted(extra):
+            spaces.insert(place, constant(1, ONE))
+            zero.insert(place, False)
+        operands.append((spaces, zero))
+    shared, zeros = [], []
+    for place in range(len(operands[0][0])):
+        there = [(s[place], z[place]) for s, z in operands if s[place].root().size != 1]
+        space = there[0][0] if there else constant(1, ONE)
+        for other, _ in there[1:]:
+            space = trace.same(space, other)
+        shared.append(space)
+        zeros.append(any(z for _, z in there))
+    for place in summed:
+        trace.contract(shared[place], zero=zeros[place])
+    trace.multiply(1, *shared)
+    rest = [i for i in range(len(shared)) if i not in summed]
+    trace.put(out, [shared[i] for i in rest], [zeros[i] for i in rest])
 
 
 @rule("mv")
@@ -125,8 +152,6 @@ FUNCTION_RULES[torch.nn.functional.linear] = linear
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
 def embedding_bag(trace: Any, out: Any, weight: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, *a: Any) -> None:
-    from secateur.core.space import freeze
-
     freeze(trace.spaces(weight)[0], "vocabulary")
     result, *others = out
     trace.put(result, [constant(result.shape[0], "bags"), trace.spaces(weight)[1]], [False, trace.zero(weight)[1]])
@@ -152,3 +177,8 @@ def _linear() -> Sample:
 @sample("mv", "dot")
 def _mv() -> Sample:
     return Sample(lambda a, v, w: torch.mv(a, v) * torch.dot(v, w), (3, 4), (4,), (4,))
+
+
+@sample("_trilinear")
+def _bilinear() -> Sample:
+    return Sample(torch.nn.functional.bilinear, (3, 4), (3, 5), (6, 4, 5), (6,))
