@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.choices import (
@@ -19,6 +19,8 @@ from secateur.core.layout import Unit, Whole
 from secateur.core.rules import make_divisible
 from secateur.errors import ConfigError, InputError
 from tests.handmade import chain, graph_of, heads, residual
+
+STEADY = settings(deadline=None)  # shared machines pause
 
 GRAPH = residual([[16, 24], [16, 32]], 64)
 
@@ -54,6 +56,7 @@ def test_a_multiple_counts_positions_not_units():
     assert choices(graph, "head_dim") == (4, 6)
 
 
+@STEADY
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 48))
 def test_choices_are_ascending_multiples_and_end_with_the_size(size, divisor, multiplier):
     graph = graph_of({"a.weight": (Unit("a", size), Whole(3))}, changes={"a": {"multiplier": multiplier}})
@@ -226,6 +229,7 @@ def test_minimum_centroid_and_maximum():
     assert centroid(restrict(chain(10), Limits(ceiling=5))) == {"conv0.out": 3}
 
 
+@STEADY
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.integers(1, 40))
 def test_subnets_are_in_the_search_space(sizes, divisor):
     graph = restrict(chain(*sizes), Limits(multiple_of=divisor))

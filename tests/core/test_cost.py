@@ -4,13 +4,15 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.cost import Monomial, Peak, Polynomial
 from secateur.core.layout import Axis, Product, Sum, Unit, Whole, size_of
 from secateur.errors import InputError
 from tests.handmade import chain, counted, heads, residual
+
+STEADY = settings(deadline=None)  # shared machines pause
 
 A, B = Unit("a", 8), Unit("b", 5)
 
@@ -34,11 +36,13 @@ def value_of(monomial: Monomial, counts: dict[str, int]) -> int:
     return coefficient
 
 
+@STEADY
 @given(MONOMIALS, COUNTS)
 def test_a_polynomial_is_the_sum_of_its_monomials(monomials, counts):
     assert Polynomial.of(monomials)(counts) == sum(value_of(m, counts) for m in monomials)
 
 
+@STEADY
 @given(MONOMIALS.flatmap(lambda ms: st.permutations([*ms, *[(-c, axes) for c, axes in ms]])), COUNTS)
 def test_a_peak_is_the_largest_running_total(events, counts):
     running, highest = 0, 0
@@ -48,6 +52,7 @@ def test_a_peak_is_the_largest_running_total(events, counts):
     assert Peak.of(events)(counts) == highest
 
 
+@STEADY
 @given(MONOMIALS, st.lists(COUNTS, min_size=1, max_size=4))
 def test_a_batch_costs_what_its_candidates_cost(monomials, candidates):
     batch = {name: np.array([c[name] for c in candidates]) for name in "abc"}
@@ -59,6 +64,7 @@ def test_a_batch_costs_what_its_candidates_cost(monomials, candidates):
 @pytest.mark.parametrize(
     "graph", [chain(8, 16, 32), residual([[4, 4], [8]], 16), heads()], ids=["chain", "residual", "heads"]
 )
+@STEADY
 @given(data=st.data())
 def test_costs_of_networks_are_those_counted_by_hand(graph, data):
     counts = {w.name: data.draw(st.integers(1, w.size)) for w in graph.widths}

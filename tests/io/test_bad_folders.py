@@ -112,10 +112,7 @@ def plan_bytes(old: bytes, new: bytes) -> Callable[[Path], None]:
 
 
 W = "model.safetensors"
-OVERLAP = (
-    b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    + b"0000"
-)
+ONE = b'{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 BAD: dict[str, Callable[[Path], object]] = {
     "an empty folder": lambda f: [p.unlink() for p in f.iterdir()],
     "no plan": lambda f: (f / "plan.json").unlink(),
@@ -166,7 +163,7 @@ BAD: dict[str, Callable[[Path], object]] = {
     "a tensor flattened": edit_both(lambda t: t.update({"head.weight": t["head.weight"].reshape(-1)})),
     "a dtype that the table does not list": edit_weights(lambda t: t.update({"head.bias": torch.zeros(4).double()})),
     "a header of no JSON": header(b"not json"),
-    "a header that overlaps": header(OVERLAP),
+    "a header that overlaps": header(b'{"a":' + ONE + b',"b":' + ONE + b"}0000"),
     "a header beyond its data": header(b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'),
     "a header of an unknown dtype": header(b'{"a":{"dtype":"PY","shape":[],"data_offsets":[0,0]}}'),
 }

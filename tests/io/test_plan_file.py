@@ -47,7 +47,7 @@ def make_graph() -> Graph:
             Equation(heads, HEADS, "view"),
             Equation(Operation("//", Attribute("attn", "dim"), heads), DIMS, "view"),
         ),
-        differences=(Difference(heads, FFN, "attn"),),
+        differences=(Difference(heads, 5, "attn"),),
         attributes={heads: 4, Attribute("attn", "dim"): 32},
         costs={
             "params": Polynomial.of([(1, layout) for layout in layouts.values()]),

@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -294,6 +295,16 @@ class TestRefusals:
         graph = chain(4, 4)
         with pytest.raises(ConfigError, match=r"no allocation is called 'globl'. Did you mean 'global'"):
             allocate(graph, random_scores(graph), Budget.of({"macs": "50%"}, graph), allocation="globl")
+
+
+def test_many_widths_with_a_single_choice_do_not_hinder_the_others():
+    graph = chain(*[8] * 100)
+    changes = {"conv0.out": (2, 8), "conv1.out": (3, 8), "conv50.out": (1, 8)}
+    space = graph.with_widths(replace(w, choices=changes.get(w.name, (7,))) for w in graph.widths)
+    budget = Budget.of({"macs": space.cost("macs", maximum(space)) - 1}, graph)
+    counts = counts_of(graph, allocate(space, random_scores(space), budget))
+    assert [counts[name] for name in changes] in ([2, 8, 8], [8, 3, 8], [8, 8, 1])
+    assert set(counts.values()) <= {1, 2, 3, 7, 8}
 
 
 def test_rounding_larger_than_what_is_left_is_not_silent():

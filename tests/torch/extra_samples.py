@@ -64,11 +64,11 @@ extra("pixel shuffle", (2, 8, 4, 4), (8,))(
     lambda x, b: F.pixel_shuffle(still(x) + b[:, None, None], 2) * b.view(-1, 4).sum(1)[:, None, None]
 )
 extra("pixel unshuffle", (2, 3, 4, 4), (12, 5))(lambda x, w: F.pixel_unshuffle(still(x), 2).sum((2, 3)) @ w)
-extra("channel shuffle", (2, 6, 4, 4), (3,))(lambda x, g: torch.channel_shuffle(still(x), g.shape[0]))
+extra("channel shuffle", (2, 6, 4, 4))(lambda x: F.channel_shuffle(still(x), 3))
 extra("unfold to columns", (2, 3, 5, 5), (27, 4))(lambda x, w: F.unfold(still(x), 3).transpose(1, 2) @ w)
 extra("fold of columns", (2, 12, 16))(lambda x: F.fold(F.max_pool1d(x, 1), (5, 5), 2))
-extra("sliding windows", (3, 8), (3,))(lambda x, w: (x.unfold(1, 3, 2) @ w))
-extra("memory format", MAP)(lambda x: still(x).as_strided(x.shape, x.stride()) * 2)
+extra("sliding windows", (3, 8), (3,))(lambda x, w: x.unfold(1, 3, 2) @ w)
+extra("memory format", MAP)(lambda x: still(x).as_strided((2, 4, 6, 6), (144, 36, 6, 1)) * 2)
 extra("diagonal", (3, 4, 4), (4,))(lambda x, w: x.diagonal(0, 1, 2) * w)
 extra("complex parts", (3, 4, 2))(lambda x: torch.view_as_real(torch.view_as_complex(x) * 2j))
 extra("expand", (3, 1, 4), (5,))(lambda x, y: x.expand(-1, y.shape[0], -1) * y[:, None])
@@ -88,7 +88,7 @@ extra("cat under a product", (3, 4), (3, 6), (20, 5))(lambda a, b, w: torch.cat(
 extra("stack", (3, 4), (3, 4))(lambda a, b: torch.stack([a, b], 1))
 extra("padded", (3, 4), (7, 5))(lambda a, w: F.pad(a, (1, 2)) @ w)
 extra("padded with ones", (3, 4))(lambda a: F.pad(a, (1, 2), value=1.0).sum(1))
-extra("cropped", (3, 8))(lambda a: F.pad(a, (-1, -2)))
+extra("cropped", (3, 8), (3, 5))(lambda a, b: F.pad(a, (-1, -2)) * b)
 
 # -- reductions, scans, orders --------------------------------------------------------------------------------------
 extra("sums", (3, 4, 5))(lambda x: (x.sum((0, 2)), x.nansum(1), x.sum(1, keepdim=True) * x))
@@ -118,9 +118,7 @@ extra("written", (4, 6), (2, 6))(
 )
 extra("filled by position", (4, 6))(lambda x: x.index_fill(0, IDS[0], 1.0))
 extra("filled by position, then summed", (4, 6))(lambda x: x.index_fill(0, IDS[0], 1.0).sum(1))
-extra("scattered number, then summed", (4, 6))(
-    lambda x: x.scatter(0, IDS[:1, :1].expand(1, x.shape[1]), 1.0).sum(1)
-)
+extra("scattered number, then summed", (4, 6))(lambda x: x.scatter(0, IDS[:1, :1].expand(1, x.shape[1]), 1.0).sum(1))
 extra("scattered", (4, 6), (1, 6))(
     lambda x, y: (
         x.scatter(0, IDS[:1, :1].expand(1, x.shape[1]), y),
@@ -130,7 +128,9 @@ extra("scattered", (4, 6), (1, 6))(
 )
 extra("triangles", (3, 4, 4))(lambda x: x.tril() + x.triu(1))
 extra("moved", (3, 4, 5))(lambda x: (x.roll(1, 1), x.flip(1), x.roll((1, 2), (1, 2))))
-extra("buckets", (4, 6), (3,))(lambda x, edges: (torch.bucketize(x[:, 0].detach(), torch.tensor([0.0, 1.0])), x + 1))
+extra("buckets", (4, 6), (5, 3))(lambda x, y: (torch.bucketize(x, torch.tensor([0.0, 1.0])), y + 1))
+extra("counts", (4, 6), (5, 3))(lambda x, y: ((x > 0).nonzero().shape[0] * y, x.unique().sum() * y))
+extra("placed by a mask", (4, 6), (5, 3))(lambda x, y: (x.masked_scatter(x > 0, -x), y + 1))
 
 # -- norms ----------------------------------------------------------------------------------------------------------
 extra("batch norm", MAP, (4,), (4,))(
@@ -139,7 +139,9 @@ extra("batch norm", MAP, (4,), (4,))(
 extra("batch norm without a scale", (5, 4), (4, 3))(
     lambda x, w: F.batch_norm(x, torch.ones(x.shape[1]), torch.ones(x.shape[1])) @ w
 )
-extra("batch norm of the batch", MAP, (4,), (4,))(lambda x, w, b: F.batch_norm(still(x), None, None, w, b, training=True))
+extra("batch norm of the batch", MAP, (4,), (4,))(
+    lambda x, w, b: F.batch_norm(still(x), None, None, w, b, training=True)
+)
 extra("layer norm", (3, 4, 6), (6,), (6,))(lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b))
 extra("layer norm without a scale", (3, 4, 6))(lambda x: F.layer_norm(x, x.shape[-1:]).sum(0))
 extra("group norm", (3, 8, 5, 5), (8,), (8,), (2,))(lambda x, w, b, g: F.group_norm(still(x), g.shape[0], w, b))
@@ -171,6 +173,9 @@ extra("pools of volumes", VOLUME)(
 extra("grouped rows", (6, 4), (2, 4, 8))(
     lambda a, b: torch.cat([a[:3] @ b[0], a[3:] @ b[1]])  # what _grouped_mm computes, where there is no kernel
 )
+extra("mixture of experts", torch.randn(16, 8, dtype=torch.bfloat16), torch.randn(2, 8, 16, dtype=torch.bfloat16))(
+    lambda a, b: torch._grouped_mm(a, b, offs=torch.tensor([8, 16], dtype=torch.int32))
+)
 extra("chain of matrices", (3, 4), (4, 5), (5,), (5, 6))(lambda a, b, c, d: torch.addmm(c, a, b).relu() @ d)
 extra("batched with a bias", (2, 3, 4), (2, 4, 5), (2, 3, 5))(lambda a, b, c: torch.baddbmm(c, a, b))
 extra("linear layers", (2, 3, 4), (5, 4), (5,), (6, 5))(lambda x, v, b, w: F.linear(F.gelu(F.linear(x, v, b)), w))
@@ -182,6 +187,13 @@ extra("einsum", (2, 3, 4), (4, 5))(lambda x, w: torch.einsum("btc,cd->btd", x, w
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
+
+extra("attention by a kernel", (2, 3, 5, 4), (2, 3, 5, 4), (2, 3, 5, 4))(
+    lambda q, k, v: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0]
+)
+extra("rows in place", (3, 4), (4,))(
+    lambda x, y: x.clone().index_put_((IDS[0],), y.expand(2, -1)) * torch.scalar_tensor(2.0)
+)
 
 # -- element by element ----------------------------------------------------------------------------------------------
 extra("activations", (3, 4))(
@@ -214,12 +226,23 @@ def zeroed(a: Tensor, w: Tensor) -> Tensor:
 
 
 # -- made from nothing -----------------------------------------------------------------------------------------------
-extra("made", (3, 4), (4,))(
+extra("made", (3, 4), (5,))(
     lambda x, y: (
-        x * torch.arange(x.shape[1]) + torch.full((x.shape[1],), 2.0) * torch.ones(x.shape[1]),
-        x.new_zeros(x.shape[1]) + y * torch.full_like(y, 3.0),
-        torch.linspace(0, 1, y.shape[0]) * 0 + y,
+        x + torch.full((x.shape[1],), 2.0) * torch.ones(x.shape[1]),
+        x + x.new_zeros(x.shape[1]) + x.new_full((x.shape[1],), 2.0) + x.new_ones(x.shape[1]),
+        y * torch.full_like(y, 3.0) + y.new_empty(y.shape[0]).fill_(1.0) + torch.empty(y.shape[0]).zero_(),
     )
 )
+extra("counted", (3, 4), (5,))(lambda x, y: (x * torch.arange(x.shape[1]), torch.linspace(0, 1, y.shape[0]) + y))
 extra("identity", (3, 4))(lambda x: x @ torch.eye(x.shape[1]))
+extra("corners", (3, 4))(lambda x: (x, torch.tril_indices(3, 3), torch.triu_indices(3, 3), torch.hann_window(5)))
+extra("drawn", (3, 4))(
+    lambda x: [
+        (x + d).sum() * 0
+        for d in (torch.rand_like(x), torch.randn_like(x), torch.rand(x.shape), torch.randn(x.shape), x.bernoulli(0.5))
+    ]
+)
+extra("drawn in place", (3, 4))(
+    lambda x: [(x.clone().uniform_() + x.clone().normal_() + x.clone().exponential_()).sum() * 0, torch.randperm(3)]
+)
 extra("ones, then summed", (3, 4))(lambda x: x + torch.ones(x.shape[1]).sum())

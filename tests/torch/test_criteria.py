@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.handmade import chain
 from torch import nn
 
 from secateur.core.graph import Graph
@@ -262,8 +263,7 @@ class TestFPGM:
 
     def test_ragged_widths_are_compared_inside_their_outer_index(self):
         model, graph = NETWORKS["small"]
-        name = "stem.out_channels[1]"
-        assert graph[name].outer == "grouped.groups"
+        (name,) = [w.name for w in graph.free if w.outer and "stem.weight" in {use.tensor for use in w.uses}]
         weight = model.grouped.weight.detach().double().unflatten(0, (2, 8))  # group, out, in, h, w
         slices = weight.movedim(2, 1).flatten(2)
         across = torch.cdist(slices, slices).sum(-1)
@@ -319,7 +319,10 @@ class TestRandom:
         first, again, other = Random(seed=1)(graph, model), Random(seed=1)(graph, model), Random(seed=2)(graph, model)
         assert all(np.array_equal(first[name], again[name]) for name in first)
         assert not any(np.array_equal(first[name], other[name]) for name in first)
-        assert not np.array_equal(first["qkv.out_features[1]"], first["qkv.out_features[5]"])
+
+    def test_widths_of_one_size_get_scores_of_their_own(self):
+        first, second = Random()(chain(8, 8), nn.Identity()).values()
+        assert not np.array_equal(first, second)
 
     def test_a_width_does_not_depend_on_the_others(self):
         model, graph = NETWORKS["small"]

@@ -25,7 +25,9 @@ def main(
     out: Annotated[Path | None, typer.Option(help="the Markdown file to write")] = None,
 ) -> None:
     """Trace, prune, verify, retrace, save, restore and train every architecture."""
-    names = [e.name for e in catalogue() if family in (None, e.name.partition("/")[0]) and fnmatch.fnmatch(e.name, only)]
+    names = [
+        e.name for e in catalogue() if family in (None, e.name.partition("/")[0]) and fnmatch.fnmatch(e.name, only)
+    ]
     if not names:
         raise typer.BadParameter(f"no architecture matches family {family} and {only!r}")
     verdicts: list[Verdict] = []

@@ -41,7 +41,7 @@ class Wrong(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anatomy:
-    """What a graph says: the share of parameters in tensors with a free width, numbers of widths, why some are frozen."""
+    """What a graph says: the share of parameters that a free width reaches, numbers of widths, why some are frozen."""
 
     reachable: float
     num_free: int
@@ -178,7 +178,7 @@ def check_costs(model: nn.Module, inputs: Inputs, result: secateur.PruneResult) 
 
 
 def check_restored(entry: Entry, model: nn.Module, inputs: Inputs) -> None:
-    """Raise `Wrong` unless a model saved and restored is bit for bit the same, in its tensors and in what it computes."""
+    """Raise `Wrong` unless a model saved and restored is bit for bit the same, in tensors and in what it computes."""
     with tempfile.TemporaryDirectory() as folder:
         secateur.save(model, f"{folder}/small")
         restored = secateur.restore(entry.build(), f"{folder}/small")

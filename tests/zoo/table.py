@@ -14,14 +14,15 @@ from .judge import Verdict
 
 _HEAD = """# The zoo
 
-One architecture of every timm module, every torchvision classifier with segmentation, detection and video backbones, and
-tiny configurations of Hugging Face families, all with random weights. Each is traced, pruned to half of its MACs (half of
-its parameters where MACs cannot get there, else as far as it goes), verified against the masked network, traced again to
-compare costs to the integer, saved, restored bit for bit, and trained for one step. Made by `python -m tests.zoo`.
+One architecture of every timm module, every torchvision classifier with segmentation, detection and video backbones,
+and tiny configurations of Hugging Face families, all with random weights. Each is traced, pruned to half of its MACs
+(half of its parameters where MACs cannot get there, else as far as it goes), verified against the masked network,
+traced again to compare costs to the integer, saved, restored bit for bit, and trained for one step. Made by
+`python -m tests.zoo`.
 """
 _COLUMNS = (
-    "architecture | outcome | reached | reachable | free / frozen | exact | trace s | self-check s | verify s | difference"
-    " | step | holds back most, or why not"
+    "architecture | outcome | reached | reachable | free / frozen | exact | trace s | self-check s | verify s |"
+    " difference | step | holds back most, or why not"
 )
 _NUM_REASONS = 15
 
@@ -38,8 +39,8 @@ def report(verdicts: Sequence[Verdict]) -> str:
 
 def _summary(verdicts: Sequence[Verdict]) -> str:
     lines = [
-        "| family | architectures | passed | refused | failed | reachable share, mean | median | lowest | trace s, median |"
-        " slowest |",
+        "| family | architectures | passed | refused | failed | reachable share, mean | median | lowest |"
+        " trace s, median | slowest |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     families = list(dict.fromkeys(v.family for v in verdicts))
@@ -50,7 +51,8 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
         traces = [v.seconds["trace"] for v in group if "trace" in v.seconds] or [0.0]
         lines.append(
             f"| {family} | {len(group)} | {outcomes['passed']} | {outcomes['refused']} | {outcomes['failed']} |"
-            f" {mean(shares):.1%} | {median(shares):.1%} | {min(shares):.1%} | {median(traces):.2f} | {max(traces):.2f} |"
+            f" {mean(shares):.1%} | {median(shares):.1%} | {min(shares):.1%} |"
+            f" {median(traces):.2f} | {max(traces):.2f} |"
         )
     return "\n".join([*lines, "", _footnote(verdicts), ""])
 
@@ -73,7 +75,12 @@ def _reasons(verdicts: Sequence[Verdict]) -> str:
         for reason, share in _shares(verdict).items():
             architectures[reason] += 1
             shares[reason] += share
-    lines = ["## What holds parameters back", "", "| reason | architectures | mean share of parameters in these |", "|---|---|---|"]
+    lines = [
+        "## What holds parameters back",
+        "",
+        "| reason | architectures | mean share of parameters in these |",
+        "|---|---|---|",
+    ]
     ranked = sorted(shares, key=lambda reason: (-shares[reason], reason))
     for reason in ranked[:_NUM_REASONS]:
         lines.append(f"| {_cell(reason)} | {architectures[reason]} | {shares[reason] / architectures[reason]:.1%} |")
@@ -101,7 +108,9 @@ def _row(verdict: Verdict) -> str:
     if found is None:
         return f"{name} | | | | | | | | {_cell(verdict.why)} |"
     shares = sorted(_shares(verdict).items(), key=lambda item: -item[1])
-    why = verdict.why if verdict.outcome != "passed" else "; ".join(f"{r} ({s:.0%})" for r, s in shares[:2] if s > 0.005)
+    why = (
+        verdict.why if verdict.outcome != "passed" else "; ".join(f"{r} ({s:.0%})" for r, s in shares[:2] if s > 0.005)
+    )
     times = [f"{verdict.seconds[k]:.2f}" if k in verdict.seconds else "" for k in ("trace", "self_check", "verify")]
     difference = "" if verdict.difference is None else f"{verdict.difference:.1e}"
     return (

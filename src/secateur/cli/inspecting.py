@@ -39,8 +39,10 @@ def trace_spec(spec: str, inputs: Sequence[str]) -> Graph:
 
 
 def inspect_text(graph: Graph, everything: bool) -> str:
-    """The summary as tables."""
-    return graph_summary(graph, limit=None) if everything else graph_summary(graph)
+    """The summary as tables, and how long it took."""
+    summary = graph_summary(graph, limit=None) if everything else graph_summary(graph)
+    timings = ", ".join(f"{step.replace('_', '-')} {seconds:.2f} s" for step, seconds in graph.seconds.items())
+    return f"{summary}\n{timings}" if timings else summary
 
 
 def inspect_data(graph: Graph) -> dict[str, Any]:

@@ -88,3 +88,4 @@ def _modules_around(module: str) -> Iterator[str]:
     while module:
         yield module
         module = module.rpartition(".")[0]
+    yield ""

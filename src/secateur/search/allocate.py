@@ -75,7 +75,10 @@ def _keep(graph: Graph, rankings: Mapping[str, Indices], counts: Mapping[str, in
 
 def _rank(graph: Graph, width: Width, scores: Scores) -> Indices:
     """The indices of a width's units, best first."""
-    return np.argsort(-check_scores(graph, width, scores), axis=-1, kind="stable")
+    negated = -check_scores(graph, width, scores)
+    ranking = np.argsort(negated, axis=-1)  # several times faster than a stable sort, which only ties need
+    tied = (np.diff(np.take_along_axis(negated, ranking, axis=-1), axis=-1) == 0).any()
+    return np.argsort(negated, axis=-1, kind="stable") if tied else ranking
 
 
 def check_scores(graph: Graph, width: Width, scores: Scores) -> Floats:

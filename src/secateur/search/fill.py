@@ -93,7 +93,7 @@ def _exchange(room: Room, position: Ints, tolerance: float) -> Ints:
     ladders = room.ladders
     worth = _worth(ladders, position)
     if math.prod((ladders.tops + 1).tolist()) <= MOST_CANDIDATES:
-        candidates = np.indices(tuple(ladders.tops + 1)).reshape(len(ladders.tops), -1).T
+        candidates = _all_positions(ladders.tops)
         fits, fullness = room.weigh(candidates)
         enough = 1 - tolerance if fullness[fits].max() >= 1 - tolerance else fullness[fits].max() - tolerance
         return _most_worth(candidates[fits & (fullness >= enough)], position, worth)
@@ -156,6 +156,14 @@ def _forced(room: Room, position: Ints) -> Ints:
         allowed = (ladders.owner != width) | (heights < position[width] - 1)
         found.append(_climb(room, np.zeros_like(position), ladders.owner[allowed]))
     return np.array(found)
+
+
+def _all_positions(tops: Ints) -> Ints:
+    movable = np.flatnonzero(tops > 0)
+    moved = np.indices(tuple(tops[movable] + 1)).reshape(len(movable), -1)
+    positions = np.zeros((moved.shape[1], len(tops)), dtype=np.int64)
+    positions[:, movable] = moved.T
+    return positions
 
 
 def _pairs(movable: Ints, position: Ints, tops: Ints) -> Ints:

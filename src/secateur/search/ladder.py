@@ -84,6 +84,8 @@ def _step_levels(rungs: Ints, level: Floats) -> Floats:
     """The mean level of the units that each step adds."""
     if len(rungs) < 2:
         return np.zeros(0)
+    if len(rungs) == rungs[-1]:
+        return np.minimum.accumulate(level[1 : len(rungs)])
     sums = np.add.reduceat(level[: rungs[-1]], rungs[:-1])
     return np.minimum.accumulate(sums / np.diff(rungs))
 

@@ -26,8 +26,8 @@ UNUSED = "the example does not exercise it"
 VIEWS = frozenset("slice select split split_with_sizes unbind narrow chunk _to_copy detach alias".split())
 
 
-def unused(seen: Observation) -> list[Space]:
-    """The leaves that no operator but views ever touched: a longer input, or training, might use them."""
+def _used(seen: Observation) -> set[int]:
+    """Leaves that some operator other than a view touched."""
     used: set[int] = set()
     for record in [*seen.tracer.records, *seen.training_records]:
         if record.view or record.name in VIEWS:
@@ -36,14 +36,27 @@ def unused(seen: Observation) -> list[Space]:
             if id(space) not in used:
                 used.add(id(space))
                 used.update(id(leaf) for leaf in leaves(space))
-    found = {id(leaf): leaf for spaces in seen.spaces.values() for space in spaces for leaf in leaves(space)}
-    return [leaf for key, leaf in found.items() if key not in used and not leaf.frozen]
+    return used
+
+
+def has_unused_parameters(seen: Observation) -> bool:
+    """Whether some parameter takes no part in the run at all: training might use it."""
+    used = _used(seen)
+    parameters = {name for name, _ in seen.example.model.named_parameters()}
+    return any(
+        not any(id(leaf) in used for space in spaces for leaf in leaves(space))
+        for name, spaces in seen.spaces.items()
+        if name in parameters
+    )
 
 
 def freeze_unused(seen: Observation) -> None:
-    """Freeze what neither evaluation nor training exercises."""
-    for leaf in unused(seen):
-        freeze(leaf, UNUSED)
+    """Freeze leaves that neither evaluation nor training exercises: a longer input might use them."""
+    used = _used(seen)
+    for spaces in seen.spaces.values():
+        for leaf in (leaf for space in spaces for leaf in leaves(space)):
+            if id(leaf) not in used:
+                freeze(leaf, UNUSED)
 
 
 def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
@@ -197,9 +210,9 @@ def _costs(seen: Observation, layouts: Mapping[str, Layout], axis: Any) -> dict[
 
 
 def _notes(seen: Observation) -> tuple[str, ...]:
-    notes = [f"no rule for {count} × {name}: what it touches is kept whole" for name, count in seen.tracer.unknown.items()]
+    notes = [
+        f"no rule for {count} × {name}: what it touches is kept whole" for name, count in seen.tracer.unknown.items()
+    ]
     if seen.fallback:
         notes.append(f"traced with real tensors, since the code reads values ({seen.fallback})")
     return tuple(notes)
-
-

@@ -35,9 +35,7 @@ def call(model: nn.Module, given: Any) -> Any:
 
 def batch_norms(model: nn.Module) -> list[Any]:
     """The modules of a model that keep running statistics."""
-    return [
-        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
-    ]
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None]
 
 
 def reestimate_batch_norm(

@@ -40,7 +40,9 @@ def narrowed_tensors(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
         tensor = live.get(name)
         if tensor is None or tuple(tensor.shape) != tuple(axis.size for axis in layout):
             found = "nothing" if tensor is None else f"a tensor of shape {tuple(tensor.shape)}"
-            raise PlanError(f"the plan expects {name} with shape {tuple(a.size for a in layout)}, the model has {found}")
+            raise PlanError(
+                f"the plan expects {name} with shape {tuple(a.size for a in layout)}, the model has {found}"
+            )
         if id(tensor) not in by_identity:
             by_identity[id(tensor)] = _renew(tensor, narrow_tensor(tensor.detach(), layout, arrays, cache))
         made[name] = by_identity[id(tensor)]
@@ -51,7 +53,7 @@ def _renew(old: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     if not isinstance(old, nn.Parameter):
         return data
     new = nn.Parameter(data, requires_grad=old.requires_grad)
-    new.__dict__.update(old.__dict__)
+    vars(new).update(vars(old))
     return new
 
 

@@ -11,7 +11,7 @@ Invariant: a Sized compares, hashes, prints and pickles as the plain integer it 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Any, Protocol
@@ -114,8 +114,13 @@ def _install(symbol: str, method: str) -> None:
         if type(other) is float:
             self.float_use()
         if not isinstance(other, int):
-            return getattr(int.__index__(self), f"__{method}__")(other) if not isinstance(other, float) else compute(
-                int.__index__(self), other  # type: ignore[arg-type]
+            return (
+                getattr(int.__index__(self), f"__{method}__")(other)
+                if not isinstance(other, float)
+                else compute(
+                    int.__index__(self),
+                    other,  # type: ignore[arg-type]
+                )
             )
         value = compute(int.__index__(self), int.__index__(other))
         return Sized(value, (symbol, self.origin, origin_of(other)), self.listener)
@@ -148,7 +153,7 @@ def sized_attributes(model: nn.Module, listener: Listener) -> Iterator[dict[Attr
             attribute = Attribute(module, path)
             values[attribute] = value
             return Sized(value, attribute, listener)
-        if type(value) in (tuple, list) and 0 < len(value) <= 8 and all(type(v) is int for v in value):
+        if isinstance(value, (tuple, list)) and type(value) in (tuple, list) and _few_integers(value):
             return type(value)(wrap(v, module, f"{path}[{i}]", depth) for i, v in enumerate(value))
         if depth < 2 and _is_config(path.rpartition(".")[2], value):
             twin = shallow_copy(value)
@@ -169,6 +174,10 @@ def sized_attributes(model: nn.Module, listener: Listener) -> Iterator[dict[Attr
             if wrapped is not value:
                 module.__dict__[key] = wrapped
     yield values
+
+
+def _few_integers(values: Sequence[Any]) -> bool:
+    return 0 < len(values) <= 8 and all(type(v) is int for v in values)
 
 
 def shallow_copy(value: Any) -> Any:

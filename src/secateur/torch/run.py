@@ -21,6 +21,7 @@ from secateur.core.equations import Attribute
 from secateur.core.space import ONE, Space, constant, freeze
 from secateur.errors import TraceError
 from secateur.torch.example import Example, output_tensors
+import secateur.torch.rules  # noqa: F401  importing them registers them
 from secateur.torch.provenance import sized_attributes
 from secateur.torch.sizes import Sizes
 from secateur.torch.tracer import Record, Tracer, Value
@@ -57,7 +58,7 @@ def observe(example: Example, *, interface: bool = True) -> Observation:
             seen = _observe(example, interface, abstract=False)
         except Exception as error:
             raise TraceError(_sentence(example, error)) from error
-        seen.fallback = f"{type(abstract_error).__name__}: {str(abstract_error).splitlines()[0][:120] if str(abstract_error) else ''}"
+        seen.fallback = " ".join(f"{type(abstract_error).__name__}: {abstract_error}".split())[:140]
         return seen
 
 

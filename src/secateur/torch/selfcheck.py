@@ -80,7 +80,7 @@ class Replay(Tracer):
 def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space]) -> str | None:
     """Narrow and run once; None if all went as foretold, else what was frozen because of it."""
     generator = random.Random(0)
-    counts = {w.name: max(1, round(w.size * generator.uniform(0.3, 0.8))) for w in graph.free}
+    counts = {w.name: min(w.size - 1, max(1, round(w.size * generator.uniform(0.3, 0.8)))) for w in graph.free}
     try:
         plan = _without_coincidence(graph, counts)
     except PlanError as error:
@@ -178,5 +178,3 @@ def _freeze_contradiction(graph: Graph, counts: dict[str, int], leaf_of: dict[st
         for name in names or set(counts):
             freeze(leaf_of[name], reason)
     return reason
-
-

@@ -315,4 +315,3 @@ _ARITHMETIC = frozenset(
 )
 # arguments that are positions or flags, not sizes
 _POSITIONS = frozenset("__setitem__ dim ndim stride __get__ __set__ __len__ numel transpose permute".split())
-

@@ -18,7 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.equations import Attribute
 from secateur.core.space import ONE, Space, constant, freeze, mark_inexact, unify
+from secateur.torch.abstract import run as run_abstract
 from secateur.torch.provenance import Origin
+from secateur.torch.rules.registry import find
 
 
 class Memory:
@@ -49,9 +51,7 @@ class Record:
 
     __slots__ = ("inputs", "module", "name", "outputs", "view")
 
-    def __init__(
-        self, name: str, module: str, inputs: list[Space], outputs: list[list[Space]], view: bool
-    ) -> None:
+    def __init__(self, name: str, module: str, inputs: list[Space], outputs: list[list[Space]], view: bool) -> None:
         self.name, self.module, self.inputs, self.outputs, self.view = name, module, inputs, outputs, view
 
 
@@ -133,7 +133,7 @@ class Tracer(TorchDispatchMode):
         """Take our notes off tensors that are not ours: constants of the model's code."""
         for tensor in self.strangers:
             if hasattr(tensor, "_secateur"):
-                del tensor._secateur
+                del tensor._secateur  # type: ignore[attr-defined]
         self.strangers.clear()
 
     def multiply(self, coefficient: int, *spaces: Space) -> None:
@@ -161,16 +161,17 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if self.abstract:
             args, kwargs = self._abstract_arguments(func, args, kwargs)
-        if self.muted:
-            return func(*args, **kwargs)
-        out = func(*args, **kwargs)
-        self.observe(func, out, args, kwargs)
+            out = run_abstract(func, args, kwargs) if args else None
+            if out is None:
+                out = func(*args, **kwargs)
+        else:
+            out = func(*args, **kwargs)
+        if not self.muted:
+            self.observe(func, out, args, kwargs)
         return out
 
     def observe(self, func: Any, out: Any, args: Any, kwargs: Any) -> None:
         """Let the rule of an operator that has run speak, and record it."""
-        from secateur.torch.rules import find
-
         self.operator = func
         name = func._schema.name if hasattr(func, "_schema") else func.__name__
         if name.startswith("prim::"):
@@ -249,8 +250,6 @@ class Tracer(TorchDispatchMode):
         if type(arg) in (list, tuple):
             return type(arg)(self._to_abstract(a) for a in arg)
         return arg
-
-
 
 
 def _flat(tree: Any) -> list[Any]:

@@ -9,12 +9,12 @@ Invariant: after the ``with`` block, model and process are bit for bit what they
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._tensor
 import torch.functional
 import torch.nn.functional
 from torch import nn
@@ -56,7 +56,7 @@ def all_or_nothing(model: nn.Module) -> Iterator[None]:
 
 def _snapshot(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     held = dict(module.__dict__)
-    inner = {key: copy.copy(value) for key, value in held.items() if isinstance(value, (dict, list, set))}
+    inner = {key: value.copy() for key, value in held.items() if isinstance(value, (dict, list, set))}
     return held, inner
 
 
@@ -65,6 +65,8 @@ def _put_back(module: nn.Module, held: dict[str, Any], inner: dict[str, Any]) ->
     module.__dict__.update(held)
     for key, contents in inner.items():
         container = held[key]
+        if not contents and not container:
+            continue
         if not _same_contents(container, contents):
             container.clear()
             container.extend(contents) if isinstance(container, list) else container.update(contents)

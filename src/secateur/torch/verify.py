@@ -27,7 +27,7 @@ from secateur.core.graph import Graph
 from secateur.core.layout import Indices, Layout, kept_indices, touches
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
-from secateur.errors import VerificationError
+from secateur.errors import ApplyError, VerificationError
 from secateur.torch.example import Example, output_tensors
 from secateur.torch.narrow import install, narrow_tensor, narrowed_tensors
 from secateur.torch.tolerances import BY_DTYPE, FLOAT32
@@ -44,7 +44,13 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
     exact = {name: a for name, a in arrays.items() if graph[name].exact}
     inexact = {name: a for name, a in arrays.items() if name not in exact}
     comparison = _Comparison(model, graph, plan, exact, inexact)
-    masked, narrowed, low_precision, chosen = comparison.run(dtype)
+    try:
+        masked, narrowed, low_precision, chosen = comparison.run(dtype)
+    except Exception as error:
+        sentence = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ApplyError(
+            f"the narrowed model does not run ({sentence}). The model is unchanged. Keep whole what this names, with keep=[…]."
+        ) from error
     arrays, inexact = comparison.plan.arrays(), comparison.base.arrays()
     tolerance = FLOAT32 if low_precision and chosen is torch.float64 else BY_DTYPE.get(chosen, FLOAT32)
     difference = _difference(masked, narrowed, graph, arrays, inexact)
@@ -129,13 +135,22 @@ class _Comparison:
             return self._both(wide)
         except Exception:
             if dtype is None and wide is not native:
-                with contextlib.suppress(Exception):  # the code cannot be widened: a constant or a kernel of its own dtype
+                with contextlib.suppress(
+                    Exception
+                ):  # the code cannot be widened: a constant or a kernel of its own dtype
                     return self._both(native)
             return self._exact_alone(wide if dtype is not None else native)
 
     def _exact_alone(self, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor], bool, torch.dtype]:
         """Where the code cannot run with only the inexact widths narrowed: see the plan run, compare the exact ones alone."""
-        _run(self.model, narrowed_tensors(self.model, self.plan), self.plan, self.example, dtype, contextlib.nullcontext())
+        _run(
+            self.model,
+            narrowed_tensors(self.model, self.plan),
+            self.plan,
+            self.example,
+            dtype,
+            contextlib.nullcontext(),
+        )
         self.plan, self.base = self.graph.plan(self.exact), self.graph.plan({})
         return self._both(dtype)
 
@@ -158,7 +173,9 @@ def _masked_tensors(model: nn.Module, base: Plan, exact: Mapping[str, Indices]) 
         if id(tensor) not in tied:
             masked = _mask(tensor.detach(), layout, exact) if tensor.is_floating_point() else tensor.detach()
             narrowed = narrow_tensor(masked, layout, inexact)
-            tied[id(tensor)] = nn.Parameter(narrowed, requires_grad=False) if isinstance(tensor, nn.Parameter) else narrowed
+            tied[id(tensor)] = (
+                nn.Parameter(narrowed, requires_grad=False) if isinstance(tensor, nn.Parameter) else narrowed
+            )
         made[name] = tied[id(tensor)]
     return made
 

@@ -49,7 +49,7 @@ class FPGM:
                 for name in item.widths[axis]:
                     if item.tensor.dim() > 1 or name not in weighty:
                         said.setdefault(name, []).append(sum_of_distances(slices(item, axis, name, outer)))
-        on_host = {name: [values.to("cpu", torch.float64).numpy() for values in found] for name, found in said.items()}
+        on_host = {name: [values.cpu().double().numpy() for values in found] for name, found in said.items()}
         return {
             name: normalise(reduce_group(values, self.reduction), self.normalizer)
             for name, values in in_order(graph, on_host).items()

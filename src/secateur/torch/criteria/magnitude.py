@@ -133,7 +133,7 @@ def _folded(item: Item, axis: int, vector: Values, outer: Outer, power: float) -
 
 def _folded_across(item: Item, rows: int, columns: int, name: str, outer: Outer, power: float) -> Values:
     """The sums of a ragged width, one row for each index of its outer width on another axis of the tensor."""
-    matrix = power_matrix(item.tensor, rows, columns, power).to("cpu", torch.float64).numpy()
+    matrix = power_matrix(item.tensor, rows, columns, power).cpu().double().numpy()
     by_group = sum(matrix[p].sum(axis=1) for other, p in places(item.layout[rows], {}) if other == outer[name])
     own = [p for width, p in places(item.layout[columns], {}) if width == name]
     return np.asarray(by_group)[:, np.concatenate(own, axis=1)].sum(axis=-1)
@@ -151,7 +151,7 @@ def _on_host(vectors: list[torch.Tensor]) -> Iterator[Values]:
         by_device.setdefault(vector.device, []).append(i)
     found: dict[int, Values] = {}
     for numbers in by_device.values():
-        whole = torch.cat([vectors[i] for i in numbers]).to("cpu", torch.float64).numpy()
+        whole = torch.cat([vectors[i] for i in numbers]).cpu().double().numpy()
         ends = np.cumsum([len(vectors[i]) for i in numbers])
         found.update(zip(numbers, np.split(whole, ends[:-1]), strict=True))
     return (found[i] for i in range(len(vectors)))

@@ -22,7 +22,8 @@ def reduce_group(said: Sequence[Values], reduction: str) -> Values:
     """One array from what several tensors say; arrays without the outer axis hold for every outer index."""
     if len(said) == 1:
         return said[0]
-    return REDUCTIONS[reduction](np.stack(np.broadcast_arrays(*said)))
+    alike = len({values.shape for values in said}) == 1
+    return REDUCTIONS[reduction](np.stack(said if alike else np.broadcast_arrays(*said)))
 
 
 def normalise(values: Values, normalizer: str | None) -> Values:

@@ -1,7 +1,7 @@
 """Modes: recipes of a criterion, a search and defaults. Each registers itself by name.
 
-    @MODES.add("magnitude")
-    class Magnitude(Mode): config fields with defaults; `search(task) -> Plan`
+@MODES.add("magnitude")
+class Magnitude(Mode): config fields with defaults; `search(task) -> Plan`
 """
 
 from secateur.torch.modes.magnitude import Magnitude

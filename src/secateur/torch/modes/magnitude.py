@@ -42,7 +42,9 @@ class Magnitude(Mode):
 
     def search(self, task: Task) -> Plan:
         """Score once, allocate once."""
-        task.tell(0.2, f"scoring with {self.criterion if isinstance(self.criterion, str) else make(self.criterion).name}")
+        task.tell(
+            0.2, f"scoring with {self.criterion if isinstance(self.criterion, str) else make(self.criterion).name}"
+        )
         return plan(
             task.graph,
             self.criterion,

@@ -1,6 +1,6 @@
 """New tensors. Their sizes came from some integer in the code: fresh spaces, which an equation may tie to that integer.
 
-    zeros(n)   zero everywhere, so also at removed units          zeros_like(x)   the dimensions of x
+zeros(n)   zero everywhere, so also at removed units          zeros_like(x)   the dimensions of x
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading and writing by position: the indexed dimension is frozen, all the others go through.
 
-    embedding   out[..., d] = table[ids, d]           the vocabulary is frozen, d is the table's d
-    index       x[:, i, j]                            dimensions i and j are frozen
+embedding   out[..., d] = table[ids, d]           the vocabulary is frozen, d is the table's d
+index       x[:, i, j]                            dimensions i and j are frozen
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def gather(trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor, *
 
 
 @rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill")
-def scatter(trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor, source: Any = None, *a: Any, **k: Any) -> None:
+def scatter(
+    trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor, source: Any = None, *a: Any, **k: Any
+) -> None:
     dim %= max(x.dim(), 1)
     freeze(trace.spaces(x)[dim], f"written by position in {trace.where}")
     others = [t for t in (ids, source) if isinstance(t, torch.Tensor) and t.dim() == x.dim()]

@@ -1,7 +1,7 @@
 """Concatenation: one dimension is the sum of others, all the others are equal.
 
-    cat([a, b], 1)    out.1 = a.1 + b.1           stack    a new frozen dimension
-    pad(a, (l, r))    out = l + a + r, where l and r are frozen parts
+cat([a, b], 1)    out.1 = a.1 + b.1           stack    a new frozen dimension
+pad(a, (l, r))    out = l + a + r, where l and r are frozen parts
 """
 
 from __future__ import annotations

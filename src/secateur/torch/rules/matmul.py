@@ -69,7 +69,16 @@ def baddbmm(trace: Any, out: Any, bias: torch.Tensor, a: torch.Tensor, b: torch.
 
 @rule("_trilinear")
 def trilinear(
-    trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, e1: Any, e2: Any, e3: Any, summed: Any, *r: Any
+    trace: Any,
+    out: Any,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+    e1: Any,
+    e2: Any,
+    e3: Any,
+    summed: Any,
+    *r: Any,
 ) -> None:
     """``a·b·c`` over unsqueezed operands, summed over some dimensions: what a bilinear layer becomes."""
     operands = []
@@ -151,7 +160,9 @@ FUNCTION_RULES[torch.nn.functional.linear] = linear
 
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
-def embedding_bag(trace: Any, out: Any, weight: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, *a: Any) -> None:
+def embedding_bag(
+    trace: Any, out: Any, weight: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, *a: Any
+) -> None:
     freeze(trace.spaces(weight)[0], "vocabulary")
     result, *others = out
     trace.put(result, [constant(result.shape[0], "bags"), trace.spaces(weight)[1]], [False, trace.zero(weight)[1]])

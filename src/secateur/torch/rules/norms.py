@@ -1,8 +1,8 @@
 """Normalisations. A statistic over a dimension makes that dimension inexact; the scale and shift carry it.
 
-    batch norm   statistics over everything but channels          channels exact
-    layer norm   statistics over the normalised dimensions        these inexact
-    group norm   statistics over the channels of a group          groups exact, channels inside inexact
+batch norm   statistics over everything but channels          channels exact
+layer norm   statistics over the normalised dimensions        these inexact
+group norm   statistics over the channels of a group          groups exact, channels inside inexact
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reductions and scans along a dimension.
 
-    sum     exact where removed units are zero         mean, max, var, softmax, …   a statistic: inexact
+sum     exact where removed units are zero         mean, max, var, softmax, …   a statistic: inexact
 """
 
 from __future__ import annotations
@@ -12,7 +12,20 @@ import torch
 from secateur.core.space import ONE, constant, cut, freeze
 from secateur.torch.rules.registry import Sample, rule, sample
 
-_KEEPS_ZERO = {"sum", "mean", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "prod", "nansum"}
+_KEEPS_ZERO = {
+    "sum",
+    "mean",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "var",
+    "std",
+    "norm",
+    "linalg_vector_norm",
+    "prod",
+    "nansum",
+}
 
 
 def _dims(x: torch.Tensor, dim: Any) -> set[int]:

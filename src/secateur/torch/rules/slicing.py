@@ -1,7 +1,7 @@
 """Parts of a dimension: slices, chunks, single indices.
 
-    x[:, a:b]   the part [a:b] of a sum        x[..., ::2]   a product with a frozen inner factor
-    x[:, 3]     freezes what it indexes        unbind        likewise
+x[:, a:b]   the part [a:b] of a sum        x[..., ::2]   a product with a frozen inner factor
+x[:, 3]     freezes what it indexes        unbind        likewise
 """
 
 from __future__ import annotations
