@@ -299,7 +299,7 @@ def test_several_seeds_are_told_with_their_range() -> None:
     shown = demo.report([outcome(0.99), outcome(0.97)])
     assert "98.0% (97.0% … 99.0%)" in shown
     assert "2 seeds" in shown
-    assert "+0.00 points" in shown
+    assert "accuracy change: +0.00 points" in shown
 
 
 def test_an_export_that_differs_is_not_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

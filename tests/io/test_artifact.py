@@ -104,6 +104,15 @@ def test_a_model_without_weights_can_be_restored_onto(tmp_path: Path) -> None:
     assert everything(restore(fresh, tmp_path)) == everything(small)
 
 
+def test_buffers_that_only_the_constructor_makes_need_a_real_device(tmp_path: Path) -> None:
+    save(narrowed(Decoder), tmp_path)
+    with torch.device("meta"):
+        fresh = Decoder()
+    with pytest.raises(ArtifactError, match="mask is not stored and has no values here"):
+        restore(fresh, tmp_path)
+    assert all(p.is_meta for p in fresh.parameters())
+
+
 def test_the_weights_are_an_ordinary_state_dict(tmp_path: Path) -> None:
     small = narrowed(Residual)
     save(small, tmp_path)

@@ -88,6 +88,13 @@ def test_a_graph_comes_back_equal_with_its_costs() -> None:
     assert back.plan(make_plan().kept) == dataclasses.replace(make_plan(), provenance={})
 
 
+def test_thousands_of_choices_are_stored_by_their_ends() -> None:
+    wide = dataclasses.replace(make_graph().widths[0], size=30_000, choices=tuple(range(8, 30_001, 8)))
+    text = make_graph().with_widths([wide]).to_json()
+    assert json.loads(text)["widths"][0]["choices"] == {"from": 8, "to": 30000, "step": 8}
+    assert Graph.from_json(text).widths == (wide,)
+
+
 def test_every_field_of_graph_and_width_is_stored() -> None:
     assert {f.name for f in dataclasses.fields(Graph)} == GraphDocument.model_fields.keys() - {"format_version"} | {
         "example"

@@ -1,4 +1,4 @@
-"""Every operator rule, through the conformance kit: narrowed samples compute what the masked ones do, and cost what was foretold."""
+"""Every operator rule, through the conformance kit: narrowed samples compute what masked ones do, and cost what was foretold."""
 
 from __future__ import annotations
 

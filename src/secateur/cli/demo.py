@@ -129,7 +129,7 @@ def report(outcomes: Sequence[Outcome]) -> str:
     changes = [100 * (o.tuned.accuracy - o.before.accuracy) for o in outcomes]
     lines = [
         text_table("Handwritten digits, pruned to 40 % of the MACs", ("", "before", "pruned", "fine-tuned"), rows),
-        f"accuracy change: {_spread(changes, '{:+.2f} points'.format)}",
+        f"accuracy change: {_spread(changes, '{:+.2f}'.format)} points",
         outcomes[-1].verification,
         "restored onto the original architecture: bit for bit the same outputs",
         f"ONNX Runtime agrees within {max(o.onnx_difference for o in outcomes):.1e} of the largest output",
@@ -148,7 +148,7 @@ _ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def _spread(values: Sequence[float], show: Callable[[float], str]) -> str:
-    if len(set(values)) == 1:
+    if len({show(value) for value in values}) == 1:
         return show(values[0])
     return f"{show(statistics.fmean(values))} ({show(min(values))} … {show(max(values))})"
 

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from secateur.core.budget import Budget
 from secateur.core.choices import centroid, maximum, minimum, search_space_size
@@ -216,7 +215,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _add(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(visible(cell)) for cell in cells))
+    table.add_row(*map(visible, cells))
 
 
 def _render(table: Table) -> str:

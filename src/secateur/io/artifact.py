@@ -140,6 +140,10 @@ def _load(model: nn.Module, manifest: Manifest, shapes: dict[str, tuple[int, ...
     wanted = stored_names(model, manifest.plans)
     _check_names({stored for stored, _ in wanted.values()}, manifest)
     _check_shapes(wanted, shapes, manifest)
+    if rest := [name for name, tensor in named_tensors(model).items() if tensor.is_meta and name not in wanted]:
+        raise ArtifactError(
+            f"{visible(rest[0])} is not stored and has no values here: build the model off the meta device"
+        )
     loaded: dict[str, Tensor] = {}
     with safe_open(weights, framework="pt") as file:
         for stored, live in wanted.values():

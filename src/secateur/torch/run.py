@@ -75,39 +75,34 @@ def listen_in_training(seen: Observation) -> None:
 
     Best effort: a model that does not train on its example adds nothing.
     """
-    flags = [(module, module.training) for module in seen.example.model.modules()]
-    if all(flag for _, flag in flags):
-        return
     try:
-        for module, _ in flags:
-            module.training = True
-        more = _observe(seen.example, False, abstract=seen.tracer.abstract, spaces=seen.spaces)
+        more = _observe(seen.example, False, abstract=seen.tracer.abstract, trained=seen)
     except Exception:
         return
-    finally:
-        for module, flag in flags:
-            module.training = flag
     seen.tracer.equations.extend(more.tracer.equations)
     seen.training_records = more.tracer.records
 
 
 def _observe(
-    example: Example, interface: bool, *, abstract: bool, spaces: dict[str, list[Space]] | None = None
+    example: Example, interface: bool, *, abstract: bool, trained: Observation | None = None
 ) -> Observation:
+    """One run in evaluation mode; with ``trained``, in training mode on the spaces of that run."""
     model = example.model
     tracer = Tracer(abstract=abstract)
-    shared, spaces = spaces, {}
+    spaces: dict[str, list[Space]] = {}
     with untouched(model), tracing_switches():
         names = _names_by_tensor(model)
 
         def swap(name: str, tensor: torch.Tensor) -> torch.Tensor:
             made = abstract_like(tensor) if abstract else _alias(tensor)
-            known = shared[name] if shared else [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
+            known = trained.spaces[name] if trained else [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
             made._secateur = Value(known, [tensor.is_floating_point()] * len(known))  # type: ignore[attr-defined]
             spaces.update(dict.fromkeys(names[id(tensor)], known))
             return made
 
         swap_weights(model, swap)
+        for module in model.modules():
+            module.training = trained is not None
         inputs: list[Space] = []
         ready = example.map(lambda t: _input(t, inputs, abstract))
         with sized_attributes(model, tracer) as attributes:

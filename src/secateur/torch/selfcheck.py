@@ -123,6 +123,8 @@ def _run_narrowed(seen: Observation, plan: Plan, replay: Replay) -> None:
             swap_weights(model, lambda name, tensor: narrowed.get(name, tensor.detach().clone()))
             install(model, {}, plan.edits)
         _refresh_all(model)
+        for module in model.modules():
+            module.training = False
         ready = seen.example.map(lambda t: abstract_like(t.detach()) if abstract else t.detach().clone())
         with module_names(model, replay), replay, Sizes(replay, reading=False):
             model(*ready.args, **ready.kwargs)
