@@ -195,7 +195,10 @@ def _invert(
     branch, other_branch = (
         (expression.left, expression.right) if on_left else (expression.right, expression.left)
     )
-    other = evaluate(other_branch, values, counts)
+    try:
+        other = evaluate(other_branch, values, counts)
+    except ZeroDivisionError:
+        return None
     needed: int | None = None
     match expression.symbol:
         case "+":
