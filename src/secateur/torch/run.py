@@ -108,8 +108,10 @@ def _observe(
         with sized_attributes(model, tracer) as attributes:
             with module_names(model, tracer), tracer, Sizes(tracer):
                 output = model(*ready.args, **ready.kwargs)
-        outputs = [list(tracer.spaces(t)) for t in output_tensors(output)]
-        del output, ready
+        returned = output_tensors(output)
+        tracer.read(returned)
+        outputs = [list(tracer.spaces(t)) for t in returned]
+        del output, returned, ready
     tracer.forget()
     for layout in outputs if interface else []:
         for space in layout:

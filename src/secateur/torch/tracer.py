@@ -38,12 +38,16 @@ class Memory:
 
 
 class Value:
-    """What is known of one tensor. ``zero[i]``: at removed units of axis i the tensor is zero."""
+    """What is known of one tensor. ``zero[i]``: at removed units of axis i the tensor is zero.
 
-    __slots__ = ("memory", "spaces", "zero")
+    ``when_read``: a space to freeze, and why, as soon as an operator reads the tensor (its shape may be read freely).
+    """
+
+    __slots__ = ("memory", "spaces", "when_read", "zero")
 
     def __init__(self, spaces: list[Space], zero: list[bool], memory: Memory | None = None) -> None:
         self.spaces, self.zero, self.memory = spaces, zero, memory
+        self.when_read: tuple[Space, str] | None = None
 
 
 class Record:
@@ -180,10 +184,12 @@ class Tracer(TorchDispatchMode):
         self.where = f"{name} in {self.module}" if self.module else name
         outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
         if not outputs:
+            self.read(t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor))
             inputs = [t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor)]
             self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
             return
         inputs = [t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor)]
+        self.read(inputs)
         rule = find(func)
         try:
             if rule is None:
@@ -192,6 +198,17 @@ class Tracer(TorchDispatchMode):
         except Exception as error:  # an operator we cannot explain must never be wrong, only unprunable
             self._give_up(name, inputs, outputs, rule is not None, error)
         self._remember(func, name, inputs, outputs)
+
+    def read(self, inputs: Iterable[torch.Tensor]) -> None:
+        """These tensors' values are used: freeze what that freezes."""
+        for tensor in inputs:
+            known = getattr(tensor, "_secateur", None)
+            if known is not None and known.when_read is not None:
+                freeze(*known.when_read)
+
+    def freeze_when_read(self, tensor: torch.Tensor, space: Space, reason: str) -> None:
+        """Freeze a space if anything ever reads the values of this tensor."""
+        self.value(tensor).when_read = (space, reason)
 
     def _give_up(
         self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], has_rule: bool, error: Exception

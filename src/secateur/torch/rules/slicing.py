@@ -64,11 +64,12 @@ def unbind(trace: Any, out: Any, x: torch.Tensor, dim: int = 0) -> None:
 
 def _drop(trace: Any, outs: list[torch.Tensor], x: torch.Tensor, dim: int, reason: str) -> None:
     dim %= x.dim()
-    freeze(trace.spaces(x)[dim], f"{reason} in {trace.where}")
+    indexed = trace.spaces(x)[dim]
     spaces = [s for i, s in enumerate(trace.spaces(x)) if i != dim]
     zero = [z for i, z in enumerate(trace.zero(x)) if i != dim]
     for out in outs:
         trace.put(out, spaces, zero)
+        trace.freeze_when_read(out, indexed, f"{reason} in {trace.where}")
 
 
 @rule(
