@@ -4,7 +4,7 @@
     python benchmarks/speed.py --peer-python ENV/bin/python [--only GLOB] [--threads 2]
 
 Each side runs in its own process, in turns; networks are built outside the clock. The first turn, which loads what is
-loaded late, is shown and not counted. Writes the section "Speed" of docs/benchmarks.md.
+loaded late, is not counted. Writes the section "Speed" of docs/benchmarks.md.
 """
 
 from __future__ import annotations

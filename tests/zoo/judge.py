@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 import secateur
 from secateur.core.graph import Graph
-from secateur.core.layout import widths_of
 from secateur.errors import ApplyError, Infeasible, SecateurError, VerificationError
 from secateur.torch.example import output_tensors
 
@@ -33,6 +32,7 @@ Step = Literal["done", "n/a", ""]
 
 _WRONG = (VerificationError, ApplyError)  # typed, but they say that a plan of ours was no good
 _LEARNING_RATE = 1e-4
+_FIXED = "no width at all: sizes of one, or parts of a fixed layout"
 
 
 class Wrong(Exception):
@@ -132,32 +132,41 @@ def _look_alone(model: nn.Module, inputs: Inputs, refusal: Infeasible, look: Cal
 
 def anatomy(graph: Graph) -> Anatomy:
     """How much of a network is open, and what holds back the rest."""
-    free = {width.name for width in graph.free}
-    frozen = {w.name: w.frozen for w in graph.widths if w.frozen is not None}
+    uses = _widths_by_tensor(graph)
     total = reachable = 0
     reasons: Counter[str] = Counter()
-    for names, numel in _parameters(graph):
-        total += numel
-        reachable += numel if names & free else 0
-        for reason in {generic(frozen[n]) for n in names if n in frozen} if not names & free else ():
-            reasons[reason] += numel
+    for names, tensor in _by_all_names(graph.example.model):
+        widths = [width for name in names for width in uses.get(name, ())]
+        total += tensor.numel()
+        if any(width.frozen is None for width in widths):
+            reachable += tensor.numel()
+            continue
+        for reason in {generic(w.frozen) for w in widths if w.frozen} or {_FIXED}:
+            reasons[reason] += tensor.numel()
     return Anatomy(
         reachable=reachable / max(total, 1),
-        num_free=len(free),
-        num_frozen=len(frozen),
+        num_free=len(graph.free),
+        num_frozen=len(graph.widths) - len(graph.free),
         num_exact=sum(width.exact for width in graph.free),
         reasons=dict(reasons.most_common(5)),
         notes=graph.notes,
     )
 
 
-def _parameters(graph: Graph) -> list[tuple[set[str], int]]:
-    """The widths of each distinct parameter, and its size."""
-    found = []
-    for name, tensor in graph.example.model.named_parameters():
-        names = {width for axis in graph.layouts[name] for width in widths_of(axis)} if name in graph.layouts else set()
-        found.append((names, tensor.numel()))
+def _widths_by_tensor(graph: Graph) -> dict[str, list[secateur.Width]]:
+    found: dict[str, list[secateur.Width]] = {}
+    for width in graph.widths:
+        for use in width.uses:
+            found.setdefault(use.tensor, []).append(width)
     return found
+
+
+def _by_all_names(model: nn.Module) -> list[tuple[list[str], Tensor]]:
+    """Each parameter once, with all names of it."""
+    found: dict[int, tuple[list[str], Tensor]] = {}
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        found.setdefault(id(tensor), ([], tensor))[0].append(name)
+    return list(found.values())
 
 
 def generic(reason: str) -> str:

@@ -74,8 +74,15 @@ def narrow_tensor(
             key = (axis, tensor.device)
             if key not in cache:
                 cache[key] = torch.from_numpy(kept_indices(axis, arrays)).to(tensor.device)
-            tensor = tensor.index_select(i, cache[key])
+            tensor = _take(tensor, i, cache[key])
     return tensor.contiguous(memory_format=torch.preserve_format) if tensor.dim() else tensor
+
+
+def _take(tensor: torch.Tensor, dim: int, indices: torch.Tensor) -> torch.Tensor:
+    """``index_select``; along the last dimension as a gather, which walks memory in order and is several times faster."""
+    if dim == 0 or dim < tensor.dim() - 1:
+        return tensor.index_select(dim, indices)
+    return tensor.gather(dim, indices.expand(*tensor.shape[:-1], -1))
 
 
 def _fraction(axis: Axis, arrays: Mapping[str, Indices]) -> float:
