@@ -43,7 +43,7 @@ def random_plan(graph: Graph, seed: int) -> Plan:
     for _ in range(20):
         kept: dict[str, Any] = {}
         for width in graph.free:
-            count = int(generator.integers(1, width.size + 1))
+            count = int(generator.choice(width.choices))
             rows = graph[width.outer].size if width.outer else 1
             drawn = [np.sort(generator.choice(width.size, count, replace=False)) for _ in range(rows)]
             kept[width.name] = np.stack(drawn) if width.outer else drawn[0]

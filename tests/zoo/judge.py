@@ -32,6 +32,7 @@ Step = Literal["done", "n/a", ""]
 
 _WRONG = (VerificationError, ApplyError)  # typed, but they say that a plan of ours was no good
 _LEARNING_RATE = 1e-4
+_VALUE_DEPENDENT = ("macs", "peak_activation_bytes")
 _FIXED = "no width at all: sizes of one, or parts of a fixed layout"
 
 
@@ -179,6 +180,8 @@ def check_costs(model: nn.Module, inputs: Inputs, result: secateur.PruneResult) 
     """Raise `Wrong` unless a new trace of the narrowed model, and its tensors, cost what the plan said."""
     again = secateur.trace(model, inputs, check=False)
     for metric, foretold in result.after.items():
+        if metric in _VALUE_DEPENDENT and any("depend on the values" in note for note in again.notes):
+            continue  # how many tokens an expert gets is not a function of widths; the graph says so
         if again.cost(metric) != foretold:
             raise Wrong(f"{metric} of the narrowed model is {again.cost(metric):,}, the plan said {foretold:,}")
     held = sum(p.numel() for p in model.parameters())

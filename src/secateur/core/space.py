@@ -27,12 +27,13 @@ class Form(Enum):
 class Space:
     """One dimension. Mutable on purpose: unification is destructive, `root` finds the surviving representative."""
 
-    __slots__ = ("children", "form", "frozen", "inexact", "parent", "size")
+    __slots__ = ("children", "form", "frozen", "inexact", "multiple", "parent", "size")
 
     def __init__(self, size: int, frozen: str | None = None, inexact: str | None = None) -> None:
         self.size = int(size)
         self.frozen = frozen
         self.inexact = inexact
+        self.multiple = 1
         self.parent: Space | None = None
         self.form = Form.LEAF
         self.children: tuple[Space, ...] = ()
@@ -85,6 +86,22 @@ def mark_inexact(space: Space, reason: str) -> None:
         mark_inexact(child, reason)
     if top.inexact is None and top.form is Form.LEAF:
         top.inexact = reason
+
+
+def align(space: Space, multiple: int) -> None:
+    """This dimension may only have sizes that are multiples of a number: a kernel demands it."""
+    top = space.root()
+    if top.form is Form.LEAF:
+        top.multiple = math.lcm(top.multiple, multiple)
+    elif top.form is Form.SUM:
+        for part in top.children:
+            align(part, multiple)
+    else:
+        *outer, inner = factors(top)
+        if is_frozen(inner) and outer:
+            align(merge(outer), multiple // math.gcd(multiple, inner.size))
+        else:
+            align(inner, multiple)
 
 
 def is_frozen(space: Space) -> bool:
@@ -150,6 +167,7 @@ def cut(space: Space, at: int) -> tuple[Space, Space]:
         left = Space(at, top.frozen, top.inexact)
         right = Space(top.size - at, top.frozen, top.inexact)
         top.form, top.children = Form.SUM, (left, right)
+        left.multiple = right.multiple = top.multiple
         return left, right
     if top.form is Form.SUM:
         return _cut_sum(top, at)
@@ -218,6 +236,8 @@ def _bind(leaf: Space, target: Space) -> Space:
         freeze(target, leaf.frozen)
     if leaf.inexact:
         mark_inexact(target, leaf.inexact)
+    if leaf.multiple > 1:
+        align(target, leaf.multiple)
     leaf.parent = target
     return target
 
@@ -232,6 +252,8 @@ def _link(a: Space, b: Space) -> Space:
 def _split_leaf(top: Space, sizes: Sequence[int]) -> list[Space]:
     pieces = [Space(n, top.frozen, top.inexact) if n != 1 else constant(1, ONE) for n in sizes]
     top.form, top.children = Form.PRODUCT, tuple(p for p in pieces if p.size != 1)
+    if top.multiple > 1:
+        align(top, top.multiple)
     return pieces
 
 

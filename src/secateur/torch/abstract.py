@@ -94,3 +94,12 @@ def _embedding(weight: torch.Tensor, ids: torch.Tensor, *args: Any, **kwargs: An
 @_kernel("_softmax")
 def _softmax(x: torch.Tensor, dim: int, half_to_float: bool) -> Any:
     return None if half_to_float else torch.empty_like(x)
+
+
+@_kernel("_grouped_mm")
+def _grouped_mm(a: torch.Tensor, b: torch.Tensor, offsets: Any = None, *args: Any, **kwargs: Any) -> Any:
+    if a.dim() != 2 or b.dim() != 3:
+        return None
+    if a.shape[1] != b.shape[1]:
+        raise RuntimeError(f"grouped_mm: rows of {a.shape[1]} do not fit matrices of {b.shape[1]}")
+    return a.new_empty((a.shape[0], b.shape[2]))

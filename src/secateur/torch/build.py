@@ -14,7 +14,7 @@ from torch import nn
 
 from secateur.core.cost import Cost, Peak, Polynomial
 from secateur.core.graph import Graph, Use, Width
-from secateur.core.layout import Axis, Layout, Product, Sum, Unit
+from secateur.core.layout import Axis, Layout, Product, Sum, Unit, widths_of
 from secateur.core.space import Form, Space, factors, freeze, leaves
 from secateur.torch.fingerprint import fingerprint
 from secateur.torch.naming import Names, module_types
@@ -69,16 +69,17 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
     def axis(space: Space) -> Axis:
         return axis_of(space, names.by_leaf, memo)
 
-    layouts: dict[str, Layout] = {name: tuple(axis(s) for s in spaces) for name, spaces in seen.spaces.items()}
+    everything: dict[str, Layout] = {name: tuple(axis(s) for s in spaces) for name, spaces in seen.spaces.items()}
+    layouts = {n: layout for n, layout in everything.items() if n in parameters or any(map(_has_width, layout))}
     inner = _inner_widths(seen, names)
-    widths = tuple(_width(name, names, layouts, inner) for name in names.ordered)
+    widths = tuple(_width(name, names, everything, inner) for name in names.ordered)
     return Graph(
         widths=widths,
         layouts=layouts,
         equations=equations_for(seen, axis),
         differences=differences_for(seen, axis),
         attributes=dict(seen.attributes),
-        costs=_costs(seen, layouts, axis),
+        costs=_costs(seen, everything, axis),
         fingerprint=fingerprint(model),
         module_types=module_types(model),
         parameters=frozenset(parameters),
@@ -89,6 +90,10 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
     )
 
 
+def _has_width(axis: Axis) -> bool:
+    return any(True for _ in widths_of(axis))
+
+
 def _width(name: str, names: Names, layouts: Mapping[str, Layout], inner: Mapping[int, Space]) -> Width:
     leaf = names.leaf[name]
     uses = names.uses.get(id(leaf), [])
@@ -97,7 +102,7 @@ def _width(name: str, names: Names, layouts: Mapping[str, Layout], inner: Mappin
         name=name,
         kind=names.kind[name],
         size=leaf.size,
-        choices=(leaf.size,) if leaf.frozen else tuple(range(1, leaf.size + 1)),
+        choices=_choices(leaf),
         exact=leaf.inexact is None,
         frozen=leaf.frozen,
         inexact_reason=leaf.inexact,
@@ -105,6 +110,13 @@ def _width(name: str, names: Names, layouts: Mapping[str, Layout], inner: Mappin
         multiplier=max((_positions(layouts[t][a], name) for t, a in uses), default=1),
         uses=tuple(dict.fromkeys(Use(tensor=t, axis=a) for t, a in uses)),
     )
+
+
+def _choices(leaf: Space) -> tuple[int, ...]:
+    if leaf.frozen or leaf.size <= leaf.multiple:
+        return (leaf.size,)
+    counts = range(leaf.multiple, leaf.size + 1, leaf.multiple)
+    return tuple(counts) if counts[-1] == leaf.size else (*counts, leaf.size)
 
 
 def _positions(axis: Axis, name: str) -> int:
@@ -215,4 +227,6 @@ def _notes(seen: Observation) -> tuple[str, ...]:
     ]
     if seen.fallback:
         notes.append(f"traced with real tensors, since the code reads values ({seen.fallback})")
+    if seen.tracer.data_dependent:
+        notes.append("some sizes depend on the values of the example: costs hold for this example only")
     return tuple(notes)

@@ -1,10 +1,10 @@
 """Is this the architecture that the plan was made for?
 
     sha256( "." ResNet, "conv1" Conv2d, …      the tree of modules, by class name
-            "conv1.weight" parameter 64×3×7×7, "bn1.running_mean" buffer 64, … )
+            "conv1.weight" parameter 64×3×7×7, "bn1.running_mean" buffer, … )
 
-Values, devices, dtypes, training flags and hooks do not count: a model fine-tuned, moved or cast is the same
-architecture.
+The shapes of buffers do not count: some follow the last input, and a plan checks those it narrows. Values, devices, dtypes,
+training flags and hooks do not count either: a model fine-tuned, moved or cast is the same architecture.
 
 Invariant: equal fingerprints mean that every name in a plan finds a tensor of the shape the plan expects.
 """
@@ -33,9 +33,10 @@ def fingerprint(model: nn.Module, shapes: Mapping[str, Shape] | None = None) -> 
 def _lines(model: nn.Module, shapes: Mapping[str, Shape]) -> Iterator[str]:
     for name, module in model.named_modules(remove_duplicate=False):
         yield f"module {name!r} {type(module).__name__}"
-    for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
-        for name, tensor in tensors(remove_duplicate=False):
-            yield f"{kind} {name!r} {_shape(name, tensor, shapes)}"
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        yield f"parameter {name!r} {_shape(name, tensor, shapes)}"
+    for name, _ in model.named_buffers(remove_duplicate=False):
+        yield f"buffer {name!r}"
 
 
 def _shape(name: str, tensor: Tensor, shapes: Mapping[str, Shape]) -> str:

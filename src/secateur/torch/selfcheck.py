@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from secateur.core.equations import Contradiction, solve
-from secateur.core.graph import Graph
+from secateur.core.graph import Graph, Width
 from secateur.core.layout import size_of
 from secateur.core.plan import Plan
 from secateur.core.space import Space, freeze, is_frozen, leaves
@@ -80,7 +80,7 @@ class Replay(Tracer):
 def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space]) -> str | None:
     """Narrow and run once; None if all went as foretold, else what was frozen because of it."""
     generator = random.Random(0)
-    counts = {w.name: min(w.size - 1, max(1, round(w.size * generator.uniform(0.3, 0.8)))) for w in graph.free}
+    counts = {w.name: _some_count(w, generator.uniform(0.3, 0.8)) for w in graph.free if len(w.choices) > 1}
     try:
         plan = _without_coincidence(graph, counts)
     except PlanError as error:
@@ -94,14 +94,19 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space])
     return None
 
 
+def _some_count(width: Width, share: float) -> int:
+    """A count that is allowed, near this share of the width, and less than all."""
+    return min(width.choices[:-1], key=lambda count: abs(count - share * width.size))
+
+
 def _without_coincidence(graph: Graph, counts: dict[str, int]) -> Plan:
     """A plan for about these counts; moves a count that would make two sizes equal which the code tells apart."""
     for _ in range(100):
         try:
             return _some_plan(graph, counts)
         except Coincidence as coincidence:
-            size = graph[coincidence.width].size
-            counts[coincidence.width] = coincidence.count % size + 1
+            choices = graph[coincidence.width].choices
+            counts[coincidence.width] = choices[(choices.index(coincidence.count) + 1) % len(choices)]
     return _some_plan(graph, counts)
 
 
@@ -139,6 +144,8 @@ def _refresh_all(model: torch.nn.Module) -> None:
 
 
 def _narrowed_shape(plan: Plan, name: str, tensor: torch.Tensor) -> tuple[int, ...] | None:
+    if name not in plan.layouts:
+        return None
     shape = tuple(int(size_of(axis, plan.sizes)) for axis in plan.layouts[name])
     return None if shape == tuple(tensor.shape) else shape
 

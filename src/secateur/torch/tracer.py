@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.equations import Attribute
-from secateur.core.space import ONE, Space, constant, freeze, mark_inexact, unify
+from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexact, unify
 from secateur.torch.abstract import run as run_abstract
 from secateur.torch.provenance import Origin
 from secateur.torch.rules.registry import find
@@ -69,6 +69,7 @@ class Tracer(TorchDispatchMode):
         self.where = ""
         self.module = ""
         self.operator: Any = None
+        self.data_dependent = False
         self.records: list[Record] = []
         self.macs: list[tuple[int, tuple[Space, ...]]] = []
         self.memory_events: list[tuple[int, tuple[Space, ...]]] = []
@@ -152,6 +153,10 @@ class Tracer(TorchDispatchMode):
     def statistic(self, space: Space) -> None:
         """A statistic runs over this dimension: removing its units changes the function by design."""
         mark_inexact(space, f"a statistic runs over it in {self.where}")
+
+    def align(self, space: Space, multiple: int) -> None:
+        """A kernel takes only sizes that are multiples of a number."""
+        align(space, multiple)
 
     def freeze_all(self, tensors: Iterable[torch.Tensor], reason: str) -> None:
         """Nothing that these tensors are made of may be narrowed."""

@@ -167,7 +167,7 @@ def _masked_tensors(model: nn.Module, base: Plan, exact: Mapping[str, Indices]) 
     made: dict[str, torch.Tensor] = {}
     tied: dict[int, torch.Tensor] = {}
     for name, tensor in named_tensors(model).items():
-        layout = base.layouts[name]
+        layout = base.layouts.get(name, ())
         if not any(touches(axis, exact) or touches(axis, inexact) for axis in layout):
             continue
         if id(tensor) not in tied:

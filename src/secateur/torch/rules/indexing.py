@@ -47,6 +47,7 @@ def _by_mask(trace: Any, out: Any, x: torch.Tensor, indices: Any, places: list[i
     """One mask over some leading dimensions: how many are taken depends on values; the dimensions after it go through."""
     if len(places) != 1 or any(t is None for t in indices[: places[0]]):
         raise NotImplementedError("an index by a mask beside others")
+    trace.data_dependent = True
     covered = indices[0].dim()
     reason = f"indexed by a mask in {trace.where}"
     for space in [*trace.spaces(x)[:covered], *trace.spaces(indices[0])]:
@@ -149,10 +150,14 @@ def masked_scatter(trace: Any, out: Any, x: torch.Tensor, mask: torch.Tensor, so
     raise NotImplementedError("values are placed by a mask")
 
 
+_SIZED_BY_VALUES = frozenset(f"aten::{name}" for name in ("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount"))
+
+
 @rule("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount", "histc", "searchsorted", "bucketize")
 def positions(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
-    """The output's sizes follow from values: constants; what was read is frozen."""
+    """The output counts or places values: its sizes are constants, and what was read is frozen."""
     tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    trace.data_dependent |= trace.operator._schema.name in _SIZED_BY_VALUES
     trace.freeze_all(tensors, f"its values are read in {trace.where}")
     for result in out if isinstance(out, (tuple, list)) else [out]:
         trace.put(result, [constant(n, "data-dependent") if n != 1 else constant(1, ONE) for n in result.shape])

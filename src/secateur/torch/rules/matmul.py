@@ -119,14 +119,17 @@ def dot(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor) -> None:
 
 @rule("_grouped_mm")
 def grouped_mm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor, offsets: Any = None, *rest: Any) -> None:
-    """Rows of ``a`` in consecutive groups, each times its own matrix ``b[group]``."""
+    """Rows of ``a`` in consecutive groups, each times its own matrix ``b[group]``. Rows must be multiples of 16 bytes."""
     if a.dim() != 2 or b.dim() != 3:
         raise NotImplementedError("only rows grouped against a stack of matrices")
     k = _contract(trace, a, 1, b, 1)
+    n = trace.spaces(b)[2]
     if offsets is not None:
         trace.same(trace.spaces(offsets)[0], trace.spaces(b)[0])
-    trace.multiply(1, trace.spaces(a)[0], k, trace.spaces(b)[2])
-    trace.put(out, [trace.spaces(a)[0], trace.spaces(b)[2]], [False, trace.zero(b)[2]])
+    for space in (k, n):
+        trace.align(space, max(16 // a.element_size(), 1))
+    trace.multiply(1, trace.spaces(a)[0], k, n)
+    trace.put(out, [trace.spaces(a)[0], n], [False, trace.zero(b)[2]])
 
 
 def linear(trace: Any, out: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
