@@ -66,7 +66,11 @@ def judge(network: Network, seed: int = 0) -> Verdict:
         return Verdict(wrong=str(error))
     except SecateurError as error:
         return Verdict(refused=f"{type(error).__name__}: {error}")
-    wrong = _costs(small, inputs, graph, plan) or _changed(model, before) or (None if _one_left(plan) else _training_step(model, small, inputs))
+    wrong = (
+        _costs(small, inputs, graph, plan)
+        or _changed(model, before)
+        or (None if _one_left(plan) else _training_step(model, small, inputs))
+    )
     verification = verification_of(small)
     assert verification is not None
     return Verdict(

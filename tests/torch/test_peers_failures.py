@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from fuzz.networks import TRAPS
 from torch import nn
 
 import secateur as sc
+from fuzz.networks import TRAPS
 from secateur.core.layout import widths_of
 from secateur.errors import InputError
 from secateur.torch.example import Example, output_tensors

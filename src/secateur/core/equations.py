@@ -192,9 +192,7 @@ def _invert(
     on_left = unknown in attributes_of(expression.left)
     if on_left and unknown in attributes_of(expression.right):
         return None
-    branch, other_branch = (
-        (expression.left, expression.right) if on_left else (expression.right, expression.left)
-    )
+    branch, other_branch = (expression.left, expression.right) if on_left else (expression.right, expression.left)
     try:
         other = evaluate(other_branch, values, counts)
     except ZeroDivisionError:

@@ -48,7 +48,9 @@ def _same(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     return torch.empty_like(x) if x.is_floating_point() else None
 
 
-@_kernel("relu_", "gelu_", "silu_", "sigmoid_", "tanh_", "hardswish_", "hardsigmoid_", "hardtanh_", "leaky_relu_", "elu_")
+@_kernel(
+    "relu_", "gelu_", "silu_", "sigmoid_", "tanh_", "hardswish_", "hardsigmoid_", "hardtanh_", "leaky_relu_", "elu_"
+)
 def _in_place(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return x
 

@@ -5,9 +5,9 @@ Invariant: building reads spaces and changes none; the same observation gives th
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -23,36 +23,36 @@ from secateur.torch.run import Observation
 from secateur.torch.untouched import named_tensors
 
 UNUSED = "the example does not exercise it"
-VIEWS = frozenset("slice select split split_with_sizes unbind narrow chunk _to_copy detach alias".split())
+VIEWS = frozenset(
+    ["slice", "select", "split", "split_with_sizes", "unbind", "narrow", "chunk", "_to_copy", "detach", "alias"]
+)
 
 
-def _used(seen: Observation) -> set[int]:
-    """Leaves that some operator other than a view touched."""
+def used_leaves(seen: Observation) -> set[int]:
+    """Identities of the leaves that some operator other than a view touched."""
     used: set[int] = set()
     for record in [*seen.tracer.records, *seen.training_records]:
         if record.view or record.name in VIEWS:
             continue
-        for space in [*record.inputs, *(s for layout in record.outputs for s in layout)]:
-            if id(space) not in used:
-                used.add(id(space))
-                used.update(id(leaf) for leaf in leaves(space))
+        for layout in (record.inputs, *record.outputs):
+            for space in layout:
+                if id(space) not in used:
+                    used.add(id(space))
+                    used.update(id(leaf) for leaf in leaves(space))
     return used
 
 
-def has_unused_parameters(seen: Observation) -> bool:
+def has_unused_parameters(seen: Observation, used: set[int]) -> bool:
     """Whether some parameter takes no part in the run at all: training might use it."""
-    used = _used(seen)
-    parameters = {name for name, _ in seen.example.model.named_parameters()}
     return any(
-        not any(id(leaf) in used for space in spaces for leaf in leaves(space))
-        for name, spaces in seen.spaces.items()
-        if name in parameters
+        not any(id(leaf) in used for space in seen.spaces[name] for leaf in leaves(space))
+        for name, _ in seen.example.model.named_parameters()
     )
 
 
 def freeze_unused(seen: Observation) -> None:
     """Freeze leaves that neither evaluation nor training exercises: a longer input might use them."""
-    used = _used(seen)
+    used = used_leaves(seen)
     for spaces in seen.spaces.values():
         for leaf in (leaf for space in spaces for leaf in leaves(space)):
             if id(leaf) not in used:
@@ -72,7 +72,8 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
     everything: dict[str, Layout] = {name: tuple(axis(s) for s in spaces) for name, spaces in seen.spaces.items()}
     layouts = {n: layout for n, layout in everything.items() if n in parameters or any(map(_has_width, layout))}
     inner = _inner_widths(seen, names)
-    widths = tuple(_width(name, names, everything, inner) for name in names.ordered)
+    positions = _positions_by_width(everything)
+    widths = tuple(_width(name, names, positions, inner) for name in names.ordered)
     return Graph(
         widths=widths,
         layouts=layouts,
@@ -94,7 +95,7 @@ def _has_width(axis: Axis) -> bool:
     return any(True for _ in widths_of(axis))
 
 
-def _width(name: str, names: Names, layouts: Mapping[str, Layout], inner: Mapping[int, Space]) -> Width:
+def _width(name: str, names: Names, positions: Mapping[str, int], inner: Mapping[int, Space]) -> Width:
     leaf = names.leaf[name]
     uses = names.uses.get(id(leaf), [])
     outer = inner.get(id(leaf))
@@ -107,7 +108,7 @@ def _width(name: str, names: Names, layouts: Mapping[str, Layout], inner: Mappin
         frozen=leaf.frozen,
         inexact_reason=leaf.inexact,
         outer=names.by_leaf.get(id(outer)) if outer is not None and not leaf.frozen else None,
-        multiplier=max((_positions(layouts[t][a], name) for t, a in uses), default=1),
+        multiplier=positions.get(name, 1),
         uses=tuple(dict.fromkeys(Use(tensor=t, axis=a) for t, a in uses)),
     )
 
@@ -119,18 +120,27 @@ def _choices(leaf: Space) -> tuple[int, ...]:
     return tuple(counts) if counts[-1] == leaf.size else (*counts, leaf.size)
 
 
-def _positions(axis: Axis, name: str) -> int:
-    """How many positions of an axis one unit of a width stands for: the sizes of the factors inside it."""
-    match axis:
-        case Product():
-            for i, factor in enumerate(axis.factors):
-                if isinstance(factor, Unit) and factor.width == name:
-                    return math.prod(f.size for f in axis.factors[i + 1 :])
-            return max((_positions(f, name) for f in axis.factors), default=1)
-        case Sum():
-            return max(_positions(part, name) for part in axis.parts)
-        case _:
-            return 1
+def _positions_by_width(layouts: Mapping[str, Layout]) -> dict[str, int]:
+    """How many positions of an axis one unit of each width stands for: the sizes of the factors inside it."""
+    found: dict[str, int] = {}
+
+    def visit(axis: Axis, inside: int) -> None:
+        match axis:
+            case Unit():
+                found[axis.width] = max(found.get(axis.width, 1), inside)
+            case Product():
+                for factor in reversed(axis.factors):
+                    visit(factor, inside)
+                    inside *= factor.size
+            case Sum():
+                for part in axis.parts:
+                    visit(part, inside)
+            case _:
+                pass
+
+    for axis in {axis for layout in layouts.values() for axis in layout}:
+        visit(axis, 1)
+    return found
 
 
 def _inner_widths(seen: Observation, names: Names) -> dict[int, Space]:
@@ -139,7 +149,7 @@ def _inner_widths(seen: Observation, names: Names) -> dict[int, Space]:
     That needs the outer leaf beside the inner one in every tensor that has the inner one.
     """
     outer: dict[int, Space] = {}
-    for name, spaces in seen.spaces.items():
+    for spaces in seen.spaces.values():
         for space in spaces:
             _pair(space, outer)
     outer = {k: v for k, v in outer.items() if k in names.by_leaf and id(v) in names.by_leaf}
@@ -155,7 +165,7 @@ def _pair(space: Space, outer: dict[int, Space]) -> None:
     top = space.root()
     if top.form is Form.PRODUCT:
         chain = factors(top)
-        for before, after in zip(chain, chain[1:], strict=False):
+        for before, after in pairwise(chain):
             if before.root().form is Form.LEAF and after.root().form is Form.LEAF and not after.root().frozen:
                 outer.setdefault(id(after.root()), before.root())
     for child in top.children:

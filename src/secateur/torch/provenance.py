@@ -25,7 +25,18 @@ from secateur.core.space import Space
 Origin = Any
 
 TORCH_SIZES = frozenset(
-    "groups num_groups normalized_shape embed_dim num_heads head_dim kdim vdim hidden_size unflattened_size".split()
+    [
+        "groups",
+        "num_groups",
+        "normalized_shape",
+        "embed_dim",
+        "num_heads",
+        "head_dim",
+        "kdim",
+        "vdim",
+        "hidden_size",
+        "unflattened_size",
+    ]
 )
 CONFIG_NAMES = frozenset({"config", "cfg", "args", "hparams", "opt", "options"})
 CONFIG_SUFFIXES = ("Config", "Args", "Namespace", "Params")

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
+import secateur.torch.rules  # noqa: F401  importing them registers them
 from secateur.core.equations import Attribute
 from secateur.core.space import ONE, Space, constant, freeze
 from secateur.errors import TraceError
 from secateur.torch.example import Example, output_tensors
-import secateur.torch.rules  # noqa: F401  importing them registers them
 from secateur.torch.provenance import sized_attributes
 from secateur.torch.sizes import Sizes
 from secateur.torch.tracer import Record, Tracer, Value
@@ -83,9 +83,7 @@ def listen_in_training(seen: Observation) -> None:
     seen.training_records = more.tracer.records
 
 
-def _observe(
-    example: Example, interface: bool, *, abstract: bool, trained: Observation | None = None
-) -> Observation:
+def _observe(example: Example, interface: bool, *, abstract: bool, trained: Observation | None = None) -> Observation:
     """One run in evaluation mode; with ``trained``, in training mode on the spaces of that run."""
     model = example.model
     tracer = Tracer(abstract=abstract)
@@ -95,7 +93,9 @@ def _observe(
 
         def swap(name: str, tensor: torch.Tensor) -> torch.Tensor:
             made = abstract_like(tensor) if abstract else _alias(tensor)
-            known = trained.spaces[name] if trained else [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
+            known = (
+                trained.spaces[name] if trained else [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
+            )
             made._secateur = Value(known, [tensor.is_floating_point()] * len(known))  # type: ignore[attr-defined]
             spaces.update(dict.fromkeys(names[id(tensor)], known))
             return made
@@ -105,9 +105,8 @@ def _observe(
             module.training = trained is not None
         inputs: list[Space] = []
         ready = example.map(lambda t: _input(t, inputs, abstract))
-        with sized_attributes(model, tracer) as attributes:
-            with module_names(model, tracer), tracer, Sizes(tracer):
-                output = model(*ready.args, **ready.kwargs)
+        with sized_attributes(model, tracer) as attributes, module_names(model, tracer), tracer, Sizes(tracer):
+            output = model(*ready.args, **ready.kwargs)
         returned = output_tensors(output)
         tracer.read(returned)
         outputs = [list(tracer.spaces(t)) for t in returned]

@@ -309,9 +309,55 @@ GROUP_ARGUMENT: dict[str, tuple[int, str, int]] = {
     "conv_transpose3d": (6, "groups", -4),
 }
 _ARITHMETIC = frozenset(
-    "add sub mul div pow __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __div__ add_ sub_ mul_ "
-    "div_ true_divide floor_divide __floordiv__ __mod__ remainder __pow__ __rpow__ sqrt full_like fill_ tensor clamp "
-    "maximum minimum eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ scaled_dot_product_attention".split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "pow",
+        "__add__",
+        "__radd__",
+        "__sub__",
+        "__rsub__",
+        "__mul__",
+        "__rmul__",
+        "__truediv__",
+        "__rtruediv__",
+        "__div__",
+        "add_",
+        "sub_",
+        "mul_",
+        "div_",
+        "true_divide",
+        "floor_divide",
+        "__floordiv__",
+        "__mod__",
+        "remainder",
+        "__pow__",
+        "__rpow__",
+        "sqrt",
+        "full_like",
+        "fill_",
+        "tensor",
+        "clamp",
+        "maximum",
+        "minimum",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "__eq__",
+        "__ne__",
+        "__lt__",
+        "__le__",
+        "__gt__",
+        "__ge__",
+        "scaled_dot_product_attention",
+    ]
 )
 # arguments that are positions or flags, not sizes
-_POSITIONS = frozenset("__setitem__ dim ndim stride __get__ __set__ __len__ numel transpose permute".split())
+_POSITIONS = frozenset(
+    ["__setitem__", "dim", "ndim", "stride", "__get__", "__set__", "__len__", "numel", "transpose", "permute"]
+)

@@ -17,7 +17,7 @@ from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.errors import TraceError
-from secateur.torch.build import build, freeze_unused, has_unused_parameters
+from secateur.torch.build import build, freeze_unused, has_unused_parameters, used_leaves
 from secateur.torch.example import Example
 from secateur.torch.naming import Names
 from secateur.torch.resolve import settle
@@ -36,7 +36,7 @@ def trace(model: nn.Module, dummy_input: Any, *, interface: bool = True, check: 
     example = Example.of(model, dummy_input)
     started = time.perf_counter()
     seen = observe(example, interface=interface)
-    if has_unused_parameters(seen):
+    if has_unused_parameters(seen, used_leaves(seen)):
         listen_in_training(seen)
     settle(seen)
     freeze_unused(seen)

@@ -13,7 +13,7 @@ from secateur.torch.rules.registry import FUNCTION_RULES, RULES, Sample, find, r
 
 __all__ = ["FUNCTION_RULES", "RULES", "Sample", "find", "rule", "sample", "samples"]
 
-from secateur.torch.rules import (  # noqa: E402, F401  registering is what importing these is for
+from secateur.torch.rules import (  # noqa: F401  registering is what importing these is for
     attention,
     convolution,
     factories,

@@ -150,7 +150,9 @@ def masked_scatter(trace: Any, out: Any, x: torch.Tensor, mask: torch.Tensor, so
     raise NotImplementedError("values are placed by a mask")
 
 
-_SIZED_BY_VALUES = frozenset(f"aten::{name}" for name in ("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount"))
+_SIZED_BY_VALUES = frozenset(
+    f"aten::{name}" for name in ("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount")
+)
 
 
 @rule("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount", "histc", "searchsorted", "bucketize")

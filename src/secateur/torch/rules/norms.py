@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from secateur.core.space import ONE, constant, split
+from secateur.core.space import ONE, constant, mark_inexact, split
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
@@ -65,7 +65,7 @@ def layer_norm(trace: Any, out: Any, x: torch.Tensor, shape: Any, weight: Any, b
         zero[-back] = bool(affine) and all(trace.zero(t)[-back] for t in affine)
     if isinstance(bias, torch.Tensor):
         zero[: x.dim() - num_normalised] = [False] * (x.dim() - num_normalised)
-    results = [t for t in (out if isinstance(out, (tuple, list)) else [out])]
+    results = list(out) if isinstance(out, (tuple, list)) else [out]
     trace.put(results[0], spaces, zero)
     for other in results[1:]:
         trace.put(other, [s if other.shape[i] != 1 else constant(1, ONE) for i, s in enumerate(spaces[: other.dim()])])
@@ -108,8 +108,6 @@ def weight_norm(trace: Any, out: Any, v: torch.Tensor, g: torch.Tensor, dim: int
     axis = dim if g.dim() == v.dim() else 0
     if g.shape[axis] == v.shape[axis] != 1:
         spaces[axis] = trace.same(spaces[axis], trace.spaces(g)[axis])
-        from secateur.core.space import mark_inexact
-
         mark_inexact(spaces[axis], "its weight's norm is zero where it is masked")
     results = list(out) if isinstance(out, (tuple, list)) else [out]
     trace.put(results[0], spaces, zero)

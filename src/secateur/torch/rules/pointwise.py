@@ -68,8 +68,7 @@ _probed: dict[Any, str] = {}
 def pointwise(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
     """All tensor operands share their dimensions, right-aligned; dimensions of size one broadcast."""
     operands = [t for t in _tensors((args, kwargs)) if t.dim()]
-    for result in [t for t in _tensors(out)]:
-        in_place = any(result is t for t in operands)
+    for result in _tensors(out):
         spaces: list[Space] = []
         zero: list[bool] = []
         for back in range(result.dim(), 0, -1):
@@ -78,8 +77,6 @@ def pointwise(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
             spaces.append(space)
             zero.append(is_zero)
         trace.put(result, spaces, zero)
-        if in_place:
-            continue
 
 
 def _along(

@@ -58,7 +58,7 @@ def sum_(trace: Any, out: Any, x: torch.Tensor, dim: Any = None, keepdim: bool =
 
 @rule("linalg_vector_norm", "norm")
 def norm(trace: Any, out: Any, x: torch.Tensor, order: Any = 2, dim: Any = None, *args: Any, **kwargs: Any) -> None:
-    _reduce(trace, out, x, _dims(x, dim), adds=isinstance(order, (int, float)) and order > 0 or order is None)
+    _reduce(trace, out, x, _dims(x, dim), adds=(isinstance(order, (int, float)) and order > 0) or order is None)
 
 
 @rule("mean", "amax", "amin", "max", "min", "argmax", "argmin", "any", "all", "prod", "logsumexp", "median", "aminmax")
