@@ -6,6 +6,7 @@ Invariant: a file is left behind only if ONNX Runtime computes from it what the 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> float:
     if missing:
         raise InputError(f"exporting needs {', '.join(missing)}; add with: pip install 'secateur[onnx]'")
     model = model.eval()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it remarks on optional packages that are not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's remarks on its own future
         program = torch.onnx.export(
