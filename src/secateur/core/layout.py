@@ -85,6 +85,11 @@ def widths_of(axis: Axis) -> Iterator[str]:
     return (unit.width for unit in units_of(axis))
 
 
+def has_widths(layout: Layout) -> bool:
+    """Whether any axis of a tensor is made of widths: only then can a plan narrow it."""
+    return any(True for axis in layout for _ in widths_of(axis))
+
+
 def size_of(axis: Axis, counts: Mapping[str, Count]) -> Count:
     """The size of an axis when each width keeps this many; widths not named keep all."""
     match axis:

@@ -33,12 +33,28 @@ class Edit:
     new: int
 
 
+class KeptSets(dict[str, KeptSet]):
+    """Kept sets of the narrowed widths; asking for one that stays whole gives all of its indices."""
+
+    def __init__(self, kept: Mapping[str, KeptSet], sizes: Mapping[str, int]) -> None:
+        super().__init__(kept)
+        self._sizes = sizes
+
+    def __missing__(self, name: str) -> KeptSet:
+        if name not in self._sizes:
+            raise PlanError(f"the plan knows no width {name!r}.{nearest(name, self._sizes)}")
+        return tuple(range(self._sizes[name]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (KeptSets, (dict(self), self._sizes))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Which units of which widths survive.
 
     ``kept`` maps each narrowed width to its sorted kept indices (one tuple, or one tuple per index of the width just
-    outside it); ``sizes`` maps every width to the number kept; ``fingerprint`` identifies the architecture.
+    outside it; a width that stays whole can be asked for, too); ``sizes`` maps every width to the number kept; ``fingerprint`` identifies the architecture.
     """
 
     kept: Mapping[str, KeptSet]
@@ -48,6 +64,9 @@ class Plan:
     fingerprint: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
     graph: Graph | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kept", KeptSets(self.kept, self.sizes))
 
     def arrays(self) -> dict[str, Indices]:
         """The kept sets as integer arrays, by width."""

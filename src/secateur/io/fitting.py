@@ -9,12 +9,13 @@ Invariant: if `check_fits` returns, every tensor and attribute that the plans na
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
 
+from secateur.core.layout import Layout, has_widths
 from secateur.core.plan import Edit, Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError, PlanError
@@ -33,15 +34,16 @@ def check_fits(model: nn.Module, plans: Sequence[Plan]) -> Shapes:
     """
     shapes = _shapes(model)
     trial = _Trial(model)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for number, plan in enumerate(plans, start=1):
-        _check_tensors(plan, shapes)
+        _check_tensors(plan, shapes, parameters)
         if fingerprint(model, shapes) != plan.fingerprint:
             raise ArtifactError(
                 f"plan {number} was made for another architecture than this {type(model).__name__}: "
                 "its modules or its other tensors differ. Build the model as it was before pruning"
             )
         trial.rewrite(plan.edits)
-        shapes |= {name: plan.shape(name) for name in plan.layouts}
+        shapes |= {name: plan.shape(name) for name, layout in plan.layouts.items() if has_widths(layout)}
     return shapes
 
 
@@ -51,7 +53,7 @@ def check_saveable(model: nn.Module, plans: Sequence[Plan]) -> None:
     trial = _Trial(model)
     for plan in reversed(plans):
         _check_narrowed(plan, shapes)
-        shapes |= {name: tuple(axis.size for axis in layout) for name, layout in plan.layouts.items()}
+        shapes |= {name: _whole(layout) for name, layout in plan.layouts.items() if has_widths(layout)}
         if fingerprint(model, shapes) != plan.fingerprint:
             raise ArtifactError(
                 "a module or tensor was added, removed or replaced after the model was narrowed: it could not be "
@@ -91,22 +93,34 @@ def _shapes(model: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
 
 
+def _whole(layout: Layout) -> tuple[int, ...]:
+    return tuple(axis.size for axis in layout)
+
+
 def _check_narrowed(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    for name in plan.layouts:
-        if shapes.get(name) != plan.shape(name):
+    for name, layout in plan.layouts.items():
+        if has_widths(layout) and shapes.get(name) != plan.shape(name):
             raise ArtifactError(
                 f"{visible(name)} is {shapes.get(name, 'gone')} in the model and {plan.shape(name)} in its plan: the "
                 "model was changed after it was narrowed. Save it before such changes, or pass the plan it really has"
             )
 
 
-def _check_tensors(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_tensors(plan: Plan, shapes: Mapping[str, tuple[int, ...]], parameters: Collection[str]) -> None:
     for name, layout in plan.layouts.items():
-        size = tuple(axis.size for axis in layout)
+        if not has_widths(layout):
+            continue  # parameters are in the fingerprint, and a buffer's shape may follow the last input
         if name not in shapes:
             raise ArtifactError(f"this model has no tensor {visible(name)}: the plan was made for another architecture")
-        if shapes[name] != size:
+        if not _agrees(layout, shapes[name], everywhere=name in parameters):
             raise ArtifactError(
-                f"{visible(name)} is {shapes[name]} in this model and {size} in the plan: another architecture, "
+                f"{visible(name)} is {shapes[name]} in this model and {_whole(layout)} in the plan: another architecture, "
                 "or one that is narrowed already. Build the model as it was before pruning"
             )
+
+
+def _agrees(layout: Layout, shape: tuple[int, ...], *, everywhere: bool) -> bool:
+    """Whether a shape is that of a layout; of a buffer, only along axes that are made of widths."""
+    if len(layout) != len(shape):
+        return False
+    return all(a.size == n for a, n in zip(layout, shape, strict=True) if everywhere or has_widths((a,)))

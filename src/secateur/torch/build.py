@@ -14,7 +14,7 @@ from torch import nn
 
 from secateur.core.cost import Cost, Peak, Polynomial
 from secateur.core.graph import Graph, Use, Width
-from secateur.core.layout import Axis, Layout, Product, Sum, Unit, widths_of
+from secateur.core.layout import Axis, Layout, Product, Sum, Unit
 from secateur.core.space import Form, Space, factors, freeze, leaves
 from secateur.torch.fingerprint import fingerprint
 from secateur.torch.naming import Names, module_types
@@ -69,10 +69,9 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
     def axis(space: Space) -> Axis:
         return axis_of(space, names.by_leaf, memo)
 
-    everything: dict[str, Layout] = {name: tuple(axis(s) for s in spaces) for name, spaces in seen.spaces.items()}
-    layouts = {n: layout for n, layout in everything.items() if n in parameters or any(map(_has_width, layout))}
+    layouts: dict[str, Layout] = {name: tuple(axis(s) for s in spaces) for name, spaces in seen.spaces.items()}
     inner = _inner_widths(seen, names)
-    positions = _positions_by_width(everything)
+    positions = _positions_by_width(layouts)
     widths = tuple(_width(name, names, positions, inner) for name in names.ordered)
     return Graph(
         widths=widths,
@@ -80,7 +79,7 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
         equations=equations_for(seen, axis),
         differences=differences_for(seen, axis),
         attributes=dict(seen.attributes),
-        costs=_costs(seen, everything, axis),
+        costs=_costs(seen, layouts, axis),
         fingerprint=fingerprint(model),
         module_types=module_types(model),
         parameters=frozenset(parameters),
@@ -89,10 +88,6 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
         outputs=tuple(tuple(axis(s) for s in layout) for layout in seen.outputs),
         example=seen.example,
     )
-
-
-def _has_width(axis: Axis) -> bool:
-    return any(True for _ in widths_of(axis))
 
 
 def _width(name: str, names: Names, positions: Mapping[str, int], inner: Mapping[int, Space]) -> Width:

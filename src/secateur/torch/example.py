@@ -55,9 +55,12 @@ class Example:
 
         return Example(self.model, tree_map(one, self.args), tree_map(one, self.kwargs))
 
-    def clone(self) -> Example:
-        """A copy whose tensors the model may overwrite."""
-        return self.map(lambda t: t.detach().clone())
+    def beside_model(self) -> Example:
+        """The same example with host tensors moved to where the model's first parameter is."""
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        if device.type in ("cpu", "meta"):
+            return self
+        return self.map(lambda t: t.to(device) if t.device.type == "cpu" else t)
 
 
 def output_tensors(output: Any) -> list[torch.Tensor]:

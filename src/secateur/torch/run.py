@@ -104,7 +104,8 @@ def _observe(example: Example, interface: bool, *, abstract: bool, trained: Obse
         for module in model.modules():
             module.training = trained is not None
         inputs: list[Space] = []
-        ready = example.map(lambda t: _input(t, inputs, abstract))
+        placed = example if abstract else example.beside_model()
+        ready = placed.map(lambda t: _input(t, inputs, abstract))
         with sized_attributes(model, tracer) as attributes, module_names(model, tracer), tracer, Sizes(tracer):
             output = model(*ready.args, **ready.kwargs)
         returned = output_tensors(output)

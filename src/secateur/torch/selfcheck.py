@@ -130,7 +130,8 @@ def _run_narrowed(seen: Observation, plan: Plan, replay: Replay) -> None:
         _refresh_all(model)
         for module in model.modules():
             module.training = False
-        ready = seen.example.map(lambda t: abstract_like(t.detach()) if abstract else t.detach().clone())
+        placed = seen.example if abstract else seen.example.beside_model()
+        ready = placed.map(lambda t: abstract_like(t.detach()) if abstract else t.detach().clone())
         with module_names(model, replay), replay, Sizes(replay, reading=False):
             model(*ready.args, **ready.kwargs)
 

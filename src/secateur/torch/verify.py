@@ -213,7 +213,7 @@ def _run(
             refresh(model.get_submodule(owner))
         model.eval()
         torch.manual_seed(0)
-        ready = example.map(cast)
+        ready = example.beside_model().map(cast)
         with watch:
             output = model(*ready.args, **ready.kwargs)
         return [t.detach() for t in output_tensors(output)]
