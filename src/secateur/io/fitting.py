@@ -108,10 +108,10 @@ def _check_narrowed(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 def _check_tensors(plan: Plan, shapes: Mapping[str, tuple[int, ...]], parameters: Collection[str]) -> None:
     for name, layout in plan.layouts.items():
-        if not has_widths(layout):
-            continue  # parameters are in the fingerprint, and a buffer's shape may follow the last input
         if name not in shapes:
             raise ArtifactError(f"this model has no tensor {visible(name)}: the plan was made for another architecture")
+        if not has_widths(layout):
+            continue  # parameters are in the fingerprint, and a buffer's shape may follow the last input
         if not _agrees(layout, shapes[name], everywhere=name in parameters):
             raise ArtifactError(
                 f"{visible(name)} is {shapes[name]} in this model and {_whole(layout)} in the plan: another architecture, "
