@@ -14,16 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.core.layout import touches
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
 from secateur.errors import ApplyError, SecateurError
 from secateur.torch.fingerprint import check_fingerprint
-from secateur.torch.narrow import install, narrowed_tensors
+from secateur.torch.narrow import install, narrowed_tensors, rewrite
+from secateur.torch.streaming import streamed, worthwhile
 from secateur.torch.trace import trace
 from secateur.torch.untouched import all_or_nothing, named_tensors
 from secateur.torch.verify import verify as compare
 
-_PLANS = "_secateur_plans"
+_PLANS, _VERIFICATION = "_secateur_plans", "_secateur_verification"
 
 
 def plans_of(model: nn.Module) -> tuple[Plan, ...]:
@@ -33,7 +35,7 @@ def plans_of(model: nn.Module) -> tuple[Plan, ...]:
 
 def verification_of(model: nn.Module) -> Verification | None:
     """What the last `apply` compared, or None if it compared nothing."""
-    return model.__dict__.get("_secateur_verification")
+    return model.__dict__.get(_VERIFICATION)
 
 
 def apply(
@@ -49,19 +51,34 @@ def apply(
     """
     check_fingerprint(model, plan.fingerprint)
     outcome = check(model, plan, dummy_input) if verify else _unverified("switched off")
-    tensors = narrowed_tensors(model, plan)
-    target = model if in_place else _copy_around(model, tensors)
     history = (*plans_of(model), replace(plan, graph=None))
     try:
-        with all_or_nothing(target):
-            install(target, tensors, plan.edits)
-            target.__dict__[_PLANS] = history
-            target.__dict__["_secateur_verification"] = outcome
+        if in_place and worthwhile(model, plan):
+            target = model
+            with streamed(model, plan), all_or_nothing(model):
+                rewrite(model, _narrowed_names(plan), plan.edits)
+                _remember(model, history, outcome)
+        else:
+            tensors = narrowed_tensors(model, plan)
+            target = model if in_place else _copy_around(model, tensors)
+            with all_or_nothing(target):
+                install(target, tensors, plan.edits)
+                _remember(target, history, outcome)
     except SecateurError:
         raise
     except Exception as error:
         raise ApplyError(f"narrowing stopped and was undone: {type(error).__name__}: {error}") from error
     return target
+
+
+def _remember(model: nn.Module, history: tuple[Plan, ...], outcome: Verification) -> None:
+    model.__dict__[_PLANS] = history
+    model.__dict__[_VERIFICATION] = outcome
+
+
+def _narrowed_names(plan: Plan) -> list[str]:
+    arrays = plan.arrays()
+    return [name for name, layout in plan.layouts.items() if any(touches(axis, arrays) for axis in layout)]
 
 
 def check(model: nn.Module, plan: Plan, dummy_input: Any = None) -> Verification:

@@ -37,19 +37,24 @@ def narrowed_tensors(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
     for name, layout in plan.layouts.items():
         if not any(touches(axis, arrays) for axis in layout):
             continue
-        tensor = live.get(name)
-        if tensor is None or tuple(tensor.shape) != tuple(axis.size for axis in layout):
-            found = "nothing" if tensor is None else f"a tensor of shape {tuple(tensor.shape)}"
-            raise PlanError(
-                f"the plan expects {name} with shape {tuple(a.size for a in layout)}, the model has {found}"
-            )
+        tensor = check_shape(name, live.get(name), layout)
         if id(tensor) not in by_identity:
-            by_identity[id(tensor)] = _renew(tensor, narrow_tensor(tensor.detach(), layout, arrays, cache))
+            by_identity[id(tensor)] = renewed(tensor, narrow_tensor(tensor.detach(), layout, arrays, cache))
         made[name] = by_identity[id(tensor)]
     return made
 
 
-def _renew(old: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+def check_shape(name: str, tensor: torch.Tensor | None, layout: Layout) -> torch.Tensor:
+    """The tensor, if it has the shape that its layout says. Raises PlanError if not."""
+    expected = tuple(axis.size for axis in layout)
+    if tensor is None or tuple(tensor.shape) != expected:
+        found = "nothing" if tensor is None else f"a tensor of shape {tuple(tensor.shape)}"
+        raise PlanError(f"the plan expects {name} with shape {expected}, the model has {found}")
+    return tensor
+
+
+def renewed(old: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    """New data as what the old tensor was: a Parameter with its requires_grad and attributes, or a plain tensor."""
     if not isinstance(old, nn.Parameter):
         return data
     new = nn.Parameter(data, requires_grad=old.requires_grad)
@@ -64,7 +69,7 @@ def narrow_tensor(
     cache: dict[tuple[Axis, torch.device], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The tensor with only the kept indices of every axis, in a storage of its own."""
-    if _crosses(layout, arrays):
+    if crosses(layout, arrays):
         return _narrow_crossed(tensor, layout, arrays)
     cache = {} if cache is None else cache
     order = sorted(range(len(layout)), key=lambda i: _fraction(layout[i], arrays))
@@ -90,7 +95,7 @@ def _fraction(axis: Axis, arrays: Mapping[str, Indices]) -> float:
     return min((arrays[n].shape[-1] / max(axis.size, 1) for n in widths_of(axis) if n in arrays), default=1.0)
 
 
-def _crosses(layout: Layout, arrays: Mapping[str, Indices]) -> bool:
+def crosses(layout: Layout, arrays: Mapping[str, Indices]) -> bool:
     """Whether a width here keeps another set under each index of a width on another axis."""
     return any(_starts_ragged(axis, arrays) for axis in layout)
 
@@ -171,9 +176,16 @@ def install(model: nn.Module, tensors: Mapping[str, torch.Tensor], edits: Iterab
         module = modules[owner]
         table = module._parameters if key in module._parameters else module._buffers
         table[key] = tensor  # type: ignore[assignment]
+    rewrite(model, tensors, edits)
+
+
+def rewrite(model: nn.Module, narrowed: Iterable[str], edits: Iterable[Edit]) -> None:
+    """Rewrite attributes, and refresh the modules that hold these narrowed tensors."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    edits = tuple(edits)
     for edit in edits:
         set_attribute(modules[edit.module], edit.path, edit.old, edit.new)
-    for owner in {name.rpartition(".")[0] for name in tensors} | {edit.module for edit in edits}:
+    for owner in {name.rpartition(".")[0] for name in narrowed} | {edit.module for edit in edits}:
         refresh(modules[owner])
     drop_caches(model)
 
