@@ -63,7 +63,7 @@ def random_plan(graph: Graph, seed: int) -> Plan:
     for _ in range(50):
         kept: dict[str, Any] = {}
         for width in graph.free:
-            count = int(generator.integers(min(2, width.size), max(width.size, 3)))
+            count = int(generator.choice([c for c in width.choices if c > 1 or width.size < 3]))
             rows = graph[width.outer].size if width.outer else 1
             drawn = [np.sort(generator.choice(width.size, min(count, width.size), replace=False)) for _ in range(rows)]
             kept[width.name] = np.stack(drawn) if width.outer else drawn[0]

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import secateur as sc
-from fuzz.networks import TRAPS
 from secateur.core.layout import widths_of
 from secateur.errors import InputError
 from secateur.torch.example import Example, output_tensors
 from secateur.torch.tolerances import FLOAT32
+from tests.fuzz.networks import TRAPS
 
 torch.set_num_threads(1)
 

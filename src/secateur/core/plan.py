@@ -54,7 +54,8 @@ class Plan:
     """Which units of which widths survive.
 
     ``kept`` maps each narrowed width to its sorted kept indices (one tuple, or one tuple per index of the width just
-    outside it; a width that stays whole can be asked for, too); ``sizes`` maps every width to the number kept; ``fingerprint`` identifies the architecture.
+    outside it; a width that stays whole can be asked for, too); ``sizes`` maps every width to the number kept;
+    ``fingerprint`` identifies the architecture.
     """
 
     kept: Mapping[str, KeptSet]

@@ -115,6 +115,8 @@ def scatter(
                 freeze(trace.spaces(tensor)[i], f"partly written in {trace.where}")
     if ids.dim() == 1 and x.dim() != 1:
         freeze(trace.spaces(ids)[0], f"written by position in {trace.where}")
+    if not isinstance(source, torch.Tensor) or source.dim() != x.dim():
+        zero = [False] * len(zero)  # a number is written at all units, removed ones too
     trace.put(out, spaces, zero)
 
 
