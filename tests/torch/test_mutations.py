@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from tests.fuzz.networks import TRAPS, random_network
+from tests.fuzz.oracle import judge
 
 import secateur as sc
 from secateur.core.space import Space
@@ -19,10 +20,17 @@ from secateur.errors import SecateurError
 from secateur.torch import narrow
 from secateur.torch.rules import joining
 from secateur.torch.rules.registry import RULES
-from tests.fuzz.networks import TRAPS, random_network
-from tests.fuzz.oracle import judge
 
-NETWORKS = ["conv_bn_relu_conv", "conv_chain", "residual", "c2f_split", "squeeze_excite", "gated", "lstm_linear", "fused_qkv"]
+NETWORKS = [
+    "conv_bn_relu_conv",
+    "conv_chain",
+    "residual",
+    "c2f_split",
+    "squeeze_excite",
+    "gated",
+    "lstm_linear",
+    "fused_qkv",
+]
 
 
 def verdicts() -> list[str | None]:
@@ -61,7 +69,12 @@ def _mutated_narrowing(mutate: Callable[[str, torch.Tensor, Any, dict[str, Any]]
 
 
 def _install(monkeypatch: pytest.MonkeyPatch, narrowed: Any) -> None:
-    for module in ("secateur.torch.verify", "secateur.torch.apply", "secateur.torch.subnet", "secateur.torch.selfcheck"):
+    for module in (
+        "secateur.torch.verify",
+        "secateur.torch.apply",
+        "secateur.torch.subnet",
+        "secateur.torch.selfcheck",
+    ):
         monkeypatch.setattr(f"{module}.narrowed_tensors", narrowed)
 
 
@@ -69,7 +82,7 @@ def test_a_kept_index_shifted_by_one_is_caught(monkeypatch: pytest.MonkeyPatch) 
     def shift(name: str, tensor: torch.Tensor, layout: Any, arrays: dict[str, Any]) -> torch.Tensor | None:
         if not name.endswith("weight") or tensor.dim() < 2:
             return None
-        moved = {w: np.sort((a + 1) % max(tensor.shape)) if a.ndim == 1 and a.max() + 1 < tensor.shape[0] else a for w, a in arrays.items()}
+        moved = {w: a + 1 if a.ndim == 1 and a.max() + 1 < tensor.shape[0] else a for w, a in arrays.items()}
         try:
             return narrow.narrow_tensor(tensor.detach(), layout, moved)
         except (IndexError, SecateurError):

@@ -157,7 +157,11 @@ def _freeze_around(seen: Observation, replay: Replay, why: str) -> str:
     reason = f"does not run when narrowed ({module or 'the model'}: {why})"
     records = seen.tracer.records
     if replay.following and records:
-        record = records[min(replay.place, len(records) - 1)]
+        place = min(replay.place, len(records) - 1)
+        written = [space for first, last, space in seen.tracer.constants if first <= place < last]
+        if _freeze_free(written, f"a size written into the code ({module or 'the model'})"):
+            return reason
+        record = records[place]
         if _freeze_free([*record.inputs, *(s for layout in record.outputs for s in layout)], reason):
             return reason
     while True:

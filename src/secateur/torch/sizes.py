@@ -46,10 +46,13 @@ class Sizes(TorchFunctionMode):
         whole = FUNCTION_RULES.get(func)
         if whole is not None:
             return self._whole(func, args, kwargs)
+        first = len(self.tracer.records)
         out = func(*args, **kwargs)
         if not self.reading:
             return out
         name = func.__name__
+        if name in _VIEWS:
+            self._note_constants(name, out, args, kwargs, first)
         if name == "chunk":
             self._equal_parts(out, args, kwargs)
             return out
@@ -78,6 +81,13 @@ class Sizes(TorchFunctionMode):
             tracer.muted -= 1
         tracer.observe(func, out, args, kwargs)
         return out
+
+    def _note_constants(self, name: str, out: Any, args: Any, kwargs: Any, first: int) -> None:
+        """Remember which sizes of a view were written into the code: if it fails when narrowed, these are why."""
+        for value, tensor, dim in READERS[name](out, args, kwargs):
+            if type(value) is int and value > 1:
+                space = self.tracer.spaces(tensor)[dim % tensor.dim()]
+                self.tracer.constants.append((first, len(self.tracer.records), space))
 
     def _equal_parts(self, parts: Any, args: Any, kwargs: Any) -> None:
         """``chunk`` divides whatever it is given evenly: its parts must stay of one size, so they are one space."""
@@ -298,6 +308,7 @@ READERS: dict[str, Reader] = {
     "repeat_interleave": _repeat_interleave,
     **dict.fromkeys(("layer_norm", "rms_norm", "native_layer_norm"), _layer_norm),
 }
+_VIEWS = frozenset({"view", "reshape", "unflatten", "expand"})
 # function -> (position of the groups argument, its keyword, channel axis of the first argument)
 GROUP_ARGUMENT: dict[str, tuple[int, str, int]] = {
     "group_norm": (1, "num_groups", 1),

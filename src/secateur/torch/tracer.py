@@ -75,6 +75,7 @@ class Tracer(TorchDispatchMode):
         self.memory_events: list[tuple[int, tuple[Space, ...]]] = []
         self.unknown: Counter[str] = Counter()
         self.equations: list[tuple[Origin, Space, str]] = []
+        self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
         self.differences: list[tuple[Origin, Origin, str]] = []
         self.float_uses: list[tuple[Origin, str]] = []
         self.strangers: list[torch.Tensor] = []

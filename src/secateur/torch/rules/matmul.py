@@ -126,6 +126,8 @@ def grouped_mm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor, offsets: 
     n = trace.spaces(b)[2]
     if offsets is not None:
         trace.same(trace.spaces(offsets)[0], trace.spaces(b)[0])
+    for space in (trace.spaces(a)[0], trace.spaces(b)[0]):
+        freeze(space, f"rows are grouped by position in {trace.where}")
     for space in (k, n):
         trace.align(space, max(16 // a.element_size(), 1))
     trace.multiply(1, trace.spaces(a)[0], k, n)
