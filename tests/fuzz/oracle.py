@@ -37,13 +37,17 @@ class Verdict:
     frozen: tuple[str, ...] = ()
 
 
-def random_plan(graph: Graph, seed: int) -> Plan:
-    """Kept sets drawn at random, another set under each outer index where that is allowed."""
+def random_plan(graph: Graph, seed: int, *, avoid_one: bool = False) -> Plan:
+    """Kept sets drawn at random, another set under each outer index where that is allowed.
+
+    ``avoid_one`` keeps at least two units of every width that has three or more.
+    """
     generator = np.random.default_rng(seed)
     for _ in range(20):
         kept: dict[str, Any] = {}
         for width in graph.free:
-            count = int(generator.choice(width.choices))
+            counts = [c for c in width.choices if c > 1 or width.size < 3 or not avoid_one]
+            count = int(generator.choice(counts))
             rows = graph[width.outer].size if width.outer else 1
             drawn = [np.sort(generator.choice(width.size, count, replace=False)) for _ in range(rows)]
             kept[width.name] = np.stack(drawn) if width.outer else drawn[0]

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
+from tests.fuzz.oracle import random_plan
 from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
-from secateur.errors import Coincidence
 from secateur.torch import tracer
 from secateur.torch.apply import apply
 from secateur.torch.rules import Sample
@@ -57,23 +56,6 @@ class Judged:
     operators: frozenset[Any]
 
 
-def random_plan(graph: Graph, seed: int) -> Plan:
-    """Random kept sets for every free width, at least two units where there are two, one fewer than all at most."""
-    generator = np.random.default_rng(seed)
-    for _ in range(50):
-        kept: dict[str, Any] = {}
-        for width in graph.free:
-            count = int(generator.choice([c for c in width.choices if c > 1 or width.size < 3]))
-            rows = graph[width.outer].size if width.outer else 1
-            drawn = [np.sort(generator.choice(width.size, min(count, width.size), replace=False)) for _ in range(rows)]
-            kept[width.name] = np.stack(drawn) if width.outer else drawn[0]
-        try:
-            return graph.plan(kept)
-        except Coincidence:
-            continue
-    return graph.plan({})
-
-
 def judge(sample: Sample, seeds: int = 3) -> Judged:
     """Narrow a sample at random and compare. Raises VerificationError or AssertionError where its rule is wrong."""
     model = Call(sample).eval()
@@ -81,7 +63,7 @@ def judge(sample: Sample, seeds: int = 3) -> Judged:
         graph = trace(model, NO_INPUT, interface=False)
     compared = []
     for seed in range(seeds):
-        plan = random_plan(graph, seed)
+        plan = random_plan(graph, seed, avoid_one=True)
         compared.append(verify(model, plan, graph))
         recount(apply(model, plan, verify=False), graph, plan)
     return Judged(graph=graph, verifications=tuple(compared), operators=frozenset(seen))
