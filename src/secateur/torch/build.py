@@ -161,7 +161,8 @@ def _pair(space: Space, outer: dict[int, Space]) -> None:
     if top.form is Form.PRODUCT:
         chain = factors(top)
         for before, after in pairwise(chain):
-            if before.root().form is Form.LEAF and after.root().form is Form.LEAF and not after.root().frozen:
+            both_leaves = before.root().form is after.root().form is Form.LEAF
+            if both_leaves and not before.root().frozen and not after.root().frozen:
                 outer.setdefault(id(after.root()), before.root())
     for child in top.children:
         _pair(child, outer)

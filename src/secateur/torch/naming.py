@@ -28,6 +28,11 @@ _KINDS = (
     ("state", ("ssm_state_size", "state_size", "d_state")),
     ("groups", ("groups", "num_groups")),
 )
+# number of factors outside a head width -> their names and kinds
+_OUTSIDE_HEADS = {
+    1: (("num_heads", "heads"),),
+    2: (("num_key_value_heads", "query_groups"), ("queries_per_group", "queries_per_group")),
+}
 _ATTRIBUTE_KIND = {name: kind for kind, names in _KINDS for name in names}
 
 
@@ -83,16 +88,33 @@ class Names:
                 if len(found) > 1:
                     composed.update(id(leaf) for leaf in found)
         for origin, space, _ in seen.tracer.equations:
-            top = space.root()
-            if isinstance(origin, Attribute) and id(top) in composed & used and id(top) not in self.by_leaf:
+            if not isinstance(origin, Attribute):
+                continue
+            found = leaves(space)
+            top = found[0]
+            if len({id(leaf) for leaf in found}) == 1 and id(top) in composed & used and id(top) not in self.by_leaf:
                 last = origin.path.rpartition(".")[2]
-                self._assign(top, f"{origin.module}.{last}" if origin.module else last, _ATTRIBUTE_KIND.get(last, last))
+                label = last if len(found) == 1 else f"{last}_pairs" if len(found) == 2 else f"{last}_parts"
+                self._assign(
+                    top, f"{origin.module}.{label}" if origin.module else label, _ATTRIBUTE_KIND.get(last, last)
+                )
 
     def _claim(self, space: Space, label: str, kind: str) -> None:
         found = [leaf for leaf in leaves(space) if leaf.size > 1 and leaf.frozen not in HIDDEN]
         for place, leaf in enumerate(found):
             if id(leaf) not in self.by_leaf:
-                self._assign(leaf, label if len(found) == 1 else f"{label}[{place}]", kind)
+                named = self._around_head_dim(found, place, label)
+                self._assign(leaf, *(named or (label if len(found) == 1 else f"{label}[{place}]", kind)))
+
+    def _around_head_dim(self, found: list[Space], place: int, label: str) -> tuple[str, str] | None:
+        """Name and kind of a factor outside a head width, whose size the code leaves open: ``view(…, -1, head_dim)``."""
+        kinds = [self.kind.get(self.by_leaf.get(id(leaf), "")) for leaf in found]
+        outside = kinds.index("head_dim") if "head_dim" in kinds else 0
+        if place >= outside or outside not in _OUTSIDE_HEADS:
+            return None
+        name, kind = _OUTSIDE_HEADS[outside][place]
+        owner = label.rpartition(".")[0].rpartition(".")[0]  # the module that holds the projection
+        return f"{owner}.{name}" if owner else name, kind
 
     def _assign(self, leaf: Space, name: str, kind: str) -> None:
         count = self._taken.get(name, 0)

@@ -23,6 +23,7 @@ from secateur.core.layout import size_of
 from secateur.core.plan import Plan
 from secateur.core.space import Space, freeze, is_frozen, leaves
 from secateur.errors import Coincidence, PlanError, TraceError
+from secateur.torch.example import output_tensors
 from secateur.torch.narrow import install, narrowed_tensors
 from secateur.torch.resolve import size_now
 from secateur.torch.run import Observation, module_names
@@ -65,10 +66,11 @@ class Replay(Tracer):
             return
         record = self.expected[self.place]
         for tensor, layout in zip(outputs, record.outputs, strict=False):
-            self._compare(name, tensor, layout)
+            self.compare(name, tensor, layout)
         self.place += 1
 
-    def _compare(self, name: str, tensor: torch.Tensor, layout: list[Space]) -> None:
+    def compare(self, name: str, tensor: torch.Tensor, layout: list[Space]) -> None:
+        """Raise Mismatch unless a tensor has the sizes that its spaces foretell."""
         for got, space in zip(tensor.shape, layout, strict=False):
             if not self.abstract and is_frozen(space):
                 continue
@@ -133,7 +135,10 @@ def _run_narrowed(seen: Observation, plan: Plan, replay: Replay) -> None:
         placed = seen.example if abstract else seen.example.beside_model()
         ready = placed.map(lambda t: abstract_like(t.detach()) if abstract else t.detach().clone())
         with module_names(model, replay), replay, Sizes(replay, reading=False):
-            model(*ready.args, **ready.kwargs)
+            output = model(*ready.args, **ready.kwargs)
+        if abstract:
+            for tensor, layout in zip(output_tensors(output), seen.outputs, strict=False):
+                replay.compare("the model", tensor, layout)
 
 
 def _refresh_all(model: torch.nn.Module) -> None:

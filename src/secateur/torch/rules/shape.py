@@ -146,8 +146,14 @@ def repeat(trace: Any, out: Any, x: torch.Tensor, counts: Any) -> None:
     trace.put(out, spaces, zero)
 
 
+def _freeze_spatial(trace: Any, x: torch.Tensor, num: int) -> None:
+    for space in trace.spaces(x)[x.dim() - num :]:
+        freeze(space, "spatial size")
+
+
 @rule("pixel_shuffle")
 def pixel_shuffle(trace: Any, out: Any, x: torch.Tensor, factor: int) -> None:
+    _freeze_spatial(trace, x, 2)
     pieces = split(trace.spaces(x)[-3], (out.shape[-3], factor * factor))
     if pieces is None:
         raise ValueError("channels do not factor")
@@ -158,6 +164,7 @@ def pixel_shuffle(trace: Any, out: Any, x: torch.Tensor, factor: int) -> None:
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(trace: Any, out: Any, x: torch.Tensor, factor: int) -> None:
+    _freeze_spatial(trace, x, 2)
     channels = merge([trace.spaces(x)[-3], constant(factor * factor, "pixel unshuffle")])
     spatial = [constant(n, "spatial size") for n in out.shape[-2:]]
     trace.put(out, [*trace.spaces(x)[:-3], channels, *spatial], [*trace.zero(x)[:-2], False, False])
@@ -173,6 +180,7 @@ def channel_shuffle(trace: Any, out: Any, x: torch.Tensor, groups: int) -> None:
 
 @rule("im2col")
 def im2col(trace: Any, out: Any, x: torch.Tensor, kernel: Any, *args: Any) -> None:
+    _freeze_spatial(trace, x, 2)
     area = constant(math.prod(kernel), "kernel")
     spaces = [*trace.spaces(x)[:-3], merge([trace.spaces(x)[-3], area]), constant(out.shape[-1], "spatial size")]
     trace.put(out, spaces, [*trace.zero(x)[:-2], False])
@@ -180,6 +188,7 @@ def im2col(trace: Any, out: Any, x: torch.Tensor, kernel: Any, *args: Any) -> No
 
 @rule("col2im")
 def col2im(trace: Any, out: Any, x: torch.Tensor, size: Any, kernel: Any, *args: Any) -> None:
+    _freeze_spatial(trace, x, 1)
     pieces = split(trace.spaces(x)[-2], (out.shape[-3], math.prod(kernel)))
     if pieces is None:
         raise ValueError("channels do not factor")
