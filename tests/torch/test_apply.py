@@ -188,3 +188,29 @@ def test_verify_can_be_called_alone() -> None:
     assert found.dtype == "float64"
     assert isinstance(found, sc.Verification)
     assert issubclass(sc.VerificationError, SecateurError)
+
+
+@pytest.mark.parametrize("name", ["conv_chain", "fused_qkv", "grouped_query_attention"])
+def test_the_result_exports(name: str) -> None:
+    model, inputs, plan = halved(name)
+    small = sc.apply(model, plan)
+    exported = torch.export.export(small, inputs).module()
+    with torch.no_grad():
+        assert exported(*inputs).allclose(small(*inputs), atol=1e-5)
+
+
+def test_what_is_not_narrowed_about_a_parameter_stays() -> None:
+    network = TRAPS["conv_chain"]()
+    model, inputs = network.model.double(), tuple(x.double() for x in network.inputs)
+    calls: list[str] = []
+    model.head.register_forward_hook(lambda *_: calls.append("called"))
+    model.net[0].weight.requires_grad_(False)
+    model.net[0].weight.note = "a user's own attribute"
+    graph = sc.trace(model, inputs)
+    small = sc.apply(model, graph.plan({w.name: range(2) for w in graph.free}))
+    assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert {p.dtype for p in small.parameters()} == {torch.float64}
+    assert small.net[0].weight.note == "a user's own attribute"
+    calls.clear()
+    small(*inputs)
+    assert calls == ["called"]

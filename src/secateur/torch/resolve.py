@@ -29,7 +29,7 @@ def settle(seen: Observation) -> None:
     meaning = _attribute_spaces(seen)
     _unify_repeated(seen)
     for origin, space, where in seen.tracer.equations:
-        if isinstance(origin, Space) and origin.root().size == space.root().size:
+        if isinstance(origin, Space) and origin.root().size == space.root().size and not _always_equal(origin, space):
             unify(origin, space, where)
     for attempt in range(6):
         wrong = _failing(seen, meaning)
@@ -46,6 +46,12 @@ def settle(seen: Observation) -> None:
     for origin, space, where in _failing(seen, meaning):
         _freeze_equation(origin, space, where, meaning)
     _mark_float_uses(seen, meaning)
+
+
+def _always_equal(a: Space, b: Space) -> bool:
+    """Whether two dimensions have one size whatever their leaves keep: H·D and D·H do, and stay two dimensions."""
+    sizes, generator = {}, random.Random(0)
+    return size_now(a, sizes, generator) == size_now(b, sizes, generator)
 
 
 def _unify_repeated(seen: Observation) -> None:

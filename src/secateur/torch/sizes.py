@@ -53,8 +53,8 @@ class Sizes(TorchFunctionMode):
         name = func.__name__
         if name in _VIEWS:
             self._note_constants(name, out, args, kwargs, first)
-        if name == "chunk":
-            self._equal_parts(out, args, kwargs)
+        if name in _EQUAL_PARTS and isinstance(args[1] if len(args) > 1 else None, int):
+            self._equal_parts(_EQUAL_PARTS[name], out, args, kwargs)
             return out
         if name == "__get__":
             if func.__self__ is _SHAPE:
@@ -89,9 +89,11 @@ class Sizes(TorchFunctionMode):
                 space = self.tracer.spaces(tensor)[dim % tensor.dim()]
                 self.tracer.constants.append((first, len(self.tracer.records), space))
 
-    def _equal_parts(self, parts: Any, args: Any, kwargs: Any) -> None:
-        """``chunk`` divides whatever it is given evenly: its parts must stay of one size, so they are one space."""
-        dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    def _equal_parts(self, fixed: int | None, parts: Any, args: Any, kwargs: Any) -> None:
+        """``chunk`` and its like divide what they are given evenly: the parts must stay of one size, so they are one space."""
+        dim = fixed if fixed is not None else args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        if fixed == 1 and args[0].dim() == 1:
+            dim = 0
         spaces = [self.tracer.spaces(part)[dim] for part in parts if part.dim()]
         for space in spaces:
             if space.root().size == spaces[0].root().size:
@@ -308,6 +310,8 @@ READERS: dict[str, Reader] = {
     "repeat_interleave": _repeat_interleave,
     **dict.fromkeys(("layer_norm", "rms_norm", "native_layer_norm"), _layer_norm),
 }
+# functions that divide a dimension into a number of parts -> the dimension, where the name says it
+_EQUAL_PARTS: dict[str, int | None] = {"chunk": None, "tensor_split": None, "hsplit": 1, "vsplit": 0, "dsplit": 2}
 _VIEWS = frozenset({"view", "reshape", "unflatten", "expand"})
 # function -> (position of the groups argument, its keyword, channel axis of the first argument)
 GROUP_ARGUMENT: dict[str, tuple[int, str, int]] = {

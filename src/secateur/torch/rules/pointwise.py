@@ -132,7 +132,7 @@ def _probe(operator: Any, args: Any, kwargs: Any, operands: list[torch.Tensor], 
             result = operator(*(stand_in(a) for a in args), **{k: stand_in(v) for k, v in cleaned.items()})
             result = result[0] if isinstance(result, tuple) else result
             if not bool(torch.isfinite(result.to(torch.float64) if not result.is_complex() else result.abs()).all()):
-                return UNDEFINED
+                return UNDEFINED if any(zeros) else NOT_ZERO  # √ of a negative stand-in says nothing about zero
             return ZERO if not bool(result.any()) else NOT_ZERO
     except Exception:
         return NOT_ZERO

@@ -175,6 +175,7 @@ def channel_shuffle(trace: Any, out: Any, x: torch.Tensor, groups: int) -> None:
     pieces = split(trace.spaces(x)[1], (groups, x.shape[1] // groups))
     if pieces is None:
         raise ValueError("channels do not factor")
+    freeze(pieces[0], "the groups of a shuffle")
     trace.put(out, [trace.spaces(x)[0], merge(pieces[::-1]), *trace.spaces(x)[2:]], trace.zero(x))
 
 
