@@ -119,7 +119,7 @@ def _narrow_crossed(tensor: torch.Tensor, layout: Layout, arrays: Mapping[str, I
     if any(isinstance(f, Sum) for f in factors):
         raise PlanError("a width that depends on another axis cannot be part of a concatenated axis")
     outer_place = _outer_places(layout, factors, arrays)
-    plain = [_plain_indices(f, arrays) if i not in outer_place else np.zeros(0) for i, f in enumerate(factors)]
+    plain = [kept_indices(f, arrays) if i not in outer_place else np.zeros(0) for i, f in enumerate(factors)]
     index: list[torch.Tensor] = []
     for i, factor in enumerate(factors):
         shape = [1] * len(factors)
@@ -142,10 +142,6 @@ def _next_size(axis: Axis, sizes: Any) -> int:
     for _ in range(len(axis.factors) if isinstance(axis, Product) else 1):
         size *= next(sizes)
     return size
-
-
-def _plain_indices(factor: Axis, arrays: Mapping[str, Indices]) -> Indices:
-    return kept_indices(factor, arrays)
 
 
 def _outer_places(layout: Layout, factors: list[Axis], arrays: Mapping[str, Indices]) -> dict[int, int]:

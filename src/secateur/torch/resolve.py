@@ -18,7 +18,7 @@ from secateur.core.equations import OPERATORS, Attribute, Difference, Equation, 
 from secateur.core.layout import Axis, Product, Sum, Unit, Whole
 from secateur.core.space import Form, Space, concat, constant, freeze, leaves, mark_inexact, merge, split, unify
 from secateur.core.space import factors as factors_of
-from secateur.torch.provenance import Origin
+from secateur.torch.provenance import Origin, spaces_in
 from secateur.torch.run import Observation
 
 RawEquation = tuple[Origin, Space, str]
@@ -239,7 +239,7 @@ def equations_for(seen: Observation, axis_of: Any) -> tuple[Equation, ...]:
     """The equations of a run over resolved axes, without those nothing can change and without repetitions."""
     found: dict[tuple[Expression, Axis], Equation] = {}
     for origin, space, where in seen.tracer.equations:
-        free = any(not leaf.frozen for s in [space, *_direct_spaces(origin)] for leaf in leaves(s))
+        free = any(not leaf.frozen for s in [space, *spaces_in(origin)] for leaf in leaves(s))
         expression, axis = _expression(origin, axis_of), axis_of(space)
         if (free or isinstance(origin, Attribute)) and not isinstance(origin, Space):
             found.setdefault((expression, axis), Equation(expression, axis, where))
@@ -254,10 +254,6 @@ def differences_for(seen: Observation, axis_of: Any) -> tuple[Difference, ...]:
         if not (isinstance(left, Whole) and isinstance(right, Whole)):
             found.setdefault((left, right), Difference(left, right, where))
     return tuple(found.values())
-
-
-def _direct_spaces(origin: Origin) -> list[Space]:
-    return _spaces_of(origin, {})
 
 
 def _has_attribute(expression: Expression) -> bool:

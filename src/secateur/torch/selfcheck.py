@@ -24,7 +24,7 @@ from secateur.core.plan import Plan
 from secateur.core.space import Space, freeze, is_frozen, leaves
 from secateur.errors import Coincidence, PlanError, TraceError
 from secateur.torch.example import output_tensors
-from secateur.torch.narrow import install, narrowed_tensors
+from secateur.torch.narrow import install, narrowed_tensors, refresh
 from secateur.torch.resolve import size_now
 from secateur.torch.run import Observation, module_names
 from secateur.torch.sizes import Sizes
@@ -142,8 +142,6 @@ def _run_narrowed(seen: Observation, plan: Plan, replay: Replay) -> None:
 
 
 def _refresh_all(model: torch.nn.Module) -> None:
-    from secateur.torch.narrow import refresh
-
     for module in model.modules():
         if type(module).__module__.startswith("torch.nn."):
             refresh(module)

@@ -2,7 +2,7 @@
 
 `untouched` remembers what every module holds (attributes, parameters, buffers, submodules, shallow copies of its lists and
 dicts), the training flags, random state and the switches that tracing turns, and puts all of it back, even after an error.
-`abstract_weights` replaces parameters and buffers by tensors without data on the ``meta`` device.
+`swap_weights` replaces parameters and buffers, by `abstract_like` with tensors without data on the ``meta`` device.
 
 Invariant: after the ``with`` block, model and process are bit for bit what they were.
 """

@@ -29,7 +29,7 @@ from secateur.core.plan import Plan
 from secateur.core.verification import Verification
 from secateur.errors import ApplyError, VerificationError
 from secateur.torch.example import Example, output_tensors
-from secateur.torch.narrow import install, narrow_tensor, narrowed_tensors
+from secateur.torch.narrow import narrow_tensor, narrowed_tensors, rewrite
 from secateur.torch.tolerances import BY_DTYPE, FLOAT32
 from secateur.torch.untouched import named_tensors, swap_weights, untouched
 
@@ -206,11 +206,7 @@ def _run(
 
     with untouched(model), torch.no_grad():
         swap_weights(model, lambda name, tensor: cast(tensors.get(name, tensor)))
-        install(model, {}, plan.edits)
-        from secateur.torch.narrow import refresh
-
-        for owner in {name.rpartition(".")[0] for name in tensors}:
-            refresh(model.get_submodule(owner))
+        rewrite(model, tensors, plan.edits)
         model.eval()
         torch.manual_seed(0)
         ready = example.beside_model().map(cast)
