@@ -93,7 +93,7 @@ def _prune(
     if recipe.verbose:
         Console().print(f"{graph}\n{constraint_table(graph, budget)}", markup=False, highlight=False)
     started = time.perf_counter()
-    plan = recipe.search(Task(graph=graph, budget=budget, tell=tell))
+    plan = recipe.search(Task(graph=graph, model=model, budget=budget, data=recipe.data(model), tell=tell))
     searched = time.perf_counter()
     tell(0.6, "narrowing and verifying" if recipe.verify else "narrowing")
     apply(model, plan, in_place=True, verify=recipe.verify)

@@ -119,19 +119,26 @@ def tracing_switches() -> Iterator[None]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     mkldnn = torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    places = _overridable_guards()
-    saved = [(place, name, getattr(place, name)) for place, name in places]
-    for place, name in places:
-        setattr(place, name, _never)
     try:
         torch._C._set_mkldnn_enabled(False)
-        with torch.no_grad():
+        with torch.no_grad(), visible_functions():
             yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        torch._C._set_mkldnn_enabled(mkldnn)
+
+
+@contextmanager
+def visible_functions() -> Iterator[None]:
+    """Let a mode see inside torch.nn.functional's Python functions, which otherwise hand themselves over whole."""
+    saved = [(place, name, getattr(place, name)) for place, name in _overridable_guards()]
+    for place, name, _ in saved:
+        setattr(place, name, _never)
+    try:
+        yield
     finally:
         for place, name, value in saved:
             setattr(place, name, value)
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        torch._C._set_mkldnn_enabled(mkldnn)
 
 
 def _overridable_guards() -> list[tuple[Any, str]]:

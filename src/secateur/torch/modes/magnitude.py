@@ -7,7 +7,6 @@ Recommended where there is no data to look at, and as the baseline of every comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -25,12 +24,6 @@ class Magnitude(Mode):
 
     criterion: Any = "l1"
     allocation: str = "global"
-    multiple_of: int = Field(default=1, ge=1)
-    keep: Sequence[str] = ()
-    only: Sequence[str] = ()
-    floor: Any = None
-    ceiling: Any = None
-    rules: dict[str, Any] = Field(default_factory=dict)
     sizes: dict[str, int] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -8,35 +8,73 @@ Invariant: a mode changes no model; only `apply` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
 
 from secateur.core.budget import Budget
+from secateur.core.choices import Limits
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.registry import Registry
 from secateur.errors import ConfigError, nearest
+from secateur.torch.calibration import first_of
+from secateur.torch.data import Data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a search is given: the graph, the budget, and whom to tell how far it is (a fraction and a word)."""
+    """What a search is given.
+
+    ``graph`` is the whole graph of ``model`` as it is now; ``data`` is None where the user gave none; ``tell`` takes how far
+    the search is (a fraction and a word).
+    """
 
     graph: Graph
+    model: nn.Module
     budget: Budget
+    data: Data | None
     tell: Callable[[float, str], None]
 
 
 class Mode(BaseModel):
-    """Base of all modes' configurations. ``verify`` and ``verbose`` are common to all."""
+    """Options common to all modes.
+
+    Data: ``data_loader`` with ``collect_func`` (what of a batch the model takes; its first item by default), or
+    ``forward_loop`` called as ``forward_loop(model)``; ``num_batches`` of it are used; ``loss_func(output, batch)``.
+    ``compensate`` re-fits what follows removed units, in ``steps`` rounds of prune and compensate. With data, batch-norm
+    statistics are measured again at the end. The rest narrows the search space as `Limits` says.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
 
     verify: bool = True
     verbose: bool = False
+    data_loader: Any = None
+    collect_func: Callable[[Any], Any] = first_of
+    forward_loop: Callable[..., Any] | None = None
+    loss_func: Callable[[Any, Any], Any] | None = None
+    num_batches: int = Field(default=50, ge=1)
+    compensate: Literal["none", "bias", "least_squares"] = "none"
+    ridge: float = Field(default=1e-3, gt=0)
+    steps: int = Field(default=1, ge=1)
+    multiple_of: int = Field(default=1, ge=1)
+    keep: Sequence[str] = ()
+    only: Sequence[str] = ()
+    floor: Any = None
+    ceiling: Any = None
+    rules: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_source_of_data(self) -> Self:
+        if self.data_loader is not None and self.forward_loop is not None:
+            raise ValueError("data_loader and forward_loop are both given: one of them")
+        if self.compensate != "none" and self.data_loader is None and self.forward_loop is None:
+            raise ValueError(f"compensate={self.compensate!r} needs a data_loader or a forward_loop")
+        return self
 
     @classmethod
     def read(cls, config: Mapping[str, Any] | Mode | None) -> Self:
@@ -49,6 +87,27 @@ class Mode(BaseModel):
             return cls(**dict(config or {}))
         except ValidationError as error:
             raise ConfigError(_sentence(error, list(cls.model_fields))) from None
+
+    def data(self, model: nn.Module) -> Data | None:
+        """The batches that the options name, or None where there are none."""
+        if self.forward_loop is not None:
+            return Data.of_forward_loop(model, self.forward_loop, num_batches=self.num_batches)
+        if self.data_loader is None:
+            return None
+        return Data(
+            loader=self.data_loader, collect=self.collect_func, num_batches=self.num_batches, loss=self.loss_func
+        )
+
+    def limits(self) -> Limits:
+        """What narrows the search space."""
+        return Limits(
+            multiple_of=self.multiple_of,
+            keep=self.keep,
+            only=self.only,
+            floor=self.floor,
+            ceiling=self.ceiling,
+            rules=self.rules,
+        )
 
     def search(self, task: Task) -> Plan:
         """Find what to keep. Raises Infeasible where no network meets the budget."""
@@ -66,5 +125,6 @@ def _sentence(error: ValidationError, known: list[str]) -> str:
             sentences.append(f"unknown option {place!r}.{nearest(place, known)} Known are {', '.join(known)}.")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            sentences.append(f"option {place!r}: {message}, not {str(problem.get('input'))[:60]!r}")
+            given = f", not {str(problem.get('input'))[:60]!r}" if place else ""
+            sentences.append((f"option {place!r}: " if place else "") + message + given)
     return "config: " + " ".join(sentences)

@@ -1,0 +1,117 @@
+"""Batches for whatever looks at data: criteria, calibration, compensation, training.
+
+    Data(loader=loader, collect=first_of, num_batches=50)     from a data loader
+    Data.of_forward_loop(model, loop, num_batches=50)         from a user's own loop: what it passes to the model is kept
+
+Invariant: every user of data sees the same batches in the same order, moved to the model's device, at most ``num_batches``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import InputError
+from secateur.torch.calibration import Collect, call, first_of, to_device
+
+Loss = Callable[[Any, Any], torch.Tensor]
+
+
+class _Enough(Exception):
+    """Raised inside a user's forward loop once enough batches were seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A source of batches. ``collect`` says what of a batch the model takes; ``loss(output, batch)`` gives a scalar."""
+
+    loader: Iterable[Any]
+    collect: Collect = first_of
+    num_batches: int = 50
+    loss: Loss | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_batches < 1:
+            raise InputError(f"num_batches is at least 1, not {self.num_batches}")
+        if not hasattr(self.loader, "__iter__"):
+            raise InputError(f"a data loader can be iterated over; {type(self.loader).__name__} cannot")
+        if iter(self.loader) is self.loader:
+            raise InputError(
+                "the data loader can be read only once (a generator or iterator): pass a list or a DataLoader"
+            )
+
+    @classmethod
+    def of_forward_loop(cls, model: nn.Module, loop: Callable[[nn.Module], Any], *, num_batches: int = 50) -> Data:
+        """The batches that ``loop(model)`` passes to the model. Raises InputError if it never calls the model."""
+        seen: list[Any] = []
+
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if len(seen) == num_batches:
+                raise _Enough
+            seen.append((*args, dict(kwargs)))
+
+        handle = model.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                loop(model)
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+        if not seen:
+            raise InputError("the forward_loop never called the model: it is called as forward_loop(model)")
+        return cls(loader=seen, collect=_itself, num_batches=num_batches)
+
+    def batches(self, model: nn.Module) -> Iterator[Any]:
+        """The batches on the model's device. Raises InputError where there is none."""
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        empty = True
+        for batch in islice(iter(self.loader), self.num_batches):
+            empty = False
+            yield to_device(batch, device)
+        if empty:
+            raise InputError("the data loader gave no batch")
+
+    def output(self, model: nn.Module, batch: Any) -> Any:
+        """Run the model on one batch."""
+        return call(model, self.collect(batch))
+
+    def loss_of(self, output: Any, batch: Any) -> torch.Tensor:
+        """The loss of an output: ``loss`` where given, else the output's own, else cross entropy with the labels.
+
+        Raises InputError where none of these can be had.
+        """
+        if self.loss is not None:
+            value = self.loss(output, batch)
+        elif isinstance(getattr(output, "loss", None), torch.Tensor):
+            value = output.loss
+        else:
+            value = _cross_entropy(output, batch)
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            raise InputError(f"the loss is a tensor with one element, not {_described(value)}")
+        return value
+
+
+def _itself(batch: Any) -> Any:
+    return batch
+
+
+def _cross_entropy(output: Any, batch: Any) -> torch.Tensor:
+    logits = getattr(output, "logits", output)
+    labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    fits = isinstance(logits, torch.Tensor) and isinstance(labels, torch.Tensor) and not labels.is_floating_point()
+    if not fits or logits.dim() < 2 or labels.shape != (logits.shape[0], *logits.shape[2:]):
+        raise InputError(
+            "no loss: batches are not (inputs, integer labels) and the model's output has no .loss; "
+            "pass loss_func, called as loss_func(output, batch)"
+        )
+    return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def _described(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
