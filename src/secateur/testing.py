@@ -9,8 +9,8 @@ Invariant: a check raises AssertionError with a sentence that says what was expe
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.layout import kept_indices, touches
 from secateur.torch.criteria.protocol import Criterion, Values
+from secateur.torch.criteria.sources import DataDriven
+from secateur.torch.data import Data
 from secateur.torch.trace import trace
 
 
@@ -37,10 +39,14 @@ class Check:
         return self.name
 
 
-def check_criterion(criterion: Criterion, *, equivariant: bool = True, non_negative: bool = True) -> Iterator[Check]:
+def check_criterion(
+    criterion: Criterion, *, equivariant: bool = True, non_negative: bool = True, per_sample: bool = True
+) -> Iterator[Check]:
     """Named checks of a criterion.
 
-    ``equivariant=False`` is for one that draws lots, ``non_negative=False`` for one whose scores may fall below zero.
+    ``equivariant=False`` is for one that draws lots, ``non_negative=False`` for one whose scores may fall below zero. One
+    that looks at data (a `DataDriven`) is given `small_batches`, whatever data it has, and checked further;
+    ``per_sample=False`` is for one whose scores depend on how samples are grouped into batches.
     """
     case = _Case(criterion)
     yield Check("has_a_name", case.has_a_name)
@@ -56,6 +62,14 @@ def check_criterion(criterion: Criterion, *, equivariant: bool = True, non_negat
     yield Check("leaves_the_model_alone", case.leaves_the_model_alone)
     for dtype in (torch.float64, torch.bfloat16):
         yield Check(f"works_in_{str(dtype).removeprefix('torch.')}", lambda dtype=dtype: case.works_in(dtype))
+    if isinstance(criterion, DataDriven):
+        yield Check("says_the_same_twice", case.says_the_same_twice)
+        yield Check("does_not_depend_on_the_order_of_batches", case.does_not_depend_on_the_order_of_batches)
+        if per_sample:
+            yield Check("does_not_depend_on_the_size_of_batches", case.does_not_depend_on_the_size_of_batches)
+        yield Check("judges_in_evaluation_mode", case.judges_in_evaluation_mode)
+        yield Check("leaves_a_model_in_training_alone", case.leaves_a_model_in_training_alone)
+        yield Check("leaves_the_model_alone_after_an_error", case.leaves_the_model_alone_after_an_error)
 
 
 class SmallNetwork(nn.Module):
@@ -90,6 +104,15 @@ def small_network() -> SmallNetwork:
     return model
 
 
+def small_batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Three batches of different sizes for the network above: images ``[B, 3, 6, 6]`` and labels of 4 classes."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(size, 3, 6, 6, generator=generator), torch.randint(4, (size,), generator=generator))
+        for size in (2, 3, 5)
+    ]
+
+
 class _Case:
     """One criterion on one network; a class because every check wants the same graph, model and scores."""
 
@@ -98,8 +121,13 @@ class _Case:
         self.model = small_network()
         self.graph: Graph = trace(self.model, torch.zeros(2, 3, 6, 6))
 
-    def scores(self, model: nn.Module | None = None) -> dict[str, Values]:
-        return self.criterion(self.graph, self.model if model is None else model)
+    def scores(self, model: nn.Module | None = None, batches: Sequence[Any] | None = None) -> dict[str, Values]:
+        model, judge = self.model if model is None else model, self.criterion
+        if isinstance(judge, DataDriven):
+            dtype = next(model.parameters()).dtype
+            chosen = [(x.to(dtype), y) for x, y in (small_batches() if batches is None else batches)]
+            judge = replace(judge, data=Data(loader=chosen), data_loader=None, forward_loop=None)
+        return judge(self.graph, model)
 
     def has_a_name(self) -> None:
         name = getattr(self.criterion, "name", None)
@@ -155,19 +183,58 @@ class _Case:
     def leaves_the_model_alone(self) -> None:
         before, hooks = _state(self.model), _num_hooks(self.model)
         self.scores()
-        after = _state(self.model)
-        changed = [name for name in before if name in after and not _same(before[name], after[name])]
-        assert not changed, f"changed: {changed}"
-        assert before.keys() == after.keys(), "parameters, buffers or modules came or went"
+        _assert_unchanged(before, _state(self.model))
         assert hooks == _num_hooks(self.model), "hooks were left in the model"
 
     def works_in(self, dtype: torch.dtype) -> None:
         model = copy.deepcopy(self.model).to(dtype)
         tolerance = 0.05 if dtype is torch.bfloat16 else 1e-4  # bfloat16 keeps 8 bits of a weight
+        expected, on_data = self.scores(), isinstance(self.criterion, DataDriven)
         for name, values in self.scores(model).items():
-            assert np.allclose(values, self.scores()[name], rtol=tolerance, atol=tolerance), (
-                f"{name}: differs in {dtype}"
-            )
+            # through the whole network rounding adds up, and differences of large terms keep little of it
+            slack = 4 * tolerance * np.abs(expected[name]).max() if on_data else tolerance
+            assert np.allclose(values, expected[name], rtol=tolerance, atol=slack), f"{name}: differs in {dtype}"
+
+    def says_the_same_twice(self) -> None:
+        _assert_equal(self.scores(), self.scores(), "the same data gave other scores")
+
+    def does_not_depend_on_the_order_of_batches(self) -> None:
+        _assert_close(self.scores(), self.scores(None, small_batches()[::-1]), "scores depend on the order of batches")
+
+    def does_not_depend_on_the_size_of_batches(self) -> None:
+        images, labels = (torch.cat(parts) for parts in zip(*small_batches(), strict=True))
+        for size in (1, len(images)):
+            other = self.scores(None, list(zip(images.split(size), labels.split(size), strict=True)))
+            _assert_close(self.scores(), other, "scores depend on how samples are grouped into batches")
+
+    def judges_in_evaluation_mode(self) -> None:
+        training = copy.deepcopy(self.model).train()
+        _assert_equal(self.scores(), self.scores(training), "a model in training mode gets other scores")
+
+    def leaves_a_model_in_training_alone(self) -> None:
+        model = self._in_training()
+        before = _state(model)
+        self.scores(model)
+        _assert_unchanged(before, _state(model))
+
+    def leaves_the_model_alone_after_an_error(self) -> None:
+        model = self._in_training()
+        before, hooks = _state(model), _num_hooks(model)
+        bad = [*small_batches()[:1], (torch.zeros(2, 3, 1, 1), torch.zeros(2, dtype=torch.long))]
+        try:
+            self.scores(model, bad)
+        except Exception:  # whatever a network raises on an image that is too small
+            _assert_unchanged(before, _state(model))
+            assert hooks == _num_hooks(model), "hooks were left in the model"
+        else:
+            raise AssertionError("a batch that the model cannot take raised nothing: the data was not looked at")
+
+    def _in_training(self) -> nn.Module:
+        model = copy.deepcopy(self.model).train()
+        model.stem.weight.requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 7.0)
+        return model
 
 
 def permuted(graph: Graph, model: nn.Module, width: str, order: Any) -> nn.Module:
@@ -185,6 +252,20 @@ def permuted(graph: Graph, model: nn.Module, width: str, order: Any) -> nn.Modul
 def _assert_equal(first: dict[str, Values], second: dict[str, Values], otherwise: str) -> None:
     same = first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
     assert same, otherwise
+
+
+def _assert_close(first: dict[str, Values], second: dict[str, Values], otherwise: str) -> None:
+    """Equal but for the rounding of float32: to a millionth of a width's largest score."""
+    assert first.keys() == second.keys(), otherwise
+    for name, values in first.items():
+        slack = 1e-6 * float(np.abs(values).max())
+        assert np.allclose(values, second[name], rtol=1e-5, atol=slack), f"{name}: {otherwise}"
+
+
+def _assert_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    changed = [name for name in before if name in after and not _same(before[name], after[name])]
+    assert not changed, f"changed: {changed}"
+    assert before.keys() == after.keys(), "parameters, buffers or modules came or went"
 
 
 def _state(model: nn.Module) -> dict[str, Any]:

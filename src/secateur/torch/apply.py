@@ -21,6 +21,7 @@ from secateur.errors import ApplyError, SecateurError
 from secateur.torch.fingerprint import check_fingerprint
 from secateur.torch.narrow import install, narrowed_tensors, rewrite
 from secateur.torch.streaming import streamed, worthwhile
+from secateur.torch.succession import parameters_before, remember, succession_of
 from secateur.torch.trace import trace
 from secateur.torch.untouched import all_or_nothing, named_tensors
 from secateur.torch.verify import verify as compare
@@ -51,19 +52,22 @@ def apply(
     """
     check_fingerprint(model, plan.fingerprint)
     outcome = check(model, plan, dummy_input) if verify else _unverified("switched off")
-    history = (*plans_of(model), replace(plan, graph=None))
+    bare = replace(plan, graph=None)
+    history, before, earlier = (*plans_of(model), bare), parameters_before(model), succession_of(model)
     try:
         if in_place and worthwhile(model, plan):
             target = model
             with streamed(model, plan), all_or_nothing(model):
                 rewrite(model, _narrowed_names(plan), plan.edits)
                 _remember(model, history, outcome)
+                remember(model, earlier, bare, before)
         else:
             tensors = narrowed_tensors(model, plan)
             target = model if in_place else _copy_around(model, tensors)
             with all_or_nothing(target):
                 install(target, tensors, plan.edits)
                 _remember(target, history, outcome)
+                remember(target, earlier, bare, before)
     except SecateurError:
         raise
     except Exception as error:

@@ -2,6 +2,8 @@
 
     reset running mean and variance ──► forward a few batches, only batch norm in training mode ──► cumulative average
 
+Where there are several processes, each sees its own batches and all end with the average over all of them.
+
 Invariant: nothing but the running statistics changes: training flags, momenta and all parameters are as before.
 """
 
@@ -16,6 +18,7 @@ import torch
 from torch import nn
 
 from secateur.errors import InputError
+from secateur.torch.distributed import active, reduce_sum, unwrapped
 
 Collect = Callable[[Any], Any]
 
@@ -47,8 +50,10 @@ def reestimate_batch_norm(
 ) -> int:
     """Measure the running statistics of every batch norm again; the number of batches used.
 
-    Inputs are moved to the device of the model's first parameter. Raises InputError where the loader is empty.
+    Inputs are moved to the device of the model's first parameter. Under DDP the statistics are those of the batches of
+    all ranks, the same on each, and the number counts them all. Raises InputError where no rank has a batch.
     """
+    model = unwrapped(model)
     norms = batch_norms(model)
     if not norms:
         return 0
@@ -58,9 +63,26 @@ def reestimate_batch_norm(
         for batch in islice(iter(data_loader), num_batches):
             call(model, to_device(collect_func(batch), device))
             used += 1
-        if not used:
+        total = _over_ranks(norms, used)
+        if not total:
             raise InputError("the data loader gave no batch: batch-norm statistics cannot be measured")
-    return used
+    return total
+
+
+def _over_ranks(norms: list[Any], used: int) -> int:
+    """Average the statistics over all ranks, each weighted by its batches; how many batches that were."""
+    if not active():
+        return used
+    count = torch.tensor([used], dtype=torch.float64)
+    reduce_sum([count])
+    total = int(count)
+    for m in norms:
+        for statistic in (m.running_mean, m.running_var):
+            weighted = statistic.double() * used
+            reduce_sum([weighted])
+            statistic.copy_(weighted / max(total, 1))
+        m.num_batches_tracked.fill_(total)
+    return total
 
 
 def to_device(tree: Any, device: torch.device) -> Any:

@@ -8,7 +8,7 @@ Invariant: a plan meets its budget, or there is none; what it was made with stan
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -123,8 +123,12 @@ def _scores(space: Graph, criterion: str | Criterion | Scores) -> tuple[Scores, 
     model = getattr(space.example, "model", None)
     if model is None:
         raise InputError("this graph was read from a file and has no model to judge; trace the model, or give scores")
-    settings = asdict(judge) if is_dataclass(judge) and not isinstance(judge, type) else {}
-    return judge(space, model), {"name": judge.name, **_plain(settings)}
+    return judge(space, model), {"name": judge.name, **_plain(_settings(judge))}
+
+
+def _settings(judge: Criterion) -> dict[str, Any]:
+    """What a criterion shows of itself: data and functions are not recorded."""
+    return {f.name: getattr(judge, f.name) for f in fields(judge) if f.repr} if is_dataclass(judge) else {}
 
 
 def _only_scored(space: Graph, scores: Scores, made_by: Any) -> tuple[Graph, list[str]]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -22,9 +23,13 @@ from secateur.core.show import constraint_table, plan_table
 from secateur.core.verification import Verification
 from secateur.errors import ConfigError
 from secateur.torch.apply import apply, verification_of
-from secateur.torch.modes import MODES, Mode, Task
+from secateur.torch.distributed import agree, digest_of
+from secateur.torch.modes import MODES, Mode
 from secateur.torch.progress import Tell, progress
+from secateur.torch.rounds import Outcome, outcome_of
+from secateur.torch.succession import Succession, succession_of
 from secateur.torch.trace import trace
+from secateur.torch.untouched import named_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,9 @@ class PruneResult:
     """What `prune` did.
 
     ``before`` and ``after`` are the costs of the whole and of the narrowed network; ``frozen`` maps every width that could
-    not be narrowed to the reason; ``seconds`` times each step.
+    not be narrowed to the reason; ``verification`` compares the narrowed network with the masked one, before compensation
+    changes weights; ``refitted`` names the weights that compensation changed, ``left_as_they_are`` those that it could not,
+    with the reason; ``seconds`` times each step.
     """
 
     plan: Plan
@@ -40,6 +47,9 @@ class PruneResult:
     after: Mapping[str, int]
     frozen: Mapping[str, str]
     verification: Verification
+    refitted: tuple[str, ...] = ()
+    left_as_they_are: Mapping[str, str] = field(default_factory=dict)
+    succession: Succession | None = field(default=None, compare=False, repr=False)
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property
@@ -58,7 +68,9 @@ class PruneResult:
             for name in self.before
         ]
         timings = ", ".join(f"{step} {value:.2f} s" for step, value in self.seconds.items())
-        return "\n".join([plan_table(self.plan), *lines, str(self.verification), f"timing: {timings}"])
+        given_back = [f"compensated: {len(self.refitted)} weights re-fitted"] if self.refitted else []
+        given_back += [f"not re-fitted: {name}: {reason}" for name, reason in self.left_as_they_are.items()]
+        return "\n".join([plan_table(self.plan), *lines, str(self.verification), *given_back, f"timing: {timings}"])
 
 
 def prune(
@@ -87,21 +99,38 @@ def _prune(
 ) -> tuple[nn.Module, PruneResult]:
     tell(0.0, "tracing")
     graph = trace(model, dummy_input)
-    if not constraints:
-        raise ConfigError('constraints are needed, for example {"macs": "60%"} or {"params": 3e6}')
-    budget = Budget.of(constraints, graph)
+    budget = _budget(constraints, graph, recipe)
     if recipe.verbose:
-        Console().print(f"{graph}\n{constraint_table(graph, budget)}", markup=False, highlight=False)
+        table = f"\n{constraint_table(graph, budget)}" if budget.limits else ""
+        Console().print(f"{graph}{table}", markup=False, highlight=False)
     started = time.perf_counter()
-    plan = recipe.search(Task(graph=graph, model=model, budget=budget, data=recipe.data(model), tell=tell))
+    outcome = outcome_of(recipe, graph, model, budget, tell)
     searched = time.perf_counter()
-    tell(0.6, "narrowing and verifying" if recipe.verify else "narrowing")
-    apply(model, plan, in_place=True, verify=recipe.verify)
+    tell(0.7, "narrowing and verifying" if recipe.verify else "narrowing")
+    agree("the plan", digest_of(outcome.plan))
+    apply(model, outcome.plan, in_place=True, verify=recipe.verify)
+    _take_over(model, outcome.weights)
     verification = verification_of(model)
     assert verification is not None
     applied = time.perf_counter() - searched - verification.seconds
     seconds = {**graph.seconds, "plan": searched - started, "apply": applied, "verify": verification.seconds}
-    return model, _result(graph, plan, verification, seconds)
+    return model, _result(graph, outcome, verification, seconds, model)
+
+
+def _budget(constraints: Mapping[str, Any] | None, graph: Graph, recipe: Mode) -> Budget:
+    if constraints:
+        return Budget.of(constraints, graph)
+    if recipe.needs_budget:
+        raise ConfigError('constraints are needed, for example {"macs": "60%"} or {"params": 3e6}')
+    return Budget(limits=())
+
+
+def _take_over(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Put fitted weights and measured statistics where narrowing left slices of the original."""
+    with torch.no_grad():
+        for name, tensor in named_tensors(model).items():
+            if name in weights:
+                tensor.copy_(weights[name])
 
 
 def _recipe(mode: str | Mode | list[tuple[str, Any]], config: Mapping[str, Any] | Mode | None) -> Mode:
@@ -120,12 +149,18 @@ def _recipe(mode: str | Mode | list[tuple[str, Any]], config: Mapping[str, Any] 
     return MODES[mode].read(config)
 
 
-def _result(graph: Graph, plan: Plan, verification: Verification, seconds: Mapping[str, float]) -> PruneResult:
+def _result(
+    graph: Graph, outcome: Outcome, verification: Verification, seconds: Mapping[str, float], model: nn.Module
+) -> PruneResult:
+    plan, compensation = outcome.plan, outcome.compensation
     return PruneResult(
         plan=plan,
         before={name: int(graph.cost(name)) for name in graph.costs},
         after={name: int(graph.cost(name, plan.sizes)) for name in graph.costs},
         frozen={w.name: w.frozen for w in graph.widths if w.frozen is not None},
         verification=verification,
+        refitted=() if compensation is None else compensation.refitted,
+        left_as_they_are={} if compensation is None else dict(compensation.left),
         seconds=dict(seconds),
+        succession=succession_of(model),
     )

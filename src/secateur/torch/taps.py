@@ -39,6 +39,7 @@ class Site:
     inputs: int
     outputs: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    again: Callable[[], torch.Tensor] | None = None  # runs the contraction once more on x, past the tap
 
     @property
     def features(self) -> int:
@@ -68,17 +69,31 @@ class Tap(Protocol):
         ...
 
 
+class WideTap(Tap, Protocol):
+    """A tap that sees every other function, too."""
+
+    def other(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What to use as the function's result: ``func(*args, **kwargs)`` to change nothing."""
+        ...
+
+
 @contextmanager
 def taps(model: nn.Module, tap: Tap) -> Iterator[None]:
     """While this is open, every contraction of a parameter of the model passes through the tap."""
-    with visible_functions(), _Watch(model, tap):
+    with visible_functions(), watching(model, tap):
         yield
+
+
+def watching(model: nn.Module, tap: Tap) -> TorchFunctionMode:
+    """The same for one thread among several that have entered `visible_functions` together."""
+    return _Watch(model, tap)
 
 
 class _Watch(TorchFunctionMode):
     def __init__(self, model: nn.Module, tap: Tap) -> None:
         super().__init__()
         self.tap = tap
+        self.other = getattr(tap, "other", _run)
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.flipped: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # transposed view -> (view, parameter)
 
@@ -87,7 +102,7 @@ class _Watch(TorchFunctionMode):
         read = _READERS.get(func)
         site = None if read is None else read(self, func, *args, **kwargs)
         if site is None:
-            out = func(*args, **kwargs)
+            out = self.other(func, args, kwargs)
             if func in _TRANSPOSES and id(args[0]) in self.names and args[0].dim() == 2:
                 self.flipped[id(out)] = (out, args[0])
             return out
@@ -95,6 +110,7 @@ class _Watch(TorchFunctionMode):
         x = self.tap.before(site)
         if x is not given:
             args = (*args[:position], x, *args[position + 1 :])
+        site.again = lambda: func(*args, **kwargs)
         return self.tap.after(site, func(*args, **kwargs))
 
     def weight(self, tensor: Any) -> tuple[str, torch.Tensor, bool] | None:
@@ -166,6 +182,10 @@ def _transposed(
     options = {"stride": stride, "padding": padding, "output_padding": output_padding}
     options |= {"dilation": dilation, "groups": groups}
     return Site(name=found[0], weight=found[1], bias=bias, x=x, kind="transposed", inputs=0, outputs=1, options=options)
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
 
 
 _F = nn.functional

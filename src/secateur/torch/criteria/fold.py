@@ -44,7 +44,7 @@ def _walk(axis: Axis, positions: Indices, outer: Outer) -> Iterator[tuple[str, I
                 yield from _walk(part, positions[start : start + part.size], outer)
                 start += part.size
         case Product():
-            yield from _walk_factors(_flat(axis), positions, outer)
+            yield from _walk_factors(flat(axis), positions, outer)
         case Whole():
             return
 
@@ -64,5 +64,6 @@ def _is_outer(candidate: Axis, factor: Axis, outer: Outer) -> bool:
     return isinstance(factor, Unit) and isinstance(candidate, Unit) and outer.get(factor.width) == candidate.width
 
 
-def _flat(axis: Axis) -> tuple[Axis, ...]:
-    return tuple(f for factor in axis.factors for f in _flat(factor)) if isinstance(axis, Product) else (axis,)
+def flat(axis: Axis) -> tuple[Axis, ...]:
+    """The factors of an axis, products inside products opened."""
+    return tuple(f for factor in axis.factors for f in flat(factor)) if isinstance(axis, Product) else (axis,)

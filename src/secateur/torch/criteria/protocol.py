@@ -21,6 +21,8 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.registry import Registry
 from secateur.errors import InputError
+from secateur.torch.criteria.sources import with_data
+from secateur.torch.data import Data
 
 Values = NDArray[np.float64]
 
@@ -38,13 +40,16 @@ class Criterion(Protocol):
 CRITERIA: Registry[Callable[[], Criterion]] = Registry("criterion")
 
 
-def make(criterion: str | Criterion | Any) -> Criterion:
-    """A criterion by name with its defaults, or the one given. Raises ConfigError for an unknown name."""
+def make(criterion: str | Criterion | Any, data: Data | None = None) -> Criterion:
+    """A criterion by name with its defaults, or the one given; one that needs data and has none takes ``data``.
+
+    Raises ConfigError for an unknown name, and for a data-driven criterion without data.
+    """
     if isinstance(criterion, str):
-        return CRITERIA[criterion]()
+        return with_data(CRITERIA[criterion](), data)
     if isinstance(criterion, type) or not isinstance(criterion, Criterion):
         given = f"the class {criterion.__name__}" if isinstance(criterion, type) else type(criterion).__name__
         raise InputError(
             f"a criterion is a name, or an object with a name that is called as (graph, model); not {given}"
         )
-    return criterion
+    return with_data(criterion, data)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from secateur.core.registry import Registry
+from secateur.errors import ConfigError, nearest
 from secateur.torch.criteria.protocol import Values
 
 REDUCTIONS: Registry[Callable[[Values], Values]] = Registry("reduction")
@@ -34,6 +35,12 @@ def normalise(values: Values, normalizer: str | None) -> Values:
 def check(reduction: str, normalizer: str | None) -> None:
     """Raise ConfigError for a reduction or normaliser that does not exist."""
     _ = REDUCTIONS[reduction], normalizer is None or NORMALIZERS[normalizer]
+
+
+def one_of(field_name: str, given: str, known: tuple[str, ...]) -> None:
+    """Raise ConfigError where an option has none of its values."""
+    if given not in known:
+        raise ConfigError(f"{field_name} is one of {', '.join(known)}, not {given!r}.{nearest(str(given), known)}")
 
 
 @REDUCTIONS.add("mean")

@@ -1,4 +1,4 @@
-"""``mode="magnitude"``: keep the units whose weights are largest. Needs no data.
+"""``mode="magnitude"``: keep the units whose weights are largest. Needs no data, unless its criterion does.
 
     score every unit (L1 by default) ──► allocate under the budget ──► plan
 
@@ -7,6 +7,7 @@ Recommended where there is no data to look at, and as the baseline of every comp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -35,12 +36,11 @@ class Magnitude(Mode):
 
     def search(self, task: Task) -> Plan:
         """Score once, allocate once."""
-        task.tell(
-            0.2, f"scoring with {self.criterion if isinstance(self.criterion, str) else make(self.criterion).name}"
-        )
+        criterion = self.criterion if isinstance(self.criterion, Mapping) else make(self.criterion, task.data)
+        task.tell(0.2, f"scoring with {getattr(criterion, 'name', 'scores')}")
         return plan(
             task.graph,
-            self.criterion,
+            criterion,
             task.budget,
             allocation=self.allocation,
             sizes=self.sizes or None,

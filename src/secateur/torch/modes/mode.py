@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
@@ -29,14 +29,15 @@ from secateur.torch.data import Data
 class Task:
     """What a search is given.
 
-    ``graph`` is the whole graph of ``model`` as it is now; ``data`` is None where the user gave none; ``tell`` takes how far
-    the search is (a fraction and a word).
+    ``graph`` is the whole graph of ``model`` as it is now, in the ``step``-th round; ``budget`` may have no limits where ``needs_budget`` is false; ``data`` is None where the user gave
+    none; ``tell`` takes how far the search is (a fraction and a word).
     """
 
     graph: Graph
     model: nn.Module
     budget: Budget
     data: Data | None
+    step: int = 0
     tell: Callable[[float, str], None]
 
 
@@ -45,9 +46,12 @@ class Mode(BaseModel):
 
     Data: ``data_loader`` with ``collect_func`` (what of a batch the model takes; its first item by default), or
     ``forward_loop`` called as ``forward_loop(model)``; ``num_batches`` of it are used; ``loss_func(output, batch)``.
-    ``compensate`` re-fits what follows removed units, in ``steps`` rounds of prune and compensate. With data, batch-norm
+    ``compensate`` re-fits what follows removed units on ``calibration_samples`` of the data, in ``steps`` rounds of prune
+    and compensate; ``ridge`` holds weights where they are. With data, batch-norm
     statistics are measured again at the end. The rest narrows the search space as `Limits` says.
     """
+
+    needs_budget: ClassVar[bool] = True  # False where the options themselves say how much goes
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
 
@@ -60,6 +64,7 @@ class Mode(BaseModel):
     num_batches: int = Field(default=50, ge=1)
     compensate: Literal["none", "bias", "least_squares"] = "none"
     ridge: float = Field(default=1e-3, gt=0)
+    calibration_samples: int = Field(default=1024, ge=1)
     steps: int = Field(default=1, ge=1)
     multiple_of: int = Field(default=1, ge=1)
     keep: Sequence[str] = ()

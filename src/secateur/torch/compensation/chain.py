@@ -1,0 +1,57 @@
+"""What happens to a contraction's output on its way to a sum: batch norm, a scale, dropout that is off.
+
+    y ── batch norm ── × gamma ──► (+) skip          every step is affine for each channel
+
+So the contraction can be fitted to what the *sum* should be, and a block gives back what all blocks before it lost.
+
+Invariant: `replay` on the same output gives the same result as the network did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.torch.taps import Site
+
+Step = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(slots=True)
+class Chain:
+    """A contraction's output and the affine steps taken since."""
+
+    place: str
+    site: Site
+    steps: list[Step] = field(default_factory=list)
+
+
+def chain_of(tensor: Any) -> Chain | None:
+    """The chain that a tensor is the end of."""
+    return getattr(tensor, "_secateur_chain", None) if isinstance(tensor, torch.Tensor) else None
+
+
+def link(tensor: torch.Tensor, chain: Chain | None) -> torch.Tensor:
+    """Note that a tensor is the end of a chain."""
+    if chain is not None:
+        tensor._secateur_chain = chain  # type: ignore[attr-defined]
+    return tensor
+
+
+SUMS = {
+    torch.add,
+    torch.Tensor.add,
+    torch.Tensor.add_,
+    torch.Tensor.__add__,
+    torch.Tensor.__radd__,
+    torch.Tensor.__iadd__,
+}
+SCALES = {torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__}
+DROPOUTS = {torch.dropout, torch.dropout_, torch.feature_dropout, nn.functional.dropout}
+BATCH_NORMS = {torch.batch_norm}
+LOOKUPS = {torch.embedding, nn.functional.embedding, torch.embedding_bag, nn.functional.embedding_bag}
+IN_PLACE = {torch.Tensor.add_, torch.Tensor.__iadd__}

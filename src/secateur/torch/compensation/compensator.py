@@ -1,0 +1,134 @@
+"""`Compensator`: remembers what a network computes, and re-fits its narrowed versions to that.
+
+    compensator = Compensator(model, data)        before anything is removed
+    compensator.fit(narrowed, plan)               as often as the network gets narrower, always against the original
+
+The closed form is that of channel pruning by reconstruction (He et al., ICCV 2017, arXiv 1707.06168), with inputs from the
+narrowed network (so errors do not add up), ridge towards the weights that are there, and sums as targets.
+
+Memory: ``rows`` rows of every contraction's output, and while fitting the live activations of all batches at one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from secateur.core.plan import Plan
+from secateur.torch.compensation.decisions import Decisions
+from secateur.torch.compensation.lockstep import Lockstep
+from secateur.torch.compensation.passes import Place, Recorder, Refitter
+from secateur.torch.criteria.samples import batch_size
+from secateur.torch.data import Data
+from secateur.torch.example import Example
+from secateur.torch.taps import taps, watching
+from secateur.torch.untouched import visible_functions
+
+Method = Literal["bias", "least_squares"]
+
+_ROWS = 8192
+_ROWS_PER_INPUT = 8  # a fit of D inputs wants this many times D rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compensation:
+    """What was re-fitted, and what was left as it was, with the reason."""
+
+    refitted: tuple[str, ...]
+    left: Mapping[str, str]
+
+
+class Compensator:
+    """Holds rows of the original network's outputs.
+
+    ``samples`` bounds how many samples of the data are looked at; they are all in memory while fitting.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        *,
+        method: Method = "least_squares",
+        ridge: float = 1e-3,
+        samples: int = 1024,
+        rows: int = _ROWS,
+    ) -> None:
+        self.data, self.method, self.ridge = data, method, ridge
+        self.batches = tuple(_at_most(samples, model, data))
+        self.places: dict[str, Place] = {}
+        self.order: tuple[str, ...] = ()
+        self.looked_up: frozenset[str] = frozenset()
+        self.kept: dict[str, torch.Tensor] = {}
+        self._record(model, rows)
+
+    def _record(self, model: nn.Module, rows: int) -> None:
+        def limit(inputs: int) -> int:
+            return -(-max(rows, _ROWS_PER_INPUT * inputs) // len(self.batches))
+
+        with torch.no_grad(), evaluating(model):
+            for number, batch in enumerate(self.batches):
+                recorder = Recorder(model, number, self.places, limit)
+                with taps(model, recorder):
+                    self.data.output(model, batch)
+                self.looked_up |= recorder.looked_up
+                self.order = max(self.order, tuple(recorder.order), key=len)
+
+    def fit(self, model: nn.Module, plan: Plan) -> Compensation:
+        """Re-fit a network that ``plan`` (made for the original) was applied to, in place.
+
+        The weights are fitted from where they are, so a network may be narrowed and fitted several times.
+        """
+        decisions = Decisions(
+            self.places, self._kept(model, plan), looked_up=self.looked_up, method=self.method, ridge=self.ridge
+        )
+        lockstep = Lockstep(self.order, decisions)
+        run = partial(self._pass, model, lockstep)
+        with evaluating(model), visible_functions(), torch.no_grad():
+            lockstep.run([run] * len(self.batches))
+        return Compensation(refitted=tuple(sorted(decisions.refitted)), left=decisions.left)
+
+    def _pass(self, model: nn.Module, lockstep: Lockstep, number: int) -> None:
+        refitter = Refitter(model, number, self.places, lockstep.meet)
+        with torch.no_grad(), watching(model, refitter):
+            self.data.output(model, self.batches[number])
+
+    def _kept(self, model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
+        """Which outputs of each contraction are left."""
+        found = {}
+        for name, axis in {place.site: place.outputs for place in self.places.values()}.items():
+            indices = plan.indices(name)[axis] if name in plan.layouts else None
+            if indices is not None:
+                found[name] = torch.as_tensor(indices)
+        return found
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and the training flags as they were afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def _at_most(samples: int, model: nn.Module, data: Data) -> Iterator[Any]:
+    """Batches, as long as those before them hold fewer samples than this."""
+    seen = 0
+
+    def room(batch: Any) -> bool:
+        nonlocal seen
+        before, seen = seen, seen + batch_size(Example.of(model, data.collect(batch)))
+        return before < samples
+
+    return takewhile(room, data.batches(model))

@@ -1,0 +1,118 @@
+"""Many forward passes at once, each waiting for the others wherever something is to be decided for all of them.
+
+    batch 0  ──────► conv1 ▌        ──────► conv2 ▌
+    batch 1  ──────► conv1 ▌ solve  ──────► conv2 ▌ solve        one runs at a time; only its live activations are held
+    batch 2  ──────► conv1 ▌        ──────► conv2 ▌
+
+A network can so be changed layer by layer in a single pass over the data, every layer seeing what the changed ones before it
+give. ``meet(place, given)`` parks a pass; when all are parked, those at the earliest place are given the decision.
+
+Invariant: passes never run at the same time, and go on in the order of the batches; a fault in one stops all.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Decide = Callable[[str, dict[int, Any]], Any]
+
+
+class _Stopped(BaseException):
+    """Raised in parked passes when another one failed."""
+
+
+class Lockstep:
+    """Runs passes in turn. ``decide(place, {pass number: given})`` is called once all have come to a place."""
+
+    def __init__(self, order: Sequence[str], decide: Decide) -> None:
+        self._order = {place: number for number, place in enumerate(order)}
+        self._decide = decide
+        self._turn = threading.Condition()
+        self._running: int | None = None
+        self._parked: dict[int, tuple[str, Any]] = {}
+        self._waiting: set[int] = set()  # the passes inside `meet`
+        self._decided: dict[int, Any] = {}
+        self._error: BaseException | None = None
+
+    def run(self, passes: Sequence[Callable[[int], None]]) -> None:
+        """Run all passes to their end; each is called with its number. Raises what one of them raised."""
+        context = contextvars.copy_context
+        threads = [
+            threading.Thread(target=context().run, args=(self._body, number, body), daemon=True)
+            for number, body in enumerate(passes)
+        ]
+        waiting = list(range(len(passes)))
+        for number in waiting:
+            self._resume(number, threads[number])
+        while self._parked and self._error is None:
+            for number in self._settle():
+                self._resume(number, None)
+        self._stop(threads)
+        if self._error is not None:
+            raise self._error
+
+    def meet(self, number: int, place: str, given: Any) -> Any:
+        """Called by a pass: wait for the others, and get what was decided here."""
+        with self._turn:
+            self._parked[number] = (place, given)
+            self._waiting.add(number)
+            self._running = None
+            self._turn.notify_all()
+            while self._running != number:
+                self._turn.wait()
+            self._waiting.discard(number)
+            if self._error is not None:
+                raise _Stopped
+            return self._decided.pop(number)
+
+    def _settle(self) -> list[int]:
+        """Decide for those at the earliest place; their numbers."""
+        place = min((place for place, _ in self._parked.values()), key=lambda place: self._order.get(place, -1))
+        here = {number: given for number, (at, given) in sorted(self._parked.items()) if at == place}
+        try:
+            decided = self._decide(place, here)
+        except BaseException as error:
+            self._error = error
+            return []
+        for number in here:
+            del self._parked[number]
+            self._decided[number] = decided
+        return list(here)
+
+    def _resume(self, number: int, thread: threading.Thread | None) -> None:
+        """Let one pass run until it parks or ends."""
+        if self._error is not None:
+            return
+        with self._turn:
+            self._running = number
+            if thread is not None:
+                thread.start()
+            self._turn.notify_all()
+            while self._running is not None:
+                self._turn.wait()
+
+    def _body(self, number: int, body: Callable[[int], None]) -> None:
+        try:
+            body(number)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self._error = error
+        finally:
+            with self._turn:
+                self._running = None
+                self._turn.notify_all()
+
+    def _stop(self, threads: Sequence[threading.Thread]) -> None:
+        for number in list(self._waiting):
+            with self._turn:
+                self._running = number
+                self._turn.notify_all()
+                while self._running is not None:
+                    self._turn.wait()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()

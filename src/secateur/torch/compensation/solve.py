@@ -1,0 +1,65 @@
+"""Ridge regression towards the weights that are there.
+
+    W = argmin ‖Y − W X‖² + λ ‖W − W₀‖²  =  W₀ + (Y − W₀X) Xᵀ (X Xᵀ + λI)⁻¹          λ = ridge × mean diagonal of X Xᵀ
+
+With an intercept, X and Y are first centred; the bias is what the means are then off by. Moments are summed over processes.
+
+Invariant: a weight that is already right stays bit for bit what it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from secateur.torch.distributed import reduce_sum
+
+_NOTHING = 1e-6  # a relative residual that is rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """New weights ``[G, O, D]``, and what is to be added to each output (zero without an intercept) ``[G, O]``."""
+
+    weight_GOD: torch.Tensor
+    shift_GO: torch.Tensor
+
+
+def refit(
+    inputs_RGD: torch.Tensor, targets_RGO: torch.Tensor, weight_GOD: torch.Tensor, *, ridge: float, intercept: bool
+) -> Fit | None:
+    """The weights that turn inputs into targets best, near the given ones. None where these are right already."""
+    x, start = inputs_RGD.float().transpose(0, 1), weight_GOD.float().mT
+    off = targets_RGO.float().transpose(0, 1) - x @ start
+    if _is_nothing(off, targets_RGO):
+        return None
+    mean_x, mean_off = _means(x, off) if intercept else (torch.zeros_like(x[:, :1]), torch.zeros_like(off[:, :1]))
+    x, off = x - mean_x, off - mean_off
+    gram, cross = (x.mT @ x).double(), (x.mT @ off).double()
+    reduce_sum([gram, cross])
+    diagonal = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
+    gram.diagonal(dim1=1, dim2=2).add_(ridge * diagonal[:, None])
+    change = torch.cholesky_solve(cross, torch.linalg.cholesky(gram)).float()
+    return Fit((start + change).mT, (mean_off - mean_x @ change).squeeze(1))
+
+
+def shift_only(inputs_RGD: torch.Tensor, targets_RGO: torch.Tensor, weight_GOD: torch.Tensor) -> Fit:
+    """The same weights, and what the outputs are off by on average."""
+    x = inputs_RGD.float().transpose(0, 1)
+    off = targets_RGO.float().transpose(0, 1) - x @ weight_GOD.float().mT
+    return Fit(weight_GOD, _means(off)[0].squeeze(1))
+
+
+def _means(*rows_GRC: torch.Tensor) -> list[torch.Tensor]:
+    """The mean over the rows of all processes."""
+    count = rows_GRC[0].new_tensor(rows_GRC[0].shape[1], dtype=torch.float64)
+    sums = [rows.sum(1, keepdim=True, dtype=torch.float64) for rows in rows_GRC]
+    reduce_sum([count, *sums])
+    return [(total / count).float() for total in sums]
+
+
+def _is_nothing(off: torch.Tensor, targets: torch.Tensor) -> bool:
+    sizes = torch.stack([off.square().sum(), targets.float().square().sum()]).double()
+    reduce_sum([sizes])
+    return bool(sizes[0] <= _NOTHING**2 * sizes[1])

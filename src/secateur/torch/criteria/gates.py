@@ -1,0 +1,196 @@
+"""First-order scores from gates: how the loss moves when a unit's gate begins to close.
+
+    conv1 ── bn ── relu ──┬── · gate ── conv2        the gate of a unit stands before every contraction that sums over it;
+                          └── · gate ── conv3        s = ∂L/∂gate = Σ over positions and readers of a · ∂L/∂a
+
+For each sample of the data there is one s a unit; ``gate_gradient`` is the mean of s² (what GradNAS sums, and the Fisher
+information of a gate: Theis et al., arXiv 1801.05787), ``taylor`` on activations the mean of |s| (Molchanov et al.,
+ICLR 2017). Both are changes of one loss, in its own unit: they compare across widths and are not normalised.
+
+Invariant: with ``per="sample"`` a score does not depend on how samples are grouped into batches, nor on their order, if
+the loss is a mean over samples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.errors import InputError
+from secateur.torch.criteria.items import Item, outer_widths
+from secateur.torch.criteria.parameters import asked_parameters, backward, gradient_of
+from secateur.torch.criteria.protocol import CRITERIA, Values
+from secateur.torch.criteria.reads import Read, Reads, reads
+from secateur.torch.criteria.reduction import check, normalise, one_of
+from secateur.torch.criteria.samples import Survey, batch_size, spread, survey
+from secateur.torch.criteria.scoring import batches, scoring
+from secateur.torch.criteria.signed import signed_sums, with_values
+from secateur.torch.criteria.sources import DataDriven
+from secateur.torch.criteria.tally import Tally, wide
+from secateur.torch.criteria.targets import Target, aimed
+from secateur.torch.data import Data
+from secateur.torch.example import Example
+from secateur.torch.taps import Site, taps
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+@CRITERIA.add("gate_gradient")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateGradient(DataDriven):
+    """Mean over samples of (∂L/∂gate)².
+
+    ``per="batch"`` squares the gradient of a batch's loss instead: faster, noisier, and it depends on the batch size.
+    ``target="output"`` differentiates the strength of the output (see `targets`): often far better, and without labels.
+    """
+
+    name = "gate_gradient"
+
+    target: Target = "loss"
+    per: Literal["sample", "batch"] = "sample"
+    normalizer: str | None = None
+
+    def __post_init__(self) -> None:
+        DataDriven.check_source(self)
+        check("mean", self.normalizer)
+        one_of("target", self.target, ("loss", "output"))
+        one_of("per", self.per, ("sample", "batch"))
+
+    def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
+        """Scores of every free width that the data reaches."""
+        found = gate_scores(self, graph, model, self.target, end=torch.square, per=self.per)
+        return {name: normalise(values, self.normalizer) for name, values in found.items()}
+
+
+def gate_scores(
+    criterion: DataDriven,
+    graph: Graph,
+    model: nn.Module,
+    target: Target,
+    *,
+    end: Change,
+    begin: Change | None = None,
+    per: str = "sample",
+) -> dict[str, Values]:
+    """Mean over samples of ``end``(Σ over positions of ``begin``(a · ∂L/∂a)), for each unit."""
+    if not graph.free:
+        return {}
+    with scoring(model):
+        data = aimed(criterion.source(model), target)
+        first = data.collect(next(iter(data.batches(model))))
+        seen = survey(model, first, samples=per == "sample")
+        where = reads(graph, seen.sites)
+        last = _by_parameters(graph, model, where)
+        tally, count = Tally.of(graph, model), 0
+        for batch in batches(criterion.name, data, model):
+            run = _Run(seen=seen, reads=where, begin=begin or _as_it_is)
+            run.batch = batch_size(Example.of(model, data.collect(batch))) if per == "sample" else 1
+            _backward(run, model, data, batch, [item.tensor for item in last])
+            run.add_parameters(last, graph)
+            tally.add({name: end(values).sum(0) for name, values in run.whole().items()}, run.batch)
+            count += run.batch
+    return tally.means(of=count)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """A tap that collects s of every unit and sample over one batch; state, because hooks write into it."""
+
+    seen: Survey
+    reads: Reads
+    begin: Change
+    batch: int = 1
+    said: dict[str, torch.Tensor] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def before(self, site: Site) -> torch.Tensor:
+        """Let the input be a tensor of its own, so that its gradient is what this reader says."""
+        self.calls[site.name] += 1
+        asked = self.reads.inputs.get(site.name)
+        return site.x if asked is None else self._watched(site, site.x, asked, 1.0)
+
+    def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
+        """The same for outputs. Units seen there are factors of a product: both factors say the same, each counts half."""
+        asked = self.reads.outputs.get(site.name)
+        return y if asked is None else self._watched(site, y, asked, 0.5)
+
+    def _watched(self, site: Site, a: torch.Tensor, asked: tuple[Read, ...], share: float) -> torch.Tensor:
+        if not a.is_floating_point():
+            return a
+        own = a.view_as(a) if a.requires_grad else a.detach().requires_grad_()
+        call = (site.name, self.calls[site.name] - 1)
+        hear = partial(
+            self._hear, asked=asked, share=share, a=own.detach(), version=own._version, spatial=site.spatial, call=call
+        )
+        own.register_hook(hear)
+        return own
+
+    def _hear(
+        self,
+        gradient: torch.Tensor,
+        *,
+        a: torch.Tensor,
+        version: int,
+        spatial: int,
+        call: tuple[str, int],
+        asked: tuple[Read, ...],
+        share: float,
+    ) -> None:
+        if a._version != version:
+            raise InputError(
+                f"{call[0]}: the model overwrites its input in place after reading it: it cannot be judged"
+            )
+        dtype = torch.promote_types(a.dtype, torch.float32)
+        product = self.begin(a.to(dtype) * gradient.to(dtype) * self.batch)  # of one sample's loss, not of the mean
+        apart = self._by_sample(spread(product, spatial), call) * share
+        for read in asked:
+            folded = read.fold(apart)
+            before = self.said.get(read.width)
+            self.said[read.width] = folded if before is None else before + folded
+
+    def _by_sample(self, values: torch.Tensor, call: tuple[str, int]) -> torch.Tensor:
+        """``[*rows, F]`` to ``[batch, F]``; where samples cannot be told apart, each has its even share."""
+        rows = self.seen.rows.get(call)
+        if self.batch > 1 and rows is not None and rows.fits(values.shape[:-1], self.batch):
+            return rows.by_sample(values, self.batch).sum(1)
+        return (values.flatten(0, -2).sum(0, keepdim=True) / self.batch).expand(self.batch, -1)
+
+    def add_parameters(self, last: list[Item], graph: Graph) -> None:
+        """What the parameters say of widths that no activation shows: the same for every sample."""
+        there = [item for item in last if item.tensor.grad is not None]
+        products = with_values(there, lambda item: item.tensor.detach() * gradient_of(item))
+        for item in there:
+            item.tensor.grad = None
+        for name, values in signed_sums(products, outer_widths(graph)).items():
+            mean = np.mean(np.broadcast_arrays(*values), axis=0)
+            self.said[name] = torch.as_tensor(mean).expand(self.batch, *mean.shape)
+
+    def whole(self) -> dict[str, torch.Tensor]:
+        """s for each sample, ``[batch, size]`` or ``[batch, outer, size]``."""
+        return {name: values.to(wide(values.device)) for name, values in self.said.items()}
+
+
+def _backward(run: _Run, model: nn.Module, data: Data, batch: Any, parameters: list[torch.Tensor]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_()
+    with taps(model, run):
+        output = data.output(model, batch)
+    backward(data.loss_of(output, batch))
+
+
+def _by_parameters(graph: Graph, model: nn.Module, where: Reads) -> list[Item]:
+    """The parameters that speak for widths which no activation shows."""
+    rest = graph.with_widths(width for width in graph.free if width.name in where.unseen)
+    return asked_parameters(rest, model) if where.unseen else []
+
+
+def _as_it_is(values: torch.Tensor) -> torch.Tensor:
+    return values

@@ -1,0 +1,102 @@
+"""What the loss would lose with a unit, to first order.
+
+    on="activation":  s = Σ over positions and readers of a · ∂L/∂a     for each sample  (Molchanov et al., ICLR 2017)
+    on="weight":      s = Σ over the unit's slice of w · ∂L/∂w          for each batch   (Molchanov et al., CVPR 2019)
+
+    of="unit":     mean of |s|^power                 opposite signs inside a unit cancel
+    of="element":  the same with Σ |·|^power inside   they do not (``on="weight", power=2`` is Σ (w·g)²)
+
+Invariant: on activations neither order nor batch size matters (for a loss that is a mean over samples); on weights order
+does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.errors import ConfigError
+from secateur.torch.criteria.fold import Outer
+from secateur.torch.criteria.gates import gate_scores
+from secateur.torch.criteria.items import Item, outer_widths
+from secateur.torch.criteria.magnitude import in_order, spoken_sums
+from secateur.torch.criteria.parameters import asked_parameters, gradient_of, gradients
+from secateur.torch.criteria.protocol import CRITERIA, Values
+from secateur.torch.criteria.reduction import check, normalise, one_of, reduce_group
+from secateur.torch.criteria.scoring import scoring
+from secateur.torch.criteria.signed import signed_sums, with_values
+from secateur.torch.criteria.sources import DataDriven
+from secateur.torch.criteria.tally import finite
+from secateur.torch.criteria.targets import Target, aimed
+from secateur.torch.distributed import reduce_sum
+
+
+@CRITERIA.add("taylor")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taylor(DataDriven):
+    """First-order change of the loss, on activations (where units are read) or on weights.
+
+    ``target="output"`` differentiates the strength of the output instead of the loss (see `targets`): no labels are needed.
+    ``reduction`` joins the tensors of a width and ``bias`` counts biases too; both say something with ``on="weight"`` only.
+    """
+
+    name = "taylor"
+
+    on: Literal["activation", "weight"] = "activation"
+    of: Literal["unit", "element"] = "unit"
+    target: Target = "loss"
+    power: int = 1
+    reduction: str = "mean"
+    normalizer: str | None = None
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        DataDriven.check_source(self)
+        check(self.reduction, self.normalizer)
+        one_of("on", self.on, ("activation", "weight"))
+        one_of("target", self.target, ("loss", "output"))
+        one_of("of", self.of, ("unit", "element"))
+        if self.power not in (1, 2):
+            raise ConfigError(f"power is 1 or 2, not {self.power!r}")
+
+    def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
+        """Scores of every free width that the data reaches."""
+        if self.on == "weight":
+            found = self._on_weights(graph, model)
+        elif self.of == "unit":
+            found = gate_scores(self, graph, model, self.target, end=self._strength)
+        else:
+            found = gate_scores(self, graph, model, self.target, begin=self._strength, end=torch.abs)
+        return {name: normalise(values, self.normalizer) for name, values in found.items()}
+
+    def _strength(self, values: torch.Tensor) -> torch.Tensor:
+        return values.abs() if self.power == 1 else values.square()
+
+    def _on_weights(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
+        total: dict[str, list[Values]] = {}
+        with scoring(model):
+            count = torch.zeros(1)
+            data = aimed(self.source(model), self.target)
+            asked = asked_parameters(graph, model, bias=self.bias)
+            for size in gradients(self.name, data, model, asked, per="batch"):
+                count += size
+                for name, values in self._said(asked, outer_widths(graph)).items():
+                    before = total.get(name, [np.zeros(())] * len(values))
+                    total[name] = [b + size * v for b, v in zip(before, values, strict=True)]
+            sums = {name: [torch.from_numpy(v) for v in values] for name, values in in_order(graph, total).items()}
+            reduce_sum([*(v for values in sums.values() for v in values), count])
+        means = {name: [v.numpy() / count.item() for v in values] for name, values in sums.items()}
+        return finite({name: reduce_group(values, self.reduction) for name, values in means.items()})
+
+    def _said(self, asked: list[Item], outer: Outer) -> dict[str, list[Values]]:
+        """What each tensor says of each unit, from the gradient of one batch."""
+        products = with_values(asked, lambda item: item.tensor.detach() * gradient_of(item))
+        if self.of == "element":
+            return spoken_sums(products, outer, self.power)
+        sums = signed_sums(products, outer)
+        return {name: [np.abs(s) ** self.power for s in values] for name, values in sums.items()}

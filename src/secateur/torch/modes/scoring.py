@@ -1,0 +1,143 @@
+"""What a candidate is worth: the user's score of the network as it would be, batch norm measured again.
+
+    subnet(model, plan) ──► batch norm over the same batches ──► score_func(model)
+
+Invariant: each score is made from the same batches and begins with the same random numbers, so that it does not depend on
+which candidates were scored before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from secateur.core.plan import Plan
+from secateur.errors import InputError
+from secateur.torch.calibration import batch_norms
+from secateur.torch.data import Data
+from secateur.torch.subnet import subnet
+from secateur.torch.untouched import named_tensors
+
+MOST_BYTES = 2**30  # of calibration batches that stay on the device; more are read from the loader each time
+
+
+class Scorer:
+    """Scores plans of one model. Its state is the batches for batch norm, read once and kept on the device."""
+
+    def __init__(self, model: nn.Module, data: Data | None, score_func: Callable[..., Any], seed: int) -> None:
+        self._model, self._score_func, self._seed = model, score_func, seed
+        self._data = data if batch_norms(model) else None
+        self._batches: Iterable[Any] | None = None
+        if data is None and batch_norms(model):
+            warnings.warn(
+                "no data: candidates are scored with the batch-norm statistics of the whole network. Give a data_loader",
+                stacklevel=4,
+            )
+
+    def __call__(self, plan: Plan, what: str) -> float:
+        """The score of a plan, without gradients. Raises InputError where ``score_func`` gives no finite number."""
+        with seeded(self._seed), subnet(self._model, plan, **self._calibration()) as model, torch.no_grad():
+            _seed_all(self._seed)
+            model.eval()
+            return _number(self._score_func(model), what)
+
+    def _calibration(self) -> dict[str, Any]:
+        if self._data is None:
+            return {}
+        if self._batches is None:
+            self._batches = _kept(self._data, self._model)
+        return {"data_loader": self._batches, "num_batches": self._data.num_batches, "collect_func": _itself}
+
+
+class _Read:
+    """What the model takes of each batch, read from the loader each time."""
+
+    def __init__(self, data: Data, model: nn.Module) -> None:
+        self._data, self._model = data, model
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._data.collect(batch) for batch in self._data.batches(self._model))
+
+
+def _kept(data: Data, model: nn.Module) -> Iterable[Any]:
+    """The batches in a list if that is small enough."""
+    found: list[Any] = []
+    size = 0
+    for given in _Read(data, model):
+        size += sum(t.numel() * t.element_size() for t in tree_leaves(given) if isinstance(t, torch.Tensor))
+        if size > MOST_BYTES:
+            return _Read(data, model)
+        found.append(given)
+    return found
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers that begin with a seed, and go on outside as if nothing had been drawn."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            _seed_all(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+
+
+def digest_of_weights(model: nn.Module) -> str:
+    """A hash over the values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in named_tensors(model).items():
+        digest.update(name.encode())
+        _add(digest, tensor)
+    return digest.hexdigest()
+
+
+def digest_of_data(data: Data | None, seed: int) -> str | None:
+    """A hash over the first batch, or None where there is no data."""
+    if data is None:
+        return None
+    digest = hashlib.sha256()
+    with seeded(seed):
+        first = next(iter(data.loader), None)
+    for leaf in tree_leaves(first):
+        _add(digest, leaf) if isinstance(leaf, torch.Tensor) else digest.update(repr(leaf).encode())
+    return digest.hexdigest()
+
+
+def _add(digest: Any, tensor: torch.Tensor) -> None:
+    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _seed_all(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed also records a stack trace for each idle device
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def _number(score: Any, what: str) -> float:
+    try:
+        number = float(score)
+    except (TypeError, ValueError):
+        raise InputError(f"score_func gives a number, not {type(score).__name__}") from None
+    if not math.isfinite(number):
+        raise InputError(f"score_func gives {number} for {what}: a candidate's score must be a finite number")
+    return number
+
+
+def _itself(given: Any) -> Any:
+    return given

@@ -1,0 +1,65 @@
+"""How to fine-tune, beyond what the call itself says.
+
+    FinetuneConfig.read({"patience": 3, "amp": "bfloat16"})        unknown keys and wrong types are errors
+
+Invariant: a configuration is frozen and validated; the defaults depend on nothing but the model's device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from secateur.errors import ConfigError, nearest
+
+Scheduler = Callable[[torch.optim.Optimizer, int], Any]
+
+
+class FinetuneConfig(BaseModel):
+    """Options of `finetune`.
+
+    ``scheduler`` is "cosine" (after a warm-up over ``warmup`` of all steps), "constant", or a function of the optimizer and
+    the number of steps that gives a torch scheduler, stepped after each batch. ``amp`` "auto" is bfloat16 (float16 with
+    scaled gradients where there is none) on CUDA and off elsewhere. ``patience`` epochs without a better score end the
+    training. ``clip_norm`` bounds the norm of all gradients, ``seed`` fixes what is drawn while training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+    scheduler: Literal["cosine", "constant"] | Scheduler = "cosine"
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    amp: Literal["auto", "off", "bfloat16", "float16"] = "auto"
+    patience: int | None = Field(default=None, ge=1)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    seed: int = 0
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any] | FinetuneConfig | None) -> Self:
+        """A configuration from a mapping. Raises ConfigError naming the key, and the nearest known one."""
+        if isinstance(config, cls):
+            return config
+        if config is not None and not isinstance(config, Mapping):
+            raise ConfigError(f"config is a dict of options, not {type(config).__name__}")
+        try:
+            return cls(**dict(config or {}))
+        except ValidationError as error:
+            raise ConfigError("config: " + " ".join(_sentence(cls, problem) for problem in error.errors())) from None
+
+    def autocast_dtype(self, device: torch.device) -> torch.dtype | None:
+        """What to compute in on this device, or None for the model's own type."""
+        if self.amp == "auto":
+            if device.type != "cuda":
+                return None
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.amp]
+
+
+def _sentence(cls: type[BaseModel], problem: Any) -> str:
+    key = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown option {key!r}.{nearest(key, cls.model_fields)} Known are {', '.join(cls.model_fields)}."
+    return f"option {key!r}: {problem['msg']}, not {str(problem['input'])[:60]!r}."

@@ -1,0 +1,70 @@
+"""The optimizer and the schedule for whoever names none.
+
+    AdamW, decay on matrices only     lr:  ╱‾‾╲      a short warm-up, then half a cosine to zero
+                                          ╱    ╲__
+
+Invariant: an optimizer that was given is used as it is; it must hold a parameter of this very model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import ConfigError, InputError
+from secateur.torch.calibration import batch_norms
+from secateur.torch.succession import succession_of
+from secateur.torch.training.config import FinetuneConfig
+
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+def optimizer_for(
+    model: nn.Module, given: torch.optim.Optimizer | MakeOptimizer | None, lr: float | None, options: FinetuneConfig
+) -> torch.optim.Optimizer:
+    """The optimizer that was given or made, or the default one. Raises ConfigError, InputError where it cannot train this."""
+    if lr is not None and not lr > 0:
+        raise ConfigError(f"lr is above 0, not {lr!r}")
+    if lr is not None and given is not None:
+        raise ConfigError("lr has no effect beside an optimizer: set it there")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise InputError("no parameter of the model requires a gradient: nothing can be trained")
+    if given is None:
+        rate = lr if lr is not None else 1e-3 if batch_norms(model) else 1e-4
+        matrices = [p for p in trained if p.dim() > 1]
+        groups = [
+            {"params": matrices, "weight_decay": options.weight_decay},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
+    made = given if isinstance(given, torch.optim.Optimizer) else given(trained)
+    held = {id(p) for group in made.param_groups for p in group["params"]}
+    was = {old for step in succession_of(model) for old in step.names()} - {id(p) for p in model.parameters()}
+    if held & was:
+        raise InputError(
+            "the optimizer holds parameters from before pruning: call remap_optimizer(optimizer, model) first"
+        )
+    if not held & {id(p) for p in trained}:
+        raise InputError("the optimizer holds no parameter of this model that requires a gradient")
+    return made
+
+
+def scheduler_for(optimizer: torch.optim.Optimizer, options: FinetuneConfig, num_steps: int) -> Any:
+    """The learning rate's course over this many steps: a warm-up, then half a cosine to zero, or constant."""
+    if callable(options.scheduler):
+        return options.scheduler(optimizer, num_steps)
+    warm = int(options.warmup * num_steps)
+    cosine = options.scheduler == "cosine"
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        share = (step - warm) / max(num_steps - warm, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(share, 1.0))) if cosine else 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,207 @@
+"""Learning from the network as it was before pruning.
+
+    batch ──┬── student ── logits, features (kept units) ──┐
+            └── teacher ── logits, features (kept units) ──┴── (1 - weight) · task + weight · KL + feature_weight · MSE
+
+The student has fewer features than the teacher. Which of the teacher's they are is known: the student's plans say what was
+kept of the axis of the weight that makes them.
+
+Invariant: the teacher is run without gradients, in evaluation mode, and is what it was before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from secateur.core.layout import kept_indices
+from secateur.errors import ConfigError, InputError, nearest
+from secateur.torch.apply import plans_of
+from secateur.torch.data import Data
+
+Features = dict[str, torch.Tensor]
+Place = (
+    tuple[int, torch.Tensor] | None
+)  # the dimension of an output that has the units, and which of the teacher's they are
+Lesson = Callable[[Any, Any, Callable[[], torch.Tensor]], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distillation:
+    """What to learn from which teacher.
+
+    ``weight`` (0 to 1) is the share of the loss that compares logits, softened by ``temperature`` (Hinton et al. 2015,
+    arXiv:1503.02531); 1 needs no labels. ``features`` names modules whose outputs are compared too, as mean square error
+    relative to the teacher's mean square, times ``feature_weight``.
+    """
+
+    teacher: nn.Module
+    temperature: float = 2.0
+    weight: float = 0.5
+    features: Sequence[str] = ()
+    feature_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.teacher, nn.Module):
+            raise ConfigError(f"the teacher is a torch.nn.Module, not {type(self.teacher).__name__}")
+        if not 0 <= self.weight <= 1:
+            raise ConfigError(f"weight is between 0 and 1, not {self.weight}")
+        if self.temperature <= 0 or self.feature_weight < 0:
+            raise ConfigError("temperature is above 0, and feature_weight at least 0")
+        if isinstance(self.features, str):
+            raise ConfigError(f'features are several names: write ["{self.features}"]')
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    """The logits in a model's output, classes last. Raises InputError where there are none."""
+    named = getattr(output, "logits", None)
+    logits = output if named is None else named
+    if not isinstance(logits, torch.Tensor) or logits.dim() < 2 or not logits.is_floating_point():
+        raise InputError(
+            "distillation compares logits: the output is neither a tensor [batch, classes, …] nor has it such .logits; "
+            "with weight=0 only features are compared"
+        )
+    return logits.movedim(1, -1) if named is None else logits
+
+
+def logit_loss(student: Any, teacher: Any, temperature: float) -> torch.Tensor:
+    """KL divergence of softened predictions, times temperature squared: its gradients then have the size of the task's."""
+    ours, theirs = logits_of(student).float(), logits_of(teacher).float()
+    if ours.shape != theirs.shape or ours.shape[-1] < 2:
+        raise InputError(
+            f"student and teacher must predict the same two or more classes: {tuple(ours.shape)}, {tuple(theirs.shape)}"
+        )
+    log_ours, log_theirs = (functional.log_softmax(z / temperature, -1).flatten(0, -2) for z in (ours, theirs))
+    return functional.kl_div(log_ours, log_theirs, reduction="batchmean", log_target=True) * temperature**2
+
+
+@contextmanager
+def lessons(model: nn.Module, distillation: Distillation, data: Data) -> Iterator[Lesson]:
+    """Yield ``lesson(output, batch, task)``: the loss with what the teacher says of the batch; ``task()`` is the loss without.
+
+    Raises InputError where the teacher is the model itself, is elsewhere, or features cannot be compared.
+    """
+    teacher = distillation.teacher
+    _check_teacher(model, teacher)
+    places = {name: place(model, teacher, name) for name in distillation.features}
+    flags = [(module, module.training) for module in teacher.modules()]
+    teacher.eval()
+    try:
+        with outputs_of(model, places) as ours, outputs_of(teacher, places) as theirs:
+
+            def lesson(output: Any, batch: Any, task: Callable[[], torch.Tensor]) -> torch.Tensor:
+                with torch.no_grad():
+                    taught = data.output(teacher, batch)
+                share = distillation.weight
+                losses = [] if share == 1 else [(1 - share) * task()]
+                if share:
+                    losses.append(share * logit_loss(output, taught, distillation.temperature))
+                if places:
+                    losses.append(distillation.feature_weight * feature_loss(ours, theirs, places))
+                return torch.stack(losses).sum()
+
+            yield lesson
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def _check_teacher(model: nn.Module, teacher: nn.Module) -> None:
+    if teacher is model:
+        raise InputError(
+            "the teacher is the model itself: keep the unpruned one with copy.deepcopy before pruning in place"
+        )
+    ours, theirs = (next((p.device for p in m.parameters()), None) for m in (model, teacher))
+    if ours != theirs:
+        raise InputError(f"the teacher is on {theirs}, the model on {ours}: move the teacher")
+
+
+@contextmanager
+def outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[Features]:
+    """What these modules return in the latest forward pass, by name."""
+    seen: Features = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            found = output[0] if isinstance(output, (tuple, list)) else output
+            if not isinstance(found, torch.Tensor):
+                raise InputError(f"features of {name}: it returns {type(found).__name__}, not a tensor")
+            seen[name] = found
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def place(model: nn.Module, teacher: nn.Module, name: str) -> Place:
+    """Which of the teacher's units the output of a module still has: (dimension, indices), or None for all of them.
+
+    Raises InputError for an unknown module, or one that has no bias or weight to tell its units by.
+    """
+    for which, network in (("student", model), ("teacher", teacher)):
+        known = [path for path, _ in network.named_modules()]
+        if name not in known:
+            raise InputError(f"features: the {which} has no module {name!r}.{nearest(name, known)}")
+    module = model.get_submodule(name)
+    found = _output_axis(module)
+    if found is None:
+        return None
+    tensor, axis = f"{name}.{found[0]}", found[1]
+    size = teacher.get_parameter(tensor).shape[axis]
+    indices = np.arange(size)
+    for plan in plans_of(model)[len(plans_of(teacher)) :]:
+        if tensor not in plan.layouts:
+            continue
+        made_of = plan.layouts[tensor][axis]
+        if made_of.size != len(indices):
+            raise InputError(f"features of {name}: the teacher has {size} units, the plan was made for {made_of.size}")
+        indices = indices[kept_indices(made_of, plan.arrays())]
+    return (1 if isinstance(module, _CHANNELS_FIRST) else -1), torch.from_numpy(indices)
+
+
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_ROWS_ARE_OUTPUTS = (nn.Linear, nn.modules.conv._ConvNd, nn.LayerNorm, nn.RMSNorm)
+
+
+def _output_axis(module: nn.Module) -> tuple[str, int] | None:
+    """The parameter and axis that the output's units go with: a bias always does."""
+    bias, weight = getattr(module, "bias", None), getattr(module, "weight", None)
+    if isinstance(bias, nn.Parameter) and bias.dim() == 1:
+        return "bias", 0
+    if (
+        isinstance(weight, nn.Parameter)
+        and isinstance(module, _ROWS_ARE_OUTPUTS)
+        and not getattr(module, "transposed", False)
+    ):
+        return "weight", 0
+    return ("weight", 1) if isinstance(module, nn.Embedding) else None
+
+
+def feature_loss(student: Features, teacher: Features, places: Mapping[str, Place]) -> torch.Tensor:
+    """Mean over the named modules of the mean square error relative to the teacher's mean square, on kept units."""
+    losses = []
+    for name, kept in places.items():
+        if name not in student or name not in teacher:
+            raise InputError(f"features of {name}: the module was not run")
+        ours, theirs = student[name].float(), teacher[name].float()
+        if kept is not None:
+            theirs = theirs.index_select(kept[0], kept[1].to(theirs.device))
+        if theirs.shape != ours.shape:
+            raise InputError(
+                f"features of {name}: {tuple(ours.shape)} cannot be compared with the teacher's {tuple(theirs.shape)}; "
+                "name a convolution, linear or normalisation module, whose plan says which units were kept"
+            )
+        losses.append(functional.mse_loss(ours, theirs) / theirs.square().mean().clamp_min(1e-12))
+    return torch.stack(losses).mean()

@@ -1,0 +1,230 @@
+"""`finetune`: training after pruning, for people without a loop of their own.
+
+    score ──► [ epoch: forward ─ loss ─ backward ─ clip ─ step ] ──► score ──► keep the best ──► … ──► the best is put back
+
+Under DDP every rank trains on its own batches; gradients, losses, scores and batch-norm statistics are averaged, so that all
+ranks decide alike and end with the same network.
+
+Invariant: the model ends with the best weights seen, or, after an error, with those it came with; flags and hooks as before.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import ConfigError, InputError, SecateurError
+from secateur.torch.calibration import Collect, batch_norms, first_of
+from secateur.torch.data import Data, Loss
+from secateur.torch.distributed import active, agree, rank, reduce_sum, unwrapped, world_size
+from secateur.torch.progress import Tell, progress
+from secateur.torch.training.config import FinetuneConfig
+from secateur.torch.training.defaults import MakeOptimizer, optimizer_for, scheduler_for
+from secateur.torch.training.distillation import Distillation, Lesson, lessons
+from secateur.torch.training.guard import copied, device_of, flags_kept, put_back, rates_kept, restored_on_error, seeded
+
+Score = Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneResult:
+    """What `finetune` did: the mean loss and (with a ``score_func``) the score of each epoch.
+
+    ``score_before`` is the score the model came with; ``best_epoch`` counts from 1, 0 is the model as it came.
+    """
+
+    losses: tuple[float, ...]
+    scores: tuple[float, ...]
+    score_before: float | None
+    best_epoch: int
+    seconds: float = field(compare=False)
+
+    def __str__(self) -> str:
+        told = f"{len(self.losses)} epochs, loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}"
+        if self.score_before is not None:
+            best = (self.score_before, *self.scores)[self.best_epoch]
+            told += f", score {self.score_before:.4g} -> {best:.4g} (epoch {self.best_epoch})"
+        return f"{told}, {self.seconds:.1f} s"
+
+
+def finetune(
+    model: nn.Module,
+    data_loader: Iterable[Any],
+    *,
+    epochs: int = 3,
+    lr: float | None = None,
+    optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
+    score_func: Score | None = None,
+    collect_func: Collect = first_of,
+    loss_func: Loss | None = None,
+    teacher: nn.Module | Distillation | None = None,
+    config: Mapping[str, Any] | FinetuneConfig | None = None,
+) -> FinetuneResult:
+    """Train a model in place and leave the best of it.
+
+    ``lr`` is that of the default optimizer, AdamW: 1e-3 for models with batch norm and 1e-4 for others; or give an
+    ``optimizer``, or a function of the parameters that makes one. ``score_func(model)`` (higher is better) is asked before
+    and after each epoch. ``collect_func`` says what of a batch the model takes, ``loss_func(output, batch)`` gives the loss;
+    by default it is the output's own, or cross entropy with the labels. ``teacher`` is the unpruned model, to learn its
+    logits, or a `Distillation`. ``config`` holds the options of `FinetuneConfig`.
+
+    Raises InputError and ConfigError for what cannot be used, SecateurError where the loss stops being finite. The model
+    (and an optimizer that was given) is then as it was.
+    """
+    options = FinetuneConfig.read(config)
+    _check(epochs, score_func, options)
+    network = unwrapped(model)
+    with ExitStack() as stack:
+        stack.enter_context(seeded(options.seed + rank(), device_of(network)))
+        data = Data(loader=data_loader, collect=collect_func, num_batches=sys.maxsize, loss=loss_func)
+        used = optimizer_for(network, optimizer, lr, options)
+        for guard in (restored_on_error(network, used), flags_kept(network), rates_kept(used)):
+            stack.enter_context(guard)
+        lesson = None
+        if teacher is not None:
+            wish = teacher if isinstance(teacher, Distillation) else Distillation(teacher=teacher)
+            lesson = stack.enter_context(lessons(network, wish, data))
+        run = _Run(model=model, data=data, optimizer=used, options=options, epochs=epochs, score_func=score_func)
+        return run(lesson, stack.enter_context(progress("finetune")))
+
+
+class _Run:
+    """One fine-tuning. State, because optimizer, scheduler and scaler go through all steps together."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        data: Data,
+        optimizer: torch.optim.Optimizer,
+        options: FinetuneConfig,
+        epochs: int,
+        score_func: Score | None,
+    ) -> None:
+        self.network, self.data, self.optimizer, self.options = unwrapped(model), data, optimizer, options
+        self.epochs, self.score_func = epochs, score_func
+        self.device = device_of(self.network)
+        self.model = _parallel(model, self.device)
+        self.dtype = options.autocast_dtype(self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+        self.per_epoch = len(data.loader) if hasattr(data.loader, "__len__") else None  # type: ignore[arg-type]
+        agree("the number of batches", str(self.per_epoch))
+
+    def __call__(self, lesson: Lesson | None, tell: Tell) -> FinetuneResult:
+        started = time.perf_counter()
+        self.scheduler = scheduler_for(self.optimizer, self.options, self.epochs * (self.per_epoch or 1))
+        before = self._score()
+        losses: list[float] = []
+        scores: list[float] = []
+        best = (before, 0, copied(self.network)) if before is not None else None
+        for epoch in range(self.epochs):
+            losses.append(self._epoch(epoch, lesson, tell))
+            score = self._score()
+            if score is None or best is None:
+                continue
+            scores.append(score)
+            if score > best[0]:
+                best = (score, epoch + 1, copied(self.network))
+            elif self.options.patience and epoch + 1 - best[1] >= self.options.patience:
+                break
+        if best is not None:
+            put_back(self.network, best[2])
+        return FinetuneResult(
+            losses=tuple(losses),
+            scores=tuple(scores),
+            score_before=before,
+            best_epoch=best[1] if best is not None else len(losses),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _epoch(self, epoch: int, lesson: Lesson | None, tell: Tell) -> float:
+        """Train on every batch once; the mean loss over all ranks."""
+        self.model.train()
+        sampler = getattr(self.data.loader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        sums = torch.zeros(2, dtype=torch.float64)
+        total = torch.zeros((), device=self.device)
+        for number, batch in enumerate(self.data.batches(self.network)):
+            total += self._step(batch, lesson)
+            sums[1] += 1
+            tell((epoch + number / (self.per_epoch or number + 1)) / self.epochs, f"epoch {epoch + 1} of {self.epochs}")
+        if self.per_epoch is None:
+            self.scheduler.step()
+        sums[0] = total.double().cpu()
+        reduce_sum([sums])
+        loss = float(sums[0] / sums[1])
+        if not math.isfinite(loss):
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise SecateurError(
+                f"the loss of epoch {epoch + 1} is {loss}: lower the learning rate (now {rate:.1e}). "
+                "The model is as it was before fine-tuning."
+            )
+        _average_statistics(self.network)
+        return loss
+
+    def _step(self, batch: Any, lesson: Lesson | None) -> torch.Tensor:
+        """One step of the optimizer; the loss, detached."""
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            output = self.data.output(self.model, batch)
+            task = partial(self.data.loss_of, output, batch)  # asked for only where the lesson wants it
+            loss = task() if lesson is None else lesson(output, batch, task)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.options.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            held = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(held, self.options.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.per_epoch is not None:
+            self.scheduler.step()
+        return loss.detach().float()
+
+    def _score(self) -> float | None:
+        """What ``score_func`` says, averaged over ranks, so that all of them decide alike."""
+        if self.score_func is None:
+            return None
+        self.network.eval()
+        with torch.no_grad():
+            score = self.score_func(self.network)
+        try:
+            mean = torch.tensor([float(score)], dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"score_func gives a number, not {type(score).__name__}") from None
+        reduce_sum([mean])
+        if not math.isfinite(float(mean)):
+            raise InputError(f"score_func gave {float(score)}; a score is a finite number, higher is better")
+        return float(mean) / world_size()
+
+
+def _check(epochs: int, score_func: Score | None, options: FinetuneConfig) -> None:
+    if type(epochs) is not int or epochs < 1:
+        raise ConfigError(f"epochs is a whole number from 1, not {epochs!r}")
+    if options.patience is not None and score_func is None:
+        raise ConfigError("patience has no effect without a score_func")
+
+
+def _parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model as each rank trains it: its gradients are averaged."""
+    if not active() or isinstance(model, nn.parallel.DistributedDataParallel):
+        return model
+    return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _average_statistics(model: nn.Module) -> None:
+    if not active():
+        return
+    for norm in batch_norms(model):
+        for statistic in (norm.running_mean, norm.running_var):
+            reduce_sum([statistic])
+            statistic /= world_size()
