@@ -158,10 +158,10 @@ def best_of(job: Job, target: float, makers: dict[str, Callable[[float], nn.Modu
     for name, narrowed in makers.items():
         try:
             model = meet(job, target, narrowed)
+            score = job.fair_score(model)
         except Exception as error:
             print(f"{name}, {target:.0%}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
-        score = job.fair_score(model)
         clock.evaluations += 1
         print(f"{name}, {target:.0%}: {job.share(model):.3f} {score:.1f}", file=sys.stderr)
         if best is None or score > best[0]:

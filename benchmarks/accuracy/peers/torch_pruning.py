@@ -53,6 +53,10 @@ def _maker(job: Job, setting: str) -> Callable[[float], nn.Module]:
         )
         pruner.step()
         model.zero_grad()
+        for module in model.modules():
+            if hasattr(module, "attention_head_size"):  # which the tool leaves to its user
+                module.all_head_size = module.query.out_features
+                module.num_attention_heads = module.all_head_size // module.attention_head_size
         return model.eval()
 
     return narrowed

@@ -9,7 +9,7 @@ Invariant: every user of data sees the same batches in the same order, moved to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from secateur.errors import InputError
 from secateur.torch.calibration import Collect, call, first_of, to_device
+from secateur.torch.example import Example
 
 Loss = Callable[[Any, Any], torch.Tensor]
 
@@ -76,6 +77,18 @@ class Data:
             yield to_device(batch, device)
         if empty:
             raise InputError("the data loader gave no batch")
+
+    def limited(self, model: nn.Module, samples: int) -> Data:
+        """The same data up to the batch that completes so many samples, kept in memory."""
+        from secateur.torch.criteria.samples import batch_size
+
+        seen, kept = 0, []
+        for batch in self.batches(model):
+            kept.append(batch)
+            seen += batch_size(Example.of(model, self.collect(batch)))
+            if seen >= samples:
+                break
+        return replace(self, loader=kept)
 
     def output(self, model: nn.Module, batch: Any) -> Any:
         """Run the model on one batch."""

@@ -4,7 +4,7 @@
 
 So the contraction can be fitted to what the *sum* should be, and a block gives back what all blocks before it lost.
 
-Invariant: `replay` on the same output gives the same result as the network did.
+Invariant: a chain that anything else has read is left alone: its output is out in the world.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Chain:
     place: str
     site: Site
     steps: list[Step] = field(default_factory=list)
+    read: bool = False  # something else has used the output: it cannot be changed any more
 
 
 def chain_of(tensor: Any) -> Chain | None:
@@ -40,6 +41,14 @@ def link(tensor: torch.Tensor, chain: Chain | None) -> torch.Tensor:
     if chain is not None:
         tensor._secateur_chain = chain  # type: ignore[attr-defined]
     return tensor
+
+
+def used(value: Any) -> None:
+    """Note that something has used this tensor, or the tensors in this list, as they are."""
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        chain = chain_of(item)
+        if chain is not None:
+            chain.read = True
 
 
 SUMS = {

@@ -6,7 +6,7 @@
 The closed form is that of channel pruning by reconstruction (He et al., ICCV 2017, arXiv 1707.06168), with inputs from the
 narrowed network (so errors do not add up), ridge towards the weights that are there, and sums as targets.
 
-Memory: ``rows`` rows of every contraction's output, and while fitting the live activations of all batches at one layer.
+Memory: some thousand rows of every contraction's output, and while fitting the live activations of all batches at one layer.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -25,16 +24,14 @@ from secateur.core.plan import Plan
 from secateur.torch.compensation.decisions import Decisions
 from secateur.torch.compensation.lockstep import Lockstep
 from secateur.torch.compensation.passes import Place, Recorder, Refitter
-from secateur.torch.criteria.samples import batch_size
 from secateur.torch.data import Data
-from secateur.torch.example import Example
 from secateur.torch.taps import taps, watching
 from secateur.torch.untouched import visible_functions
 
 Method = Literal["bias", "least_squares"]
 
-_ROWS = 8192
-_ROWS_PER_INPUT = 8  # a fit of D inputs wants this many times D rows
+_ROWS_PER_INPUT = 32  # a fit of D inputs looks at this many times D rows, within these bounds
+_LEAST_ROWS, _MOST_ROWS = 2048, 16384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +56,19 @@ class Compensator:
         method: Method = "least_squares",
         ridge: float = 1e-3,
         samples: int = 1024,
-        rows: int = _ROWS,
     ) -> None:
         self.data, self.method, self.ridge = data, method, ridge
-        self.batches = tuple(_at_most(samples, model, data))
+        self.batches = tuple(data.limited(model, samples).loader)
         self.places: dict[str, Place] = {}
         self.order: tuple[str, ...] = ()
         self.looked_up: frozenset[str] = frozenset()
         self.kept: dict[str, torch.Tensor] = {}
-        self._record(model, rows)
+        self._record(model)
 
-    def _record(self, model: nn.Module, rows: int) -> None:
+    def _record(self, model: nn.Module) -> None:
         def limit(inputs: int) -> int:
-            return -(-max(rows, _ROWS_PER_INPUT * inputs) // len(self.batches))
+            rows = min(max(_ROWS_PER_INPUT * inputs, _LEAST_ROWS), _MOST_ROWS)
+            return -(-max(rows, 2 * inputs) // len(self.batches))
 
         with torch.no_grad(), evaluating(model):
             for number, batch in enumerate(self.batches):
@@ -96,7 +93,7 @@ class Compensator:
         return Compensation(refitted=tuple(sorted(decisions.refitted)), left=decisions.left)
 
     def _pass(self, model: nn.Module, lockstep: Lockstep, number: int) -> None:
-        refitter = Refitter(model, number, self.places, lockstep.meet)
+        refitter = Refitter(model, number, self.places, lockstep.meet, sums=self.method == "least_squares")
         with torch.no_grad(), watching(model, refitter):
             self.data.output(model, self.batches[number])
 
@@ -120,15 +117,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
-
-
-def _at_most(samples: int, model: nn.Module, data: Data) -> Iterator[Any]:
-    """Batches, as long as those before them hold fewer samples than this."""
-    seen = 0
-
-    def room(batch: Any) -> bool:
-        nonlocal seen
-        before, seen = seen, seen + batch_size(Example.of(model, data.collect(batch)))
-        return before < samples
-
-    return takewhile(room, data.batches(model))

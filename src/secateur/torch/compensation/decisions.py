@@ -77,6 +77,8 @@ class Decisions:
         if some.place is not None and some.args[1] is not None:
             self._affine[some.place] = (some.args[1].detach().float(), some.args[2].detach().float())
         counts = [m.count for m in all_of_them]
+        if not any(counts):
+            return False  # measured when the sum has been decided
         first = torch.stack([m.mean.double() * n for m, n in zip(all_of_them, counts, strict=True)]).sum(0)
         second = torch.stack([(m.variance + m.mean**2).double() * n for m, n in zip(all_of_them, counts, strict=True)])
         total = first.new_tensor(sum(counts))

@@ -27,6 +27,7 @@ from secateur.torch.compensation.chain import (
     Chain,
     chain_of,
     link,
+    used,
 )
 from secateur.torch.compensation.rows import input_rows, num_inputs, output_rows, positions
 from secateur.torch.taps import Site
@@ -63,6 +64,7 @@ class Watcher:
 
     def before(self, site: Site) -> torch.Tensor:
         """Number the visit."""
+        used(site.x)
         self._place = self._visit(site.name)
         return site.x
 
@@ -83,6 +85,9 @@ class Watcher:
             return link(out, chain_of(args[0]))
         if func in SCALES and len(args) > 1 and isinstance(out, torch.Tensor):
             return self._scaled(func, args, out)
+        if isinstance(out, (torch.Tensor, list, tuple)):
+            for value in (*args, *kwargs.values()):
+                used(value)
         return out
 
     # -- what the two kinds do differently -------------------------------------------------------------------------
@@ -123,12 +128,14 @@ class Watcher:
             if chain is not None and id(factor) in self.parameters and out.shape == own.shape:
                 chain.steps.append(lambda y, by=factor: func(y, by))
                 return link(out, chain)
+        used(args[:2])
         return out
 
     def _summed(self, func: Any, args: tuple[Any, ...]) -> Any:
         a, b = args[:2]
         ends = [(chain_of(a), b), (chain_of(b), a)]
-        fit = [(chain, other) for chain, other in ends if chain is not None and isinstance(other, torch.Tensor)]
+        fit = [(c, other) for c, other in ends if c is not None and not c.read and isinstance(other, torch.Tensor)]
+        used(args[:2])
         if not fit or a.shape != b.shape:
             return func(*args)
         chain, other = max(fit, key=lambda end: num_inputs(end[0].site))
@@ -172,11 +179,13 @@ Meet = Callable[[int, str, Any], Any]  # (pass, place, what it brings) -> what w
 
 
 class Refitter(Watcher):
-    """Waits at every place for what is decided there."""
+    """Waits at every place for what is decided there; ``sums`` are places, too."""
 
-    def __init__(self, model: nn.Module, number: int, places: dict[str, Place], meet: Meet) -> None:
+    def __init__(
+        self, model: nn.Module, number: int, places: dict[str, Place], meet: Meet, *, sums: bool = True
+    ) -> None:
         super().__init__(model, number, places)
-        self.meet = meet
+        self.meet, self.sums = meet, sums
 
     def before(self, site: Site) -> torch.Tensor:
         super().before(site)
@@ -187,23 +196,29 @@ class Refitter(Watcher):
         return site.x
 
     def norm(self, name: str, chain: Chain | None, args: tuple[Any, ...]) -> None:
+        if chain is not None and self._waits_for_sum(chain):
+            self.meet(self.number, name, Moments(args, chain.place, 0, args[3], args[4]))
+            return
         x = args[0].float()
         variance, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
         place = None if chain is None else chain.place
         self.meet(self.number, name, Moments(args, place, x.numel() // x.shape[1], mean, variance))
 
     def sum(self, chain: Chain, other: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        place = self.places.get(chain.place)
-        if place is None or self.number not in place.sums:
+        if not self._waits_for_sum(chain):
             return out
-        rows = output_rows(other, chain.site, place.at[self.number])
-        if not self.meet(self.number, chain.place + "+", rows):
-            return out
+        rows = output_rows(other, chain.site, self.places[chain.place].at[self.number])
+        self.meet(self.number, chain.place + "+", rows)
         assert chain.site.again is not None
         y = chain.site.again()
         for step in chain.steps:
             y = step(y)
         return y + other
+
+    def _waits_for_sum(self, chain: Chain) -> bool:
+        """Whether the contraction is fitted only where its output is added, and what comes between runs again then."""
+        place = self.places.get(chain.place)
+        return self.sums and place is not None and self.number in place.sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,30 +31,32 @@ def refit(
 ) -> Fit | None:
     """The weights that turn inputs into targets best, near the given ones. None where these are right already."""
     x, start = inputs_RGD.float().transpose(0, 1), weight_GOD.float().mT
-    off = targets_RGO.float().transpose(0, 1) - x @ start
+    off = targets_RGO.float().transpose(0, 1) - x @ start  # of the rows, not of their moments: these would cancel
     if _is_nothing(off, targets_RGO):
         return None
-    mean_x, mean_off = _means(x, off) if intercept else (torch.zeros_like(x[:, :1]), torch.zeros_like(off[:, :1]))
-    x, off = x - mean_x, off - mean_off
+    mean_x, mean_off = torch.zeros_like(x[:, :1]), torch.zeros_like(off[:, :1])
+    if intercept:
+        mean_x, mean_off = _means(x, off)
+        x, off = x - mean_x, off - mean_off
     gram, cross = (x.mT @ x).double(), (x.mT @ off).double()
     reduce_sum([gram, cross])
     diagonal = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
     gram.diagonal(dim1=1, dim2=2).add_(ridge * diagonal[:, None])
     change = torch.cholesky_solve(cross, torch.linalg.cholesky(gram)).float()
-    return Fit((start + change).mT, (mean_off - mean_x @ change).squeeze(1))
+    shift = mean_off - mean_x @ change
+    return Fit((start + change).mT, shift.squeeze(1))
 
 
 def shift_only(inputs_RGD: torch.Tensor, targets_RGO: torch.Tensor, weight_GOD: torch.Tensor) -> Fit:
     """The same weights, and what the outputs are off by on average."""
-    x = inputs_RGD.float().transpose(0, 1)
-    off = targets_RGO.float().transpose(0, 1) - x @ weight_GOD.float().mT
-    return Fit(weight_GOD, _means(off)[0].squeeze(1))
+    mean_x, mean_y = _means(inputs_RGD.float().transpose(0, 1), targets_RGO.float().transpose(0, 1))
+    return Fit(weight_GOD, (mean_y - mean_x @ weight_GOD.float().mT).squeeze(1))
 
 
 def _means(*rows_GRC: torch.Tensor) -> list[torch.Tensor]:
     """The mean over the rows of all processes."""
-    count = rows_GRC[0].new_tensor(rows_GRC[0].shape[1], dtype=torch.float64)
     sums = [rows.sum(1, keepdim=True, dtype=torch.float64) for rows in rows_GRC]
+    count = sums[0].new_tensor(rows_GRC[0].shape[1])
     reduce_sum([count, *sums])
     return [(total / count).float() for total in sums]
 

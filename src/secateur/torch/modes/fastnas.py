@@ -41,7 +41,9 @@ class FastNAS(Mode):
     """Options of the fastnas mode.
 
     ``score_func(model)`` gives a number, higher is better; each candidate is given in evaluation mode, without gradients.
-    Batch norm is measured again for each on ``num_batches`` (or ``max_iter_data_loader``) of the ``data_loader``.
+    Batch norm is measured again for each on ``num_batches`` (or ``max_iter_data_loader``) of the ``data_loader``, or on
+    fewer that hold ``batch_norm_samples``. What a candidate computes as the whole network does is computed once (``reuse``;
+    give ``reuse=False`` if ``score_func`` measures time).
     ``checkpoint`` is a folder or file for the journal: a search that was interrupted goes on there, and one with other
     constraints, limits or ``max_evaluations`` uses what is there. ``most_points`` counts of a width are measured, evenly
     spaced with the smallest, and lines drawn between; ``max_evaluations`` (that of the whole network comes on top) are
@@ -54,6 +56,8 @@ class FastNAS(Mode):
     checkpoint: str | Path | None = None
     max_evaluations: int | None = Field(default=None, ge=1)
     most_points: int = Field(default=8, ge=1)
+    batch_norm_samples: int = Field(default=512, ge=1)
+    reuse: bool = True
     criterion: Any = "l1"
     objective: Objective = "largest"
     seed: int = 0
@@ -71,7 +75,9 @@ class FastNAS(Mode):
         task.tell(0.0, "ranking units")
         with seeded(self.seed):
             ranked = Ranked.of(task, self, make(self.criterion, task.data))
-        scorer = Scorer(task.model, task.data, self.score_func, self.seed)
+        scorer = Scorer(
+            task.model, task.data, self.score_func, self.seed, samples=self.batch_norm_samples, reuse=self.reuse
+        )
         with Journal.open(self._journal(task), self._header(task, ranked), may_differ={"constraints"}) as journal:
             analysis = _Analysis(task, ranked, scorer, journal)
             survey, drops = analysis.run(self.most_points, self.max_evaluations)
@@ -100,6 +106,7 @@ class FastNAS(Mode):
             "criterion": ranked.made_by,
             "data": digest_of_data(task.data, self.seed),
             "num_batches": self.num_batches,
+            "batch_norm_samples": self.batch_norm_samples,
             "score_func": getattr(self.score_func, "__qualname__", type(self.score_func).__qualname__),
             "seed": self.seed,
             "constraints": task.budget.to_json(),

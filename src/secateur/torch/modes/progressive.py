@@ -38,7 +38,8 @@ class Progressive(Mode):
 
     def search(self, task: Task) -> Plan:
         """One round: score what is there now, and allocate."""
-        criterion = make(self.criterion, task.data)
+        data = None if task.data is None else task.data.limited(task.model, self.calibration_samples)
+        criterion = make(self.criterion, data)
         task.tell(0.2, f"round {task.step + 1}: scoring with {criterion.name}")
         return plan(
             task.graph,

@@ -13,7 +13,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.core.plan import Plan
 from secateur.errors import InputError
-from secateur.torch.calibration import batch_norms
+from secateur.torch.calibration import batch_norms, reestimate_batch_norm
 from secateur.torch.data import Data
+from secateur.torch.replay import Replay
 from secateur.torch.subnet import subnet
 from secateur.torch.untouched import named_tensors
 
@@ -32,12 +33,22 @@ MOST_BYTES = 2**30  # of calibration batches that stay on the device; more are r
 
 
 class Scorer:
-    """Scores plans of one model. Its state is the batches for batch norm, read once and kept on the device."""
+    """Scores plans of one model. Its state is the batches for batch norm, read once, and what candidates share."""
 
-    def __init__(self, model: nn.Module, data: Data | None, score_func: Callable[..., Any], seed: int) -> None:
-        self._model, self._score_func, self._seed = model, score_func, seed
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data | None,
+        score_func: Callable[..., Any],
+        seed: int,
+        *,
+        samples: int | None = None,
+        reuse: bool = True,
+    ) -> None:
+        self._model, self._score_func, self._seed, self._samples = model, score_func, seed, samples
         self._data = data if batch_norms(model) else None
         self._batches: Iterable[Any] | None = None
+        self._phase: Callable[[str], AbstractContextManager[None]] = Replay().phase if reuse else nullcontext
         if data is None and batch_norms(model):
             warnings.warn(
                 "no data: candidates are scored with the batch-norm statistics of the whole network. Give a data_loader",
@@ -46,39 +57,53 @@ class Scorer:
 
     def __call__(self, plan: Plan, what: str) -> float:
         """The score of a plan, without gradients. Raises InputError where ``score_func`` gives no finite number."""
-        with seeded(self._seed), subnet(self._model, plan, **self._calibration()) as model, torch.no_grad():
+        with seeded(self._seed), subnet(self._model, plan) as model, torch.no_grad():
+            self._measure_batch_norm(model)
             _seed_all(self._seed)
             model.eval()
-            return _number(self._score_func(model), what)
+            with self._phase("score"):
+                return _number(self._score_func(model), what)
 
-    def _calibration(self) -> dict[str, Any]:
+    def _measure_batch_norm(self, model: nn.Module) -> None:
         if self._data is None:
-            return {}
+            return
         if self._batches is None:
-            self._batches = _kept(self._data, self._model)
-        return {"data_loader": self._batches, "num_batches": self._data.num_batches, "collect_func": _itself}
+            self._batches = _kept(self._data, self._model, self._samples)
+        with self._phase("batch norm"):
+            reestimate_batch_norm(model, self._batches, num_batches=self._data.num_batches, collect_func=_itself)
 
 
 class _Read:
-    """What the model takes of each batch, read from the loader each time."""
+    """What the model takes of each batch, read from the loader each time; no more batches than hold so many samples."""
 
-    def __init__(self, data: Data, model: nn.Module) -> None:
-        self._data, self._model = data, model
+    def __init__(self, data: Data, model: nn.Module, samples: int | None) -> None:
+        self._data, self._model, self._samples = data, model, samples
 
     def __iter__(self) -> Iterator[Any]:
-        return (self._data.collect(batch) for batch in self._data.batches(self._model))
+        seen = 0
+        for batch in self._data.batches(self._model):
+            given = self._data.collect(batch)
+            yield given
+            seen += _num_samples(given)
+            if self._samples is not None and seen >= self._samples:
+                return
 
 
-def _kept(data: Data, model: nn.Module) -> Iterable[Any]:
+def _kept(data: Data, model: nn.Module, samples: int | None) -> Iterable[Any]:
     """The batches in a list if that is small enough."""
     found: list[Any] = []
     size = 0
-    for given in _Read(data, model):
-        size += sum(t.numel() * t.element_size() for t in tree_leaves(given) if isinstance(t, torch.Tensor))
+    for given in _Read(data, model, samples):
+        size += sum(t.nbytes for t in tree_leaves(given) if isinstance(t, torch.Tensor))
         if size > MOST_BYTES:
-            return _Read(data, model)
+            return _Read(data, model, samples)
         found.append(given)
     return found
+
+
+def _num_samples(given: Any) -> int:
+    """The length of the first tensor."""
+    return next((len(t) for t in tree_leaves(given) if isinstance(t, torch.Tensor) and t.dim()), 1)
 
 
 @contextmanager

@@ -1,0 +1,188 @@
+"""What a candidate shares with the whole network is computed once.
+
+    whole       conv1 ── bn1 ── relu ── conv2 ── …        each call's inputs and output are recorded
+    candidate   conv1 ── bn1 ── relu ── conv2' ── …       the same function of the same numbers: the recorded output
+
+Candidates that narrow one width are the whole network up to there. Only pure functions of tensors are replayed; the code
+of the model, its hooks and its randomness run as ever.
+
+Invariant: a result is replayed only where function, options, weights and the numbers of every input are those recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _len_torch_dispatch_stack
+
+MOST_BYTES = 2**30  # of recorded results
+
+Function = Callable[..., Any]
+
+_PURE: frozenset[Function] = frozenset(
+    {
+        *(torch.conv1d, torch.conv2d, torch.conv3d),
+        *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+        *(F.linear, torch.matmul, torch.Tensor.matmul, torch.bmm, torch.Tensor.bmm),
+        *(F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm),
+        *(F.relu, torch.relu, F.relu6, F.hardtanh, F.leaky_relu, F.gelu, F.silu, F.hardswish, F.hardsigmoid),
+        *(torch.sigmoid, torch.Tensor.sigmoid, F.sigmoid),
+        *(torch.add, torch.Tensor.add, torch.mul, torch.Tensor.mul),
+        *(torch.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A tensor as it was: ``version`` tells whether it was written into since."""
+
+    tensor: torch.Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Seen:
+        return cls(tensor.detach(), tensor._version)  # detached: assigning to .data does not reach it
+
+    @property
+    def unchanged(self) -> bool:
+        return self.tensor._version == self.version
+
+    def equals(self, tensor: torch.Tensor) -> bool:
+        """Whether these are the same numbers laid out in the same way."""
+        mine = self.tensor
+        alike = (
+            tensor.shape == mine.shape
+            and tensor.dtype is mine.dtype
+            and tensor.device == mine.device
+            and tensor.stride() == mine.stride()
+        )
+        return alike and self.unchanged and (tensor.data_ptr() == mine.data_ptr() or torch.equal(tensor, mine))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call: tensors among its arguments as `_Seen`, and the running statistics that it leaves behind."""
+
+    function: Function
+    given: tuple[Any, ...]
+    output: _Seen
+    statistics: tuple[torch.Tensor, ...]
+
+    @property
+    def is_intact(self) -> bool:
+        return self.output.unchanged and all(not isinstance(e, _Seen) or e.unchanged for e in self.given)
+
+    def matches(self, function: Function, given: Sequence[Any]) -> bool:
+        if function is not self.function or len(given) != len(self.given):
+            return False
+        return all(
+            isinstance(now, torch.Tensor) and then.equals(now)
+            if isinstance(then, _Seen)
+            else type(now) is type(then) and now == then
+            for then, now in zip(self.given, given, strict=True)
+        )
+
+
+class Replay(TorchFunctionMode):
+    """Results by their place in an evaluation. The first pass through a phase records, later ones replay."""
+
+    def __init__(self, most_bytes: int | None = None) -> None:
+        super().__init__()
+        self.hits = 0
+        self._room = MOST_BYTES if most_bytes is None else most_bytes
+        self._calls: dict[tuple[str, int], _Call] = {}
+        self._storages: set[int] = set()  # of recorded outputs, which are kept alive by their records
+        self._begun: set[str] = set()
+        self._phase, self._place, self._records = "", 0, False
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """A part of every evaluation that makes about the same calls each time."""
+        self._phase, self._place, self._records = name, 0, name not in self._begun
+        self._begun.add(name)
+        with self:
+            yield
+        if self._records:
+            self._calls = {place: call for place, call in self._calls.items() if call.is_intact}
+            self._storages = {call.output.tensor.untyped_storage().data_ptr() for call in self._calls.values()}
+
+    def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _PURE or not _is_pure(args, kwargs):
+            return func(*args, **kwargs)
+        if not torch.is_inference_mode_enabled():
+            return self._one(func, args, kwargs)
+        with torch.inference_mode(False), torch.no_grad():  # inference tensors do not tell whether they were written into
+            return self._one(func, args, kwargs)
+
+    def _one(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place = (self._phase, self._place)
+        self._place += 1
+        written = _statistics(function, args, kwargs)
+        given = (*args, *kwargs, *kwargs.values(), *_autocast(args[0].device.type))
+        call = self._calls.get(place)
+        if call is not None and call.output.unchanged and call.matches(function, given):
+            self.hits += 1
+            for now, after in zip(written, call.statistics, strict=True):
+                now.copy_(after)
+            return call.output.tensor
+        seen = self._seen(given) if self._records and self._room > 0 else None
+        output = function(*args, **kwargs)
+        if seen is not None and type(output) is torch.Tensor:
+            self._calls[place] = _Call(function, seen, _Seen.of(output), tuple(t.clone() for t in written))
+            self._storages.add(output.untyped_storage().data_ptr())
+            self._room -= output.nbytes
+        return output
+
+    def _seen(self, given: Sequence[Any]) -> tuple[Any, ...]:
+        """Weights and recorded results by reference, anything else as a copy: who owns it may write into it unseen."""
+
+        def one(entry: Any) -> Any:
+            if not isinstance(entry, torch.Tensor):
+                return entry
+            if isinstance(entry, nn.Parameter) or entry.untyped_storage().data_ptr() in self._storages:
+                return _Seen.of(entry)
+            self._room -= entry.nbytes
+            return _Seen.of(entry.clone(memory_format=torch.preserve_format))
+
+        return tuple(map(one, given))
+
+
+def _is_pure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether nothing but the numbers counts: no gradients, no trace or counter that looks on, nothing written."""
+    if torch.is_grad_enabled() or torch._C._get_tracing_state() is not None or _len_torch_dispatch_stack():
+        return False
+    if not args or kwargs.get("inplace") or kwargs.get("out") is not None:
+        return False
+    tensors = [e for e in (*args, *kwargs.values()) if isinstance(e, torch.Tensor)]
+    return isinstance(args[0], torch.Tensor) and all(map(_is_plain, tensors))
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    if isinstance(tensor, nn.Parameter):
+        return type(tensor) is nn.Parameter and not tensor.is_inference()
+    return (
+        type(tensor) is torch.Tensor
+        and tensor.layout is torch.strided
+        and tensor.device.type != "meta"
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # type: ignore[attr-defined]
+    )
+
+
+def _statistics(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """The running statistics that a call writes."""
+    if function is not F.batch_norm or not kwargs.get("training"):
+        return ()
+    return tuple(t for t in args[1:3] if t is not None)
+
+
+def _autocast(device: str) -> tuple[Any, ...]:
+    return (torch.get_autocast_dtype(device),) if torch.is_autocast_enabled(device) else (None,)
