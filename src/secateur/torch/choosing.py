@@ -1,6 +1,6 @@
 """From a criterion and a rule for counts to a plan; and how a plan binds the plans after it.
 
-    judged(space, criterion, model)  ──►  Ranked(space, scores)  ──counts_of(space)──►  plan
+    judged(space, criterion, model)  ──►  Ranked(space, scores)  ──counts_of(space)──►  planned: a plan
                                                └── within(ranked, earlier plan)      only what is alive may go
 
 Invariant: a plan made `within` another keeps no unit that the other removed.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,18 +20,24 @@ from torch import nn
 
 from secateur.core.budget import Budget, Limit
 from secateur.core.graph import Graph, Width
+from secateur.core.layout import Indices
 from secateur.core.plan import Plan
 from secateur.errors import Coincidence, InputError
-from secateur.search.allocate import keep_best
+from secateur.search.allocate import check_scores, keep_best
 from secateur.torch.criteria.protocol import Criterion, Values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A search space, and the scores that say which units of each free width stay."""
+    """A search space, the scores that say which units of each free width stay, and what made these."""
 
     space: Graph
     scores: Mapping[str, Values]
+    made_by: Mapping[str, Any]
+
+    def kept(self, counts: Mapping[str, int]) -> dict[str, Indices]:
+        """The best units of each width at these counts; a width not named stays whole."""
+        return keep_best(self.space, self.scores, counts)
 
 
 def judged(space: Graph, criterion: Criterion, model: nn.Module) -> Ranked:
@@ -41,7 +47,25 @@ def judged(space: Graph, criterion: Criterion, model: nn.Module) -> Ranked:
     if not space.configurable:
         reasons = sorted({w.frozen for w in space.widths if w.frozen is not None})
         raise InputError(f"nothing can be pruned: every width is left whole ({'; '.join(reasons[:3]) or 'none found'})")
-    return Ranked(space=space, scores=scores)
+    scores = {width.name: check_scores(space, width, scores) for width in space.free}
+    return Ranked(space=space, scores=scores, made_by=description(criterion))
+
+
+def description(criterion: Criterion) -> dict[str, Any]:
+    """What a criterion shows of itself in JSON's own types; data and functions it keeps to itself."""
+    settings = {}
+    if is_dataclass(criterion):
+        settings = {f.name: plain(getattr(criterion, f.name)) for f in fields(criterion) if f.repr}
+    return {"name": criterion.name, **settings}
+
+
+def plain(value: Any) -> Any:
+    """JSON's own types: tuples and sets as lists, what has no JSON form by its name."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(entry) for entry in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def frozen_unless(space: Graph, names: Collection[str], reason: str) -> Graph:
@@ -52,12 +76,19 @@ def frozen_unless(space: Graph, names: Collection[str], reason: str) -> Graph:
     )
 
 
-def planned(ranked: Ranked, counts_of: Callable[[Graph], Mapping[str, int]]) -> Plan:
-    """The plan at the counts chosen; where two sizes coincide that the code tells apart, without that choice."""
-    space = ranked.space
+def planned(ranked: Ranked, counts_of: Callable[[Graph], Mapping[str, int]], graph: Graph | None = None) -> Plan:
+    """The plan of the best units at the counts chosen, as one of ``graph`` (the search space by default)."""
+    return unless_coincident(graph or ranked.space, ranked.space, lambda s: keep_best(s, ranked.scores, counts_of(s)))
+
+
+def unless_coincident(graph: Graph, space: Graph, kept_of: Callable[[Graph], Mapping[str, Any]]) -> Plan:
+    """The plan of what is chosen in a space; where two sizes coincide that the code tells apart, without that choice.
+
+    Raises Coincidence where a width has no other choice.
+    """
     while True:
         try:
-            return space.plan(keep_best(space, ranked.scores, counts_of(space)))
+            return graph.plan(kept_of(space))
         except Coincidence as coincidence:
             width = space[coincidence.width]
             rest = tuple(choice for choice in width.choices if choice != coincidence.count)
@@ -79,7 +110,7 @@ def within(ranked: Ranked, plan: Plan) -> Ranked:
             smaller = [choice for choice in width.choices if choice < count]
             width = replace(width, choices=(*smaller, count), frozen=None)
         widths.append(width)
-    return Ranked(space=ranked.space.with_widths(widths), scores=scores)
+    return replace(ranked, space=ranked.space.with_widths(widths), scores=scores)
 
 
 def gives_back(plan: Plan, earlier: Plan) -> bool:

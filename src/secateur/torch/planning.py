@@ -8,7 +8,7 @@ Invariant: a plan meets its budget, or there is none; what it was made with stan
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from secateur.core.budget import Budget
 from secateur.core.choices import Limits, Spans, maximum, restrict
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.errors import Coincidence, InputError, nearest
+from secateur.errors import InputError, nearest
 from secateur.search.allocate import allocate, keep_best
 from secateur.search.allocations import ALLOCATIONS
+from secateur.torch.choosing import description, plain, unless_coincident
 from secateur.torch.criteria.protocol import Criterion, make
 
 Scores = Mapping[str, NDArray[Any]]
@@ -65,27 +66,21 @@ def plan(
         "allocation": allocation,
         "budget": None if bounds is None else bounds.to_json(),
         "sizes": {name: int(count) for name, count in (sizes or {}).items()},
-        "limits": _plain(asdict(limits)),
+        "limits": plain(asdict(limits)),
         "costs": {metric: int(graph.cost(metric, found.sizes)) for metric in graph.costs},
     }
     return replace(found, provenance=record)
 
 
 def _allocated(graph: Graph, space: Graph, scores: Scores, bounds: Budget | None, allocation: str) -> Plan:
-    """Allocate; where two sizes would coincide that the code tells apart, take that choice away and allocate again."""
-    while True:
+    """Allocate; again without a choice where two sizes would coincide."""
+
+    def kept_of(space: Graph) -> Mapping[str, Any]:
         if bounds is None:
-            kept = keep_best(space, scores, maximum(space))
-        else:
-            kept = allocate(space, scores, bounds, allocation=allocation)
-        try:
-            return graph.plan(kept)
-        except Coincidence as coincidence:
-            width = space[coincidence.width]
-            rest = tuple(c for c in width.choices if c != coincidence.count)
-            if not rest:
-                raise
-            space = space.with_widths(replace(w, choices=rest) if w is width else w for w in space.widths)
+            return keep_best(space, scores, maximum(space))
+        return allocate(space, scores, bounds, allocation=allocation)
+
+    return unless_coincident(graph, space, kept_of)
 
 
 def _pinned(space: Graph, sizes: Mapping[str, int]) -> Graph:
@@ -123,12 +118,7 @@ def _scores(space: Graph, criterion: str | Criterion | Scores) -> tuple[Scores, 
     model = getattr(space.example, "model", None)
     if model is None:
         raise InputError("this graph was read from a file and has no model to judge; trace the model, or give scores")
-    return judge(space, model), {"name": judge.name, **_plain(_settings(judge))}
-
-
-def _settings(judge: Criterion) -> dict[str, Any]:
-    """What a criterion shows of itself: data and functions are not recorded."""
-    return {f.name: getattr(judge, f.name) for f in fields(judge) if f.repr} if is_dataclass(judge) else {}
+    return judge(space, model), description(judge)
 
 
 def _only_scored(space: Graph, scores: Scores, made_by: Any) -> tuple[Graph, list[str]]:
@@ -146,12 +136,3 @@ def _only_scored(space: Graph, scores: Scores, made_by: Any) -> tuple[Graph, lis
     return space.with_widths(
         replace(w, frozen=reason, choices=(w.size,)) if w.name in missing else w for w in space.widths
     ), missing
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types: tuples and sets as lists, what has no JSON form by its name."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(entry) for entry in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

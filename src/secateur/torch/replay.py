@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
-MOST_BYTES = 2**30  # of recorded results
+MOST_BYTES = 2**32  # of recorded results, and never more than a quarter of the free memory
 
 Function = Callable[..., Any]
 
@@ -94,14 +95,21 @@ class _Call:
 class Replay(TorchFunctionMode):
     """Results by their place in an evaluation. The first pass through a phase records, later ones replay."""
 
-    def __init__(self, most_bytes: int | None = None) -> None:
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         super().__init__()
         self.hits = 0
-        self._room = MOST_BYTES if most_bytes is None else most_bytes
+        self._room = most_bytes
         self._calls: dict[tuple[str, int], _Call] = {}
         self._storages: set[int] = set()  # of recorded outputs, which are kept alive by their records
         self._begun: set[str] = set()
         self._phase, self._place, self._records = "", 0, False
+
+    @classmethod
+    def beside(cls, model: nn.Module) -> Replay:
+        """One that leaves room on the model's device."""
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+        return cls(min(MOST_BYTES, free // 4))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -120,7 +128,10 @@ class Replay(TorchFunctionMode):
             return func(*args, **kwargs)
         if not torch.is_inference_mode_enabled():
             return self._one(func, args, kwargs)
-        with torch.inference_mode(False), torch.no_grad():  # inference tensors do not tell whether they were written into
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # inference tensors do not tell whether they were written into
             return self._one(func, args, kwargs)
 
     def _one(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

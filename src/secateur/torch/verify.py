@@ -29,6 +29,7 @@ from secateur.core.plan import Plan
 from secateur.core.verification import Verification
 from secateur.errors import ApplyError, VerificationError
 from secateur.torch.example import Example, output_tensors
+from secateur.torch.masks import kept_mask
 from secateur.torch.narrow import narrow_tensor, narrowed_tensors, rewrite
 from secateur.torch.tolerances import BY_DTYPE, FLOAT32
 from secateur.torch.untouched import named_tensors, swap_weights, untouched
@@ -171,23 +172,15 @@ def _masked_tensors(model: nn.Module, base: Plan, exact: Mapping[str, Indices]) 
         if not any(touches(axis, exact) or touches(axis, inexact) for axis in layout):
             continue
         if id(tensor) not in tied:
-            masked = _mask(tensor.detach(), layout, exact) if tensor.is_floating_point() else tensor.detach()
+            masked = tensor.detach()
+            if tensor.is_floating_point():
+                masked = torch.where(kept_mask(masked, layout, exact), masked, 0)
             narrowed = narrow_tensor(masked, layout, inexact)
             tied[id(tensor)] = (
                 nn.Parameter(narrowed, requires_grad=False) if isinstance(tensor, nn.Parameter) else narrowed
             )
         made[name] = tied[id(tensor)]
     return made
-
-
-def _mask(tensor: torch.Tensor, layout: Layout, exact: Mapping[str, Indices]) -> torch.Tensor:
-    if not any(touches(axis, exact) for axis in layout):
-        return tensor
-    positions = torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape)
-    kept = narrow_tensor(positions, layout, exact).reshape(-1)
-    masked = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
-    masked.view(-1)[kept] = tensor.reshape(-1)[kept]
-    return masked
 
 
 def _run(

@@ -30,8 +30,8 @@ from secateur.torch.untouched import visible_functions
 
 Method = Literal["bias", "least_squares"]
 
-_ROWS_PER_INPUT = 32  # a fit of D inputs looks at this many times D rows, within these bounds
-_LEAST_ROWS, _MOST_ROWS = 2048, 16384
+_ROWS_PER_INPUT = 16  # a fit of D inputs looks at this many times D rows, within these bounds
+_LEAST_ROWS, _MOST_ROWS = 8192, 16384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

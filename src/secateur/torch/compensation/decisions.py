@@ -76,17 +76,15 @@ class Decisions:
     def _norm(self, some: Moments, all_of_them: list[Moments]) -> bool:
         if some.place is not None and some.args[1] is not None:
             self._affine[some.place] = (some.args[1].detach().float(), some.args[2].detach().float())
-        counts = [m.count for m in all_of_them]
-        if not any(counts):
+        if not any(m.count for m in all_of_them):
             return False  # measured when the sum has been decided
-        first = torch.stack([m.mean.double() * n for m, n in zip(all_of_them, counts, strict=True)]).sum(0)
-        second = torch.stack([(m.variance + m.mean**2).double() * n for m, n in zip(all_of_them, counts, strict=True)])
-        total = first.new_tensor(sum(counts))
-        moments = [total, first, second.sum(0)]
-        reduce_sum(moments)
-        total, mean, square = moments[0], moments[1] / moments[0], moments[2] / moments[0]
-        some.args[3].copy_(mean)
-        some.args[4].copy_((square - mean.square()).clamp_min(0) * (total / (total - 1).clamp_min(1)))
+        total = some.first.new_tensor(sum(m.count for m in all_of_them))
+        first = torch.stack([m.first for m in all_of_them]).sum(0)
+        second = torch.stack([m.second for m in all_of_them]).sum(0)
+        reduce_sum([total, first, second])
+        off = first / total
+        some.args[3].add_(off)
+        some.args[4].copy_((second / total - off.square()).clamp_min(0) * (total / (total - 1).clamp_min(1)))
         return True
 
     def _rows(self, place: Place, saved: Mapping[int, torch.Tensor], here: Mapping[int, Any]) -> torch.Tensor:

@@ -199,10 +199,11 @@ class Refitter(Watcher):
         if chain is not None and self._waits_for_sum(chain):
             self.meet(self.number, name, Moments(args, chain.place, 0, args[3], args[4]))
             return
-        x = args[0].float()
-        variance, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
+        x = args[0].detach().float().flatten(2) if args[0].dim() > 2 else args[0].detach().float()[..., None]
+        off = x - args[3].float()[:, None]  # squares of what is far from zero would cancel
+        first, second = off.sum(2).double().sum(0), torch.linalg.vector_norm(off, dim=2).double().square().sum(0)
         place = None if chain is None else chain.place
-        self.meet(self.number, name, Moments(args, place, x.numel() // x.shape[1], mean, variance))
+        self.meet(self.number, name, Moments(args, place, x.numel() // x.shape[1], first, second))
 
     def sum(self, chain: Chain, other: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if not self._waits_for_sum(chain):
@@ -231,10 +232,13 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What a pass brings to a batch norm: its arguments, the contraction before it, and the moments of its input."""
+    """What a pass brings to a batch norm: its arguments, the contraction before it, and sums over its input.
+
+    ``first`` and ``second`` add up (x − running mean) and its square over ``count`` positions.
+    """
 
     args: tuple[Any, ...]
     place: str | None
     count: int
-    mean: torch.Tensor
-    variance: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor

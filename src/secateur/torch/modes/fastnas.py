@@ -27,9 +27,10 @@ from secateur.errors import Coincidence
 from secateur.search.journal import FILE_NAME, Journal
 from secateur.search.sensitivity import Survey, curves, next_point
 from secateur.search.threshold import Objective
+from secateur.torch.choosing import Ranked
 from secateur.torch.criteria.protocol import CRITERIA, make
 from secateur.torch.distributed import rank, reduce_sum, world_size
-from secateur.torch.modes.curves import Ranked, modelopt_spelling, plan_under
+from secateur.torch.modes.curves import modelopt_spelling, plan_under, ranked_for
 from secateur.torch.modes.mode import MODES, Mode, Task
 from secateur.torch.modes.scoring import Scorer, digest_of_data, digest_of_weights, seeded
 
@@ -74,7 +75,7 @@ class FastNAS(Mode):
         """Measure sensitivities, then find the threshold."""
         task.tell(0.0, "ranking units")
         with seeded(self.seed):
-            ranked = Ranked.of(task, self, make(self.criterion, task.data))
+            ranked = ranked_for(task, self, make(self.criterion, task.data))
         scorer = Scorer(
             task.model, task.data, self.score_func, self.seed, samples=self.batch_norm_samples, reuse=self.reuse
         )

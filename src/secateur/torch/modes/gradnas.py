@@ -28,8 +28,9 @@ from secateur.core.plan import Plan
 from secateur.core.show import text_table
 from secateur.errors import InputError
 from secateur.search.threshold import Curves, Objective
+from secateur.torch.choosing import Ranked
 from secateur.torch.criteria.protocol import CRITERIA, make
-from secateur.torch.modes.curves import Ranked, modelopt_spelling, plan_under
+from secateur.torch.modes.curves import modelopt_spelling, plan_under, ranked_for
 from secateur.torch.modes.mode import MODES, Mode, Task
 from secateur.torch.modes.scoring import seeded
 
@@ -61,7 +62,7 @@ class GradNAS(Mode):
         """Score units by backward passes, then choose counts."""
         task.tell(0.1, "backward passes")
         with seeded(self.seed):
-            ranked = Ranked.of(task, self, make(self.criterion, task.data))
+            ranked = ranked_for(task, self, make(self.criterion, task.data))
         plan = plan_under(
             ranked, lambda space: degradation(space, ranked.scores), task, self.objective, {"mode": "gradnas"}
         )

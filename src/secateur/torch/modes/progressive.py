@@ -22,12 +22,16 @@ from secateur.torch.planning import plan
 
 @MODES.add("progressive")
 class Progressive(Mode):
-    """Options of the progressive mode: those of all modes with other defaults, the criterion, and the allocation."""
+    """Options of the progressive mode: those of all modes with other defaults, the criterion, and the allocation.
+
+    Each round scores on ``scoring_samples`` of the data.
+    """
 
     criterion: Any = "gate_gradient"
     allocation: str = "per_cost"
     compensate: Literal["none", "bias", "least_squares"] = "least_squares"
     steps: int = Field(default=6, ge=1)
+    scoring_samples: int = Field(default=512, ge=1)
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:
@@ -38,7 +42,7 @@ class Progressive(Mode):
 
     def search(self, task: Task) -> Plan:
         """One round: score what is there now, and allocate."""
-        data = None if task.data is None else task.data.limited(task.model, self.calibration_samples)
+        data = None if task.data is None else task.data.limited(task.model, self.scoring_samples)
         criterion = make(self.criterion, data)
         task.tell(0.2, f"round {task.step + 1}: scoring with {criterion.name}")
         return plan(

@@ -29,6 +29,7 @@ from secateur.torch.replay import Replay
 from secateur.torch.subnet import subnet
 from secateur.torch.untouched import named_tensors
 
+_LARGEST_BLOCK = 2**25 - 2**14  # with the allocator's own bytes just below 32 MiB
 MOST_BYTES = 2**30  # of calibration batches that stay on the device; more are read from the loader each time
 
 
@@ -48,7 +49,10 @@ class Scorer:
         self._model, self._score_func, self._seed, self._samples = model, score_func, seed, samples
         self._data = data if batch_norms(model) else None
         self._batches: Iterable[Any] | None = None
-        self._phase: Callable[[str], AbstractContextManager[None]] = Replay().phase if reuse else nullcontext
+        self._phase: Callable[[str], AbstractContextManager[None]] = (
+            Replay.beside(model).phase if reuse else nullcontext
+        )
+        _keep_freed_memory()
         if data is None and batch_norms(model):
             warnings.warn(
                 "no data: candidates are scored with the batch-norm statistics of the whole network. Give a data_loader",
@@ -99,6 +103,15 @@ def _kept(data: Data, model: nn.Module, samples: int | None) -> Iterable[Any]:
             return _Read(data, model, samples)
         found.append(given)
     return found
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what one forward pass frees for the next, which halves the time of convolutions on CPU.
+
+    glibc returns freed memory to the system beyond twice the size of the largest block that it mapped and freed so far,
+    32 MiB at most. Nothing is written into this block.
+    """
+    torch.empty(_LARGEST_BLOCK, dtype=torch.uint8)
 
 
 def _num_samples(given: Any) -> int:
