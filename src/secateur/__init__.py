@@ -21,10 +21,15 @@ if TYPE_CHECKING:
     from secateur.io.artifact import restore, save
     from secateur.torch import criteria
     from secateur.torch.apply import apply, plans_of
+    from secateur.torch.iterative import IterativePruner
+    from secateur.torch.one_step import OneStepPruner
     from secateur.torch.planning import plan
     from secateur.torch.prune import PruneResult, prune
+    from secateur.torch.sparsifier import Sparsifier
     from secateur.torch.subnet import subnet
     from secateur.torch.trace import trace
+    from secateur.torch.training.finetune import finetune
+    from secateur.torch.training.optimizer import remap_optimizer
     from secateur.torch.verify import verify
 
 __version__ = "0.1.0"
@@ -35,11 +40,16 @@ _HOMES = {
     "Width": "secateur.core.graph",
     "Plan": "secateur.core.plan",
     "Verification": "secateur.core.verification",
+    "IterativePruner": "secateur.torch.iterative",
+    "OneStepPruner": "secateur.torch.one_step",
     "PruneResult": "secateur.torch.prune",
+    "Sparsifier": "secateur.torch.sparsifier",
     "apply": "secateur.torch.apply",
+    "finetune": "secateur.torch.training.finetune",
     "plan": "secateur.torch.planning",
     "plans_of": "secateur.torch.apply",
     "prune": "secateur.torch.prune",
+    "remap_optimizer": "secateur.torch.training.optimizer",
     "restore": "secateur.io.artifact",
     "save": "secateur.io.artifact",
     "subnet": "secateur.torch.subnet",
@@ -51,17 +61,22 @@ __all__ = [
     "Budget",
     "Graph",
     "Infeasible",
+    "IterativePruner",
+    "OneStepPruner",
     "Plan",
     "PruneResult",
     "SecateurError",
+    "Sparsifier",
     "Verification",
     "VerificationError",
     "Width",
     "apply",
     "criteria",
+    "finetune",
     "plan",
     "plans_of",
     "prune",
+    "remap_optimizer",
     "restore",
     "save",
     "subnet",

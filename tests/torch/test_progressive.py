@@ -165,7 +165,7 @@ def test_rounds_approach_the_budget_geometrically_and_kept_sets_nest() -> None:
         assert 0.97 * bound <= cost <= bound
     left = {w.name: np.arange(w.size) for w in ROUNDS[0][0].graph.widths if w.outer is None}
     for task, found in ROUNDS:
-        for name, kept in found.arrays().items():
+        for name, kept in ((name, kept) for name, kept in found.arrays().items() if name in left):
             assert task.graph[name].size == len(left[name])
             left[name] = left[name][kept]
     final = result.plan.arrays()
@@ -190,7 +190,7 @@ def test_rounds_without_compensation_are_the_final_plan_applied_at_once(
     weights = [{k: v for k, v in state(m).items() if not k.endswith(measured)} for m in (model, at_once)]
     assert_same(weights[0], weights[1])
     assert result.after[metric] <= 0.35 * result.before[metric]
-    assert {w.kind for w in result.plan.graph.widths if w.name in result.plan.kept} & {"heads", "head_dim", "channels"}
+    assert {w.kind for w in result.plan.graph.widths if w.name in result.plan.kept} & {"groups", "rank", "channels"}
 
 
 def replan(model: nn.Module, plan: Plan, example: Any) -> Plan:
@@ -198,14 +198,16 @@ def replan(model: nn.Module, plan: Plan, example: Any) -> Plan:
     return sc.Plan.from_json(plan.to_json())
 
 
-def test_ragged_kept_sets_occur_and_compose() -> None:
-    """Every group of the grouped convolution keeps inputs of its own, in more than one round."""
-    _, result = sc.prune(attention(), Watched(data_loader=TOKENS, steps=4), {"params": "25%"}, TOKENS[0][0][:1])
+@pytest.mark.parametrize(("build", "data"), [(network, BATCHES), (attention, TOKENS)], ids=["grouped", "heads"])
+def test_kept_sets_of_each_group_of_its_own_compose(build: Any, data: Any) -> None:
+    mode = Watched(data_loader=data, steps=8, allocation="uniform")
+    _, result = sc.prune(build(), mode, {"params": "25%"}, data[0][0][:1])
     ragged = [name for name, kept in result.plan.arrays().items() if kept.ndim == 2]
     rounds = [sum(found.arrays().get(name, np.zeros(1)).ndim == 2 for _, found in ROUNDS) for name in ragged]
     assert ragged
-    assert max(rounds) > 1
+    assert max(rounds) > (build is network)  # query heads can go once only: there are two in each group
     assert result.params <= 0.25 * result.before["params"]
+    assert result.verification.passed
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -220,13 +222,27 @@ def test_multiples_are_multiples_of_the_original_widths(steps: int) -> None:
     assert result.plan.kept
 
 
-def test_floors_and_kept_widths_hold_for_the_whole_of_the_rounds() -> None:
+@pytest.mark.parametrize("mode", ["progressive", "magnitude"])
+def test_floors_and_kept_widths_are_those_of_the_original_in_all_rounds(mode: str) -> None:
     model = network()
-    result = pruned(model, "40%", steps=4, floor=0.5, keep=["widen"], multiple_of=2)
+    config = {"data_loader": BATCHES, "steps": 4, "floor": 0.7, "keep": ["widen"]}
+    _, result = sc.prune(model, mode, {"macs": "65%"}, X[:1], config)
     assert model.widen.out_channels == 40
-    for width in result.plan.graph.widths:
-        if width.frozen is None and width.name in result.plan.kept:
-            assert result.plan.sizes[width.name] >= width.size / 2, width.name
+    for name in result.plan.kept:
+        assert result.plan.sizes[name] >= 0.7 * result.plan.graph[name].size, name
+
+
+def test_a_ceiling_takes_its_share_once() -> None:
+    model = network()
+    result = pruned(model, "90%", steps=4, ceiling=0.9)
+    for width in result.plan.graph.free:
+        assert 0.65 * width.size <= result.plan.sizes[width.name] <= 0.9 * width.size, width.name
+
+
+def test_a_floor_that_the_budget_cannot_meet_is_refused_whatever_the_number_of_rounds() -> None:
+    for steps in (1, 4):
+        with pytest.raises(Infeasible):
+            pruned(network(), "20%", steps=steps, floor=0.7)
 
 
 def test_a_budget_out_of_reach_is_refused_before_anything_is_looked_at() -> None:
@@ -267,7 +283,8 @@ def test_other_modes_take_steps_and_compensate(mode: str, compensate: str, steps
     wanted = model(X)
     config = {"data_loader": BATCHES, "compensate": compensate, "steps": steps, "verify": False, **OTHERS[mode]}
     _, result = sc.prune(model, mode, {"macs": "50%"}, X[:1], config)
-    assert 0.97 * 0.5 <= result.macs / result.before["macs"] <= 0.5
+    least = 0.97 if mode == "magnitude" else 0.6  # a threshold on scores takes steps
+    assert least * 0.5 <= result.macs / result.before["macs"] <= 0.5
     assert result.refitted
     assert result.plan.provenance["compensate"] == compensate
     plain = network()
@@ -425,12 +442,7 @@ FAULTS: dict[str, tuple[type[BaseException], Any]] = {
 }
 
 
-def reported_bug(name: str) -> Any:
-    bug = pytest.mark.xfail(strict=True, reason="see the report: not an error of our own tree")
-    return pytest.param(name, marks=bug) if name == "not a number in the data" else name
-
-
-@pytest.mark.parametrize("fault", [reported_bug(name) for name in FAULTS])
+@pytest.mark.parametrize("fault", list(FAULTS))
 def test_a_fault_midway_leaves_no_mark(fault: str) -> None:
     error, config = FAULTS[fault]
     model = network().train()

@@ -43,29 +43,35 @@ _PURE: frozenset[Function] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A tensor as it was: ``version`` tells whether it was written into since."""
+    """A tensor as it was: ``version`` tells whether it was written into since, ``numbers`` are what it had."""
 
     tensor: torch.Tensor
+    numbers: torch.Tensor  # detached: assigning to the tensor's .data does not reach it
     version: int
+    pointer: int
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> _Seen:
-        return cls(tensor.detach(), tensor._version)  # detached: assigning to .data does not reach it
+        return cls(tensor, tensor.detach(), tensor._version, tensor.data_ptr())
 
     @property
     def unchanged(self) -> bool:
-        return self.tensor._version == self.version
+        return self.numbers._version == self.version
 
     def equals(self, tensor: torch.Tensor) -> bool:
         """Whether these are the same numbers laid out in the same way."""
-        mine = self.tensor
-        alike = (
+        if tensor is self.tensor and tensor.data_ptr() == self.pointer:
+            return tensor._version == self.version
+        mine = self.numbers
+        return (
             tensor.shape == mine.shape
             and tensor.dtype is mine.dtype
             and tensor.device == mine.device
+            and _is_plain(tensor)
             and tensor.stride() == mine.stride()
+            and self.unchanged
+            and (tensor.data_ptr() == self.pointer or torch.equal(tensor, mine))
         )
-        return alike and self.unchanged and (tensor.data_ptr() == mine.data_ptr() or torch.equal(tensor, mine))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +88,15 @@ class _Call:
         return self.output.unchanged and all(not isinstance(e, _Seen) or e.unchanged for e in self.given)
 
     def matches(self, function: Function, given: Sequence[Any]) -> bool:
-        if function is not self.function or len(given) != len(self.given):
+        if function is not self.function or len(given) != len(self.given) or not self.output.unchanged:
             return False
-        return all(
-            isinstance(now, torch.Tensor) and then.equals(now)
-            if isinstance(then, _Seen)
-            else type(now) is type(then) and now == then
-            for then, now in zip(self.given, given, strict=True)
-        )
+        for then, now in zip(self.given, given, strict=True):
+            if type(then) is _Seen:
+                if not isinstance(now, torch.Tensor) or not then.equals(now):
+                    return False
+            elif type(now) is not type(then) or now != then:
+                return False
+        return True
 
 
 class Replay(TorchFunctionMode):
@@ -124,7 +131,7 @@ class Replay(TorchFunctionMode):
 
     def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in _PURE or not _is_pure(args, kwargs):
+        if func not in _PURE or not args or _is_watched():
             return func(*args, **kwargs)
         if not torch.is_inference_mode_enabled():
             return self._one(func, args, kwargs)
@@ -137,15 +144,17 @@ class Replay(TorchFunctionMode):
     def _one(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place = (self._phase, self._place)
         self._place += 1
-        written = _statistics(function, args, kwargs)
-        given = (*args, *kwargs, *kwargs.values(), *_autocast(args[0].device.type))
         call = self._calls.get(place)
-        if call is not None and call.output.unchanged and call.matches(function, given):
+        if call is None and not self._records:
+            return function(*args, **kwargs)
+        written = _statistics(function, args, kwargs)
+        given = (*args, *kwargs, *kwargs.values(), _autocast(args[0]))
+        if call is not None and call.matches(function, given):
             self.hits += 1
             for now, after in zip(written, call.statistics, strict=True):
                 now.copy_(after)
             return call.output.tensor
-        seen = self._seen(given) if self._records and self._room > 0 else None
+        seen = self._seen(given) if self._records and self._room > 0 and _is_pure(args, kwargs) else None
         output = function(*args, **kwargs)
         if seen is not None and type(output) is torch.Tensor:
             self._calls[place] = _Call(function, seen, _Seen.of(output), tuple(t.clone() for t in written))
@@ -167,14 +176,16 @@ class Replay(TorchFunctionMode):
         return tuple(map(one, given))
 
 
+def _is_watched() -> bool:
+    """Whether gradients, a trace or a counter need the call itself."""
+    return torch.is_grad_enabled() or torch._C._get_tracing_state() is not None or _len_torch_dispatch_stack() > 0
+
+
 def _is_pure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether nothing but the numbers counts: no gradients, no trace or counter that looks on, nothing written."""
-    if torch.is_grad_enabled() or torch._C._get_tracing_state() is not None or _len_torch_dispatch_stack():
+    """Whether a call writes nowhere, and its tensors are nothing but numbers."""
+    if kwargs.get("inplace") or kwargs.get("out") is not None:
         return False
-    if not args or kwargs.get("inplace") or kwargs.get("out") is not None:
-        return False
-    tensors = [e for e in (*args, *kwargs.values()) if isinstance(e, torch.Tensor)]
-    return isinstance(args[0], torch.Tensor) and all(map(_is_plain, tensors))
+    return all(_is_plain(entry) for entry in (*args, *kwargs.values()) if isinstance(entry, torch.Tensor))
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -195,5 +206,6 @@ def _statistics(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any
     return tuple(t for t in args[1:3] if t is not None)
 
 
-def _autocast(device: str) -> tuple[Any, ...]:
-    return (torch.get_autocast_dtype(device),) if torch.is_autocast_enabled(device) else (None,)
+def _autocast(entry: Any) -> torch.dtype | None:
+    device = entry.device.type if isinstance(entry, torch.Tensor) else "cpu"
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from secateur.core.budget import Budget, Limit
+from secateur.core.choices import restrict
 from secateur.core.compose import composed
-from secateur.core.graph import Graph
+from secateur.core.graph import Graph, Width
 from secateur.core.layout import Indices
 from secateur.core.plan import Plan
 from secateur.search.refusal import check_reachable
@@ -33,6 +34,9 @@ from secateur.torch.modes.mode import Mode, Task
 from secateur.torch.progress import Tell
 from secateur.torch.trace import trace
 from secateur.torch.untouched import named_tensors
+
+
+_NO_LIMITS = {"multiple_of": 1, "keep": (), "only": (), "floor": None, "ceiling": None, "rules": {}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,8 @@ class _Rounds:
 
     def __init__(self, recipe: Mode, graph: Graph, model: nn.Module, data: Data | None) -> None:
         self.recipe, self.graph, self.data = recipe, graph, data
+        self.space = restrict(graph, recipe.limits())
+        self.later = recipe.model_copy(update=_NO_LIMITS)  # limits are shares of what was there at first
         self.working = copy.deepcopy(model)
         self.kept: dict[str, Indices] = {}
         self.found: list[Plan] = []
@@ -68,7 +74,7 @@ class _Rounds:
     def run(self, budget: Budget, tell: Tell) -> Outcome:
         """All rounds; the plan for the original, and the weights of the copy where they are not slices of it."""
         compensator = self._compensator(tell)
-        check_reachable(self.graph, budget)
+        check_reachable(self.space, budget)
         steps = self.recipe.steps
         for step in range(steps):
             part = _within(tell, step / steps, (step + 1) / steps)
@@ -86,7 +92,7 @@ class _Rounds:
     def _round(self, step: int, budget: Budget, tell: Tell) -> Plan:
         graph = self._graph(step)
         task = Task(graph=graph, model=self.working, budget=budget, data=self.data, step=step, tell=tell)
-        plan = _search(self.recipe, task)
+        plan = _search(self.later if step else self.recipe, task)
         self.found.append(plan)
         self.kept = composed(self.graph, self.kept, plan)
         apply(self.working, plan, in_place=True, verify=False)
@@ -99,13 +105,8 @@ class _Rounds:
         if step == 0:
             return replace(self.graph, example=example)
         now = trace(self.working, (*example.args, dict(example.kwargs)))
-        before = {width.name: width for width in self.graph.widths}
-        return now.with_widths(
-            replace(w, choices=(*(c for c in before[w.name].choices if c < w.size), w.size))
-            if w.frozen is None and w.name in before and before[w.name].frozen is None
-            else replace(w, frozen=w.frozen or "it was not free in the first round", choices=(w.size,))
-            for w in now.widths
-        )
+        before = {width.name: width for width in self.space.widths}
+        return now.with_widths(_as_free_as(before.get(width.name), width) for width in now.widths)
 
     def _plan(self) -> Plan:
         return self.graph.plan({name: np.asarray(kept) for name, kept in self.kept.items()})
@@ -127,6 +128,14 @@ class _Rounds:
             ridge=self.recipe.ridge,
             samples=self.recipe.calibration_samples,
         )
+
+
+def _as_free_as(first: Width | None, now: Width) -> Width:
+    """A width as it is now, with no more freedom than it had in the first round."""
+    if now.frozen is not None or first is None or first.frozen is not None:
+        return replace(now, frozen=now.frozen or "it was not free in the first round", choices=(now.size,))
+    outer = now.outer if now.outer == first.outer else None  # where a size of one is gone, more seems possible
+    return replace(now, outer=outer, choices=(*(c for c in first.choices if c < now.size), now.size))
 
 
 def _search(recipe: Mode, task: Task) -> Plan:
