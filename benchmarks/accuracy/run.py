@@ -114,6 +114,7 @@ def main(
     seeds: Annotated[str, typer.Option(help="which base models, such as 0-4 or 2")] = f"0-{_SEEDS - 1}",
     retry: Annotated[bool, typer.Option(help="run cells again that ended in an error")] = False,
     again: Annotated[bool, typer.Option(help="run the chosen cells again even where they are there")] = False,
+    rejudge: Annotated[bool, typer.Option(help="judge again what was found before, without searching")] = False,
     page: Annotated[bool, typer.Option(help="write the tables into docs/benchmarks.md at the end")] = True,
 ) -> None:
     """Train, prune, judge, tabulate."""
@@ -138,9 +139,9 @@ def main(
             known = (r["acc_whole"] for r in results.read() if (r["network"], r["seed"]) == (network, seed))
             whole = next(known, None) or accuracy(model, folder.split(network))
             for contestant in (c for c in chosen if network in c.networks):
-                done = {} if again else _done(results, contestant, network, seed, retry)
+                done = set() if again or rejudge else _done(results, contestant, network, seed, retry)
                 targets = tuple(t for t in TARGETS[network] if t not in done)
-                for row in _cells(folder, contestant, str(pythons[contestant.python]), network, seed, targets):
+                for row in _cells(folder, contestant, str(pythons[contestant.python]), network, seed, targets, rejudge):
                     results.add({**row, "acc_whole": whole})
                     print(json.dumps(row), flush=True)
     if page:
@@ -167,7 +168,13 @@ def _done(results: Results, contestant: Contestant, network: str, seed: int, ret
 
 
 def _cells(
-    work: Work, contestant: Contestant, python: str, network: str, seed: int, targets: tuple[float, ...]
+    work: Work,
+    contestant: Contestant,
+    python: str,
+    network: str,
+    seed: int,
+    targets: tuple[float, ...],
+    rejudge: bool,
 ) -> Iterator[dict[str, Any]]:
     """Search in the tool's process, then judge each result."""
     if not targets:
@@ -175,7 +182,9 @@ def _cells(
     out = work.folder / "jobs" / f"{contestant.tool}-{contestant.method}-{network}-{seed}".replace(" ", "_")
     out.mkdir(parents=True, exist_ok=True)
     job = job_of(work, contestant, network, seed, targets, out)
-    for found in searched(job, contestant, python):
+    found_before = out / "results.json"
+    there = rejudge and found_before.exists()
+    for found in json.loads(found_before.read_text()) if there else searched(job, contestant, python):
         cell = {
             "network": network,
             "seed": seed,
@@ -231,8 +240,7 @@ def _judged(job: Job, file: Path, work: Work) -> dict[str, Any]:
     if not difference < 1e-3:
         return {"error": f"the rebuilt network is not the tool's: its outputs differ by {difference:.1e}"}
     share = cost(job.network, model, job.split["test_x"]) / job.whole
-    schedule = FINETUNE[job.network]
-    return {"share": round(share, 4), **columns(model, job.split, schedule, job.seed)}
+    return {"share": round(share, 4), **columns(model, job.split, FINETUNE[job.network], job.seed)}
 
 
 if __name__ == "__main__":

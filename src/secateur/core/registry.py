@@ -10,11 +10,12 @@ Invariant: a name has one owner; a second one is refused, and both are named.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from secateur.errors import ConfigError, InputError, nearest
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Registry(Generic[T]):
@@ -24,16 +25,16 @@ class Registry(Generic[T]):
         self.what = what
         self._entries: dict[str, T] = {}
 
-    def add(self, name: str) -> Callable[[T], T]:
-        """A decorator that registers what it decorates. Raises InputError if the name is taken."""
+    def add(self, name: str) -> Callable[[U], U]:
+        """A decorator that registers what it decorates, and keeps its type. Raises InputError if the name is taken."""
 
-        def register(entry: T) -> T:
+        def register(entry: U) -> U:
             holder = self._entries.get(name)
             if holder is not None and _owner(holder) != _owner(entry):
                 raise InputError(
                     f"{self.what} {name!r} is {_owner(holder)} already; {_owner(entry)} needs another name"
                 )
-            self._entries[name] = entry
+            self._entries[name] = cast(T, entry)
             return entry
 
         return register

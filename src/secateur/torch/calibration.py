@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import fields, is_dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -86,10 +88,24 @@ def _over_ranks(norms: list[Any], used: int) -> int:
 
 
 def to_device(tree: Any, device: torch.device) -> Any:
-    """The same nested structure with every tensor on a device."""
+    """The same nested structure with every tensor on a device: tuples, lists, dicts, dataclasses, and what has ``.to``."""
     from torch.utils._pytree import tree_map
 
-    return tree_map(lambda t: t.to(device) if isinstance(t, torch.Tensor) else t, tree)
+    return tree_map(lambda leaf: _moved(leaf, device), tree, is_leaf=_moves_itself)
+
+
+def _moves_itself(entry: Any) -> bool:
+    return not isinstance(entry, type) and callable(getattr(entry, "to", None))
+
+
+def _moved(leaf: Any, device: torch.device) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.to(device)
+    if _moves_itself(leaf):
+        return copy(leaf).to(device)  # Hugging Face's BatchEncoding moves its own tensors
+    if is_dataclass(leaf) and not isinstance(leaf, type):
+        return replace(leaf, **{f.name: to_device(getattr(leaf, f.name), device) for f in fields(leaf) if f.init})
+    return leaf
 
 
 @contextmanager

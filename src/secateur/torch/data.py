@@ -41,7 +41,7 @@ class Data:
             raise InputError(f"num_batches is at least 1, not {self.num_batches}")
         if not hasattr(self.loader, "__iter__"):
             raise InputError(f"a data loader can be iterated over; {type(self.loader).__name__} cannot")
-        if iter(self.loader) is self.loader:
+        if isinstance(self.loader, Iterator):  # not iter(loader): that draws a random number
             raise InputError(
                 "the data loader can be read only once (a generator or iterator): pass a list or a DataLoader"
             )
@@ -117,13 +117,18 @@ def _itself(batch: Any) -> Any:
 def _cross_entropy(output: Any, batch: Any) -> torch.Tensor:
     logits = getattr(output, "logits", output)
     labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-    fits = isinstance(logits, torch.Tensor) and isinstance(labels, torch.Tensor) and not labels.is_floating_point()
-    if not fits or logits.dim() < 2 or labels.shape != (logits.shape[0], *logits.shape[2:]):
-        raise InputError(
-            "no loss: batches are not (inputs, integer labels) and the model's output has no .loss; "
-            "pass loss_func, called as loss_func(output, batch)"
-        )
-    return torch.nn.functional.cross_entropy(logits, labels)
+    if isinstance(logits, torch.Tensor) and isinstance(labels, torch.Tensor) and _are_labels(labels, logits):
+        return torch.nn.functional.cross_entropy(logits, labels)
+    raise InputError(
+        "no loss: batches are not (inputs, integer labels) and the model's output has no .loss; "
+        "pass loss_func, called as loss_func(output, batch)"
+    )
+
+
+def _are_labels(labels: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Whether these are class numbers, one for each of the logits' rows."""
+    one_each = logits.dim() >= 2 and labels.shape == (logits.shape[0], *logits.shape[2:])
+    return one_each and not labels.is_floating_point()
 
 
 def _described(value: Any) -> str:

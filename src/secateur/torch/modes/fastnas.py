@@ -57,7 +57,7 @@ class FastNAS(Mode):
     checkpoint: str | Path | None = None
     max_evaluations: int | None = Field(default=None, ge=1)
     most_points: int = Field(default=8, ge=1)
-    batch_norm_samples: int = Field(default=512, ge=1)
+    batch_norm_samples: int = Field(default=256, ge=1)
     reuse: bool = True
     criterion: Any = "l1"
     objective: Objective = "largest"
