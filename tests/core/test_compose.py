@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.handmade import graph_of
 
 from secateur.core.compose import composed
 from secateur.core.graph import Graph
 from secateur.core.layout import Axis, Product, Sum, Unit, Whole, kept_indices
+from tests.handmade import graph_of
 
 SIZES = {"channels": 6, "heads": 4, "head_dim": 5, "groups": 3, "in_group": 4}
 OUTER = {"head_dim": "heads", "in_group": "groups"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur.torch.calibration import call, reestimate_batch_norm
+from secateur.torch.calibration import call
 
 declare_torchvision_operators()
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import secateur as sc
 from secateur.torch.calibration import reestimate_batch_norm
@@ -95,7 +94,10 @@ CONTRACTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "transposed, more padding than kernel": (lambda: nn.ConvTranspose2d(3, 4, 1, stride=2, padding=1), (2, 3, 5, 5)),
     "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 4, stride=3, groups=2, output_padding=1), (2, 4, 6)),
-    "transposed 3d": (lambda: nn.ConvTranspose3d(2, 3, (1, 2, 3), stride=(2, 1, 2), padding=(0, 1, 0)), (1, 2, 3, 4, 3)),
+    "transposed 3d": (
+        lambda: nn.ConvTranspose3d(2, 3, (1, 2, 3), stride=(2, 1, 2), padding=(0, 1, 0)),
+        (1, 2, 3, 4, 3),
+    ),
     "linear": (lambda: nn.Linear(6, 4), (5, 6)),
     "linear, tokens": (lambda: nn.Linear(6, 4, bias=False), (2, 5, 6)),
     "linear, one sample": (lambda: nn.Linear(6, 4), (6,)),
@@ -295,9 +297,9 @@ def test_all_passes_meet_at_each_place_in_order() -> None:
 
 
 def test_the_earliest_place_is_decided_first_and_others_wait() -> None:
-    journeys = Journeys("ac", "abc", "c")
+    journeys = Journeys("ca", "cba", "a", order="cba")
     assert journeys.run() is None
-    assert [(place, list(here)) for place, here in journeys.log] == [("a", [0, 1]), ("b", [1]), ("c", [0, 1, 2])]
+    assert [(place, list(here)) for place, here in journeys.log] == [("c", [0, 1]), ("b", [1]), ("a", [0, 1, 2])]
 
 
 @pytest.mark.parametrize("routes", [("abc", "cba"), ("abab", "baba", "ccc"), ("a", "", "b"), ("xyz", "zyx", "abx")])
@@ -371,9 +373,7 @@ def conv_chain() -> tuple[nn.Module, dict[str, Any]]:
 
 
 def linear_chain() -> tuple[nn.Module, dict[str, Any]]:
-    model = nn.Sequential(
-        nn.Flatten(), mixed(nn.Linear(192, 16), 7), mixed(nn.Linear(16, 12), 6), nn.Linear(12, 4)
-    )
+    model = nn.Sequential(nn.Flatten(), mixed(nn.Linear(192, 16), 7), mixed(nn.Linear(16, 12), 6), nn.Linear(12, 4))
     return model, {"1": range(7), "2": range(6)}
 
 
@@ -391,9 +391,7 @@ def grouped() -> tuple[nn.Module, dict[str, Any]]:
 
 
 def transposed() -> tuple[nn.Module, dict[str, Any]]:
-    model = nn.Sequential(
-        mixed(nn.Conv2d(3, 10, 3), 5), nn.ConvTranspose2d(10, 4, 3, stride=2, output_padding=1)
-    )
+    model = nn.Sequential(mixed(nn.Conv2d(3, 10, 3), 5), nn.ConvTranspose2d(10, 4, 3, stride=2, output_padding=1))
     return model, {"0": range(5)}
 
 
@@ -425,6 +423,19 @@ def trimmed(model: nn.Module, kept: dict[str, Any], x: torch.Tensor) -> tuple[nn
 
 def off_by(one: torch.Tensor, other: torch.Tensor) -> float:
     return ((one - other).square().mean() / other.square().mean()).item()
+
+
+def test_what_follows_a_grouped_transposed_convolution_is_given_back() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 12, 2, groups=2), nn.Conv2d(12, 4, 3)).eval()
+    x = images()
+    graph = sc.trace(model, x[:2])
+    (inner,) = (w for w in graph.free if any(u.tensor == "1.weight" and u.axis == 1 for u in w.uses))
+    plan = graph.plan({inner.name: range(inner.size - 2)})
+    small = sc.apply(model, plan)
+    wanted, before = model(x), off_by(small(x), model(x))
+    Compensator(model, Data(loader=[x])).fit(small, plan)
+    assert off_by(small(x), wanted) < before
 
 
 @pytest.mark.parametrize("batches", [1, 4])
@@ -514,6 +525,15 @@ class Added(nn.Module):
         return x + self.way(self.block(x))
 
 
+class AddedInPlace(Added):
+    """The same, into the stream itself."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.lost(x)
+        x += self.way(self.block(x))
+        return x
+
+
 class Scale(nn.Module):
     """One learnt factor a channel, as in networks with a layer scale."""
 
@@ -525,10 +545,10 @@ class Scale(nn.Module):
         return x * self.gamma
 
 
-def loss_of_a_block(way: nn.Module) -> tuple[float, float]:
+def loss_of_a_block(way: nn.Module, kind: type[Added] = Added) -> tuple[float, float]:
     """How far off the narrowed network is, before and after it was fitted."""
     torch.manual_seed(0)
-    model, x = Added(way), images(channels=4)
+    model, x = kind(way), images(channels=4)
     reestimate_batch_norm(model, [x])
     model.eval()
     small, plan = trimmed(model, {"lost.0": [0, 1]}, x)
@@ -538,13 +558,60 @@ def loss_of_a_block(way: nn.Module) -> tuple[float, float]:
     return before, off_by(small(x), wanted)
 
 
-def test_a_sum_is_fitted_through_dropout() -> None:
-    before, after = loss_of_a_block(nn.Dropout(0.5))
+class Asserting(nn.Module):
+    """Looks at a shape, and hands its input on."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[1] == 4
+        return x
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        nn.Identity(),
+        nn.Dropout(0.5),
+        nn.Dropout2d(0.5),
+        Asserting(),
+    ],
+    ids=lambda way: type(way).__name__,
+)
+def test_a_sum_is_fitted_through_what_changes_nothing(way: nn.Module) -> None:
+    before, after = loss_of_a_block(way)
     assert before > 0.01
     assert after < 1e-6
 
 
-@pytest.mark.xfail(strict=True, reason="the scale on the way to the sum is not undone")
+def test_a_sum_in_place_is_fitted_as_any_other() -> None:
+    before, after = loss_of_a_block(nn.Identity(), AddedInPlace)
+    assert before > 0.01
+    assert after < 1e-6
+
+
+class ReadTwice(nn.Module):
+    """The block's output goes into the sum, and elsewhere: only the sum could be fitted to, and must not be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 8))
+        self.block, self.head = nn.Linear(8, 8), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stream = x + self.lost(x)
+        y = self.block(stream)
+        other = torch.relu(y)
+        return self.head(torch.cat([stream + y, other], -1))
+
+
+def test_an_output_that_was_read_before_its_sum_is_not_fitted_to_the_sum() -> None:
+    torch.manual_seed(0)
+    model, x = ReadTwice().eval(), torch.randn(300, 8)
+    small, plan = trimmed(model, {"lost.0": range(3)}, x)
+    wanted = model.block(x + model.lost(x))
+    Compensator(model, Data(loader=[x]), ridge=1e-5).fit(small, plan)
+    assert off_by(small.block(x + small.lost(x)), wanted) < 1e-6
+
+
 @pytest.mark.parametrize("factors", [(0.1,) * 4, (3.0,) * 4, (0.5, -1.0, 2.0, 0.25)])
 def test_a_sum_is_fitted_through_a_scale(factors: tuple[float, ...]) -> None:
     before, after = loss_of_a_block(Scale(*factors))
@@ -687,17 +754,47 @@ class AddedTo(nn.Module):
         return torch.addmm(self.scalar, h, self.last)
 
 
-@pytest.mark.xfail(strict=True, reason="an activation that addmm adds is taken for a bias")
 @pytest.mark.parametrize("method", ["bias", "least_squares"])
 def test_what_addmm_adds_need_not_be_a_bias(method: Any) -> None:
     torch.manual_seed(0)
     model, x = AddedTo().eval(), torch.randn(200, 8)
-    small, _ = fitted(model, {"inside": range(9)}, x, method=method)
+    small, done = fitted(model, {"inside": range(9)}, x, method=method)
     plain = trimmed(model, {"inside": range(9)}, x)[0]
+    assert off_by(small(x), model(x)) <= off_by(plain(x), model(x))
+    assert "not a bias" in done.left["weight"]
+
+
+class LowRank(nn.Module):
+    """A weight that is a product of two parameters: the rows of the first are a width, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(8, 12)
+        self.left, self.right = nn.Parameter(torch.randn(12, 3)), nn.Parameter(torch.randn(3, 6))
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(torch.relu(self.inside(x)) @ (self.left @ self.right)))
+
+
+@pytest.mark.parametrize("method", ["bias", "least_squares"])
+def test_a_product_of_parameters_is_not_taken_for_data(method: Any) -> None:
+    torch.manual_seed(0)
+    model, x = LowRank().eval(), torch.randn(300, 8)
+    small, _ = fitted(model, {"inside": range(8)}, x, method=method)
+    plain = trimmed(model, {"inside": range(8)}, x)[0]
     assert off_by(small(x), model(x)) < off_by(plain(x), model(x))
 
 
-@pytest.mark.xfail(strict=True, reason="a shared bias is moved for one of its layers")
+def test_few_samples_do_no_harm() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)).eval()
+    x, fresh = torch.randn(48, 16), torch.randn(500, 16)
+    small, _ = fitted(model, {"0": range(48), "2": range(48)}, x)
+    biased, _ = fitted(model, {"0": range(48), "2": range(48)}, x, method="bias")
+    assert off_by(small(fresh), model(fresh)) < off_by(biased(fresh), model(fresh))
+
+
 def test_a_bias_that_two_layers_share_is_not_moved_by_one_of_them() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 8))
@@ -707,4 +804,5 @@ def test_a_bias_that_two_layers_share_is_not_moved_by_one_of_them() -> None:
         small, _ = fitted(model, {"0": range(8)}, x, method=method)
         plain = trimmed(model, {"0": range(8)}, x)[0]
         assert small[4].bias is small[2].bias
-        assert off_by(small(x), model(x)) < off_by(plain(x), model(x))
+        assert off_by(small(x), model(x)) <= off_by(plain(x), model(x))
+    assert off_by(small(x), model(x)) < 0.9 * off_by(plain(x), model(x))  # least squares, without the bias

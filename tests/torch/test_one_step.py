@@ -277,7 +277,7 @@ class Dying(Counting):
         if self.calls == self.stop_at: os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(model, batches)
 train, valid = digits()
-OneStepPruner(network(), INPUT).search(calibrate, (train[:3],), Dying(9), (valid,), 20, 0.5, path=sys.argv[1])
+OneStepPruner(network(), INPUT).search(calibrate, (train[:3],), Dying(5), (valid,), 8, 0.5, path=sys.argv[1])
 """
 
 
@@ -287,8 +287,8 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     killed = subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     judge, resumed, straight = Counting(), OneStepPruner(network(), INPUT), OneStepPruner(network(), INPUT)
-    resumed.search(calibrate, (TRAIN[:3],), judge, (VALID,), 20, 0.5, path=tmp_path)
-    straight.search(calibrate, (TRAIN[:3],), Counting(), (VALID,), 20, 0.5)
-    assert judge.calls == 11
+    resumed.search(calibrate, (TRAIN[:3],), judge, (VALID,), 8, 0.5, path=tmp_path)
+    straight.search(calibrate, (TRAIN[:3],), Counting(), (VALID,), 8, 0.5)
+    assert judge.calls == 3
     assert resumed.results == straight.results
     assert resumed.plan() == straight.plan()

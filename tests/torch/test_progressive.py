@@ -129,9 +129,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
     [({"macs": "50%"}, 6), ({"params": "30%"}, 3), ({"macs": "15%"}, 2), ({"params": "60%", "macs": "45%"}, 6)],
 )
 def test_a_budget_is_met_and_nearly_used_up(constraints: dict[str, str], steps: int) -> None:
-    model, result = sc.prune(
-        network(), "progressive", constraints, X[:1], {"data_loader": BATCHES, "steps": steps}
-    )
+    model, result = sc.prune(network(), "progressive", constraints, X[:1], {"data_loader": BATCHES, "steps": steps})
     used = [result.after[name] / (result.before[name] * float(share[:-1]) / 100) for name, share in constraints.items()]
     assert max(used) <= 1
     assert max(used) >= 0.99
@@ -359,7 +357,6 @@ def test_training_flags_and_frozen_parameters_stay() -> None:
     assert model.head.weight.grad is not None
 
 
-@pytest.mark.xfail(strict=True, reason="narrow_tensor: preserve_format is not for contiguous()")
 def test_channels_last_stays_channels_last() -> None:
     model = network().to(memory_format=torch.channels_last)
     batches = [(x.to(memory_format=torch.channels_last), y) for x, y in BATCHES]
@@ -466,7 +463,9 @@ def test_a_fault_midway_leaves_no_mark(fault: str) -> None:
     assert all(p.grad is None for p in model.parameters())
     assert {name: m.training for name, m in model.named_modules()} == flags
     assert {name: p.requires_grad for name, p in model.named_parameters()} == grads
-    assert {name: m.__dict__.keys() for name, m in model.named_modules()} == {n: a.keys() for n, a in attributes.items()}
+    assert {name: m.__dict__.keys() for name, m in model.named_modules()} == {
+        n: a.keys() for n, a in attributes.items()
+    }
     assert model.inside.in_channels == 32
     assert list(model.head._forward_hooks) == [hook.id]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules() if m is not model.head)
@@ -485,7 +484,6 @@ def test_random_numbers_of_the_caller_are_left_alone() -> None:
     assert random.getstate() == before[2]
 
 
-@pytest.mark.xfail(strict=True, reason="see the report: deepcopy of an activation that the model keeps")
 def test_a_model_that_keeps_an_activation_from_training_is_pruned() -> None:
     model = network()
     model.head.register_forward_hook(lambda module, _, out: setattr(module, "last", out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import ConfigError, InputError
-from secateur.torch.modes import MODES, Mode
+from secateur.torch.modes import MODES, FastNAS, Mode
 
 INPUT = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 24, 3, padding=1),
@@ -57,7 +58,8 @@ def test_a_budget_is_met_and_nearly_used_up(constraints: dict, allocation: str) 
 
 
 def test_the_interface_is_never_touched() -> None:
-    model, result = sc.prune(network(), "magnitude", {"params": "30%"}, INPUT)
+    model = network()
+    _, result = sc.prune(model, "magnitude", {"params": "30%"}, INPUT)
     assert model[0].in_channels == 3
     assert model[7].out_features == 10
     assert result.frozen["7.out_features"] == "the model's output"
@@ -119,6 +121,20 @@ def test_a_list_with_one_mode_is_the_same_as_its_name() -> None:
     one = sc.prune(network(), [("magnitude", {"criterion": "l2"})], {"macs": "50%"}, INPUT)[1]
     other = sc.prune(network(), "magnitude", {"macs": "50%"}, INPUT, {"criterion": "l2"})[1]
     assert one.plan == other.plan
+
+
+def test_options_beside_the_mode_in_a_list_and_those_of_config_go_together() -> None:
+    listed: dict[str, Any] = {"nn.Conv2d": {"*": {"channel_divisor": 4}}, "multiple_of": 2}
+    config = {"score_func": lambda model: 0.5, "max_evaluations": 1, "multiple_of": 2, "nn.Conv2d": {"*": {}}}
+    with pytest.warns(UserWarning, match="no data"):
+        result = sc.prune(network(), [("fastnas", listed)], {"macs": "60%"}, INPUT, config)[1]
+    assert result.plan.kept
+    assert all(len(kept) % 2 == 0 for kept in result.plan.kept.values())
+    for other, said in (({"multiple_of": 4}, "multiple_of"), ({"nn.Conv2d": {"*": {"channel_divisor": 8}}}, "divisor")):
+        with pytest.raises(ConfigError, match=said):
+            sc.prune(network(), [("fastnas", listed)], {"macs": "60%"}, INPUT, other)
+    with pytest.raises(ConfigError, match="dict"):
+        sc.prune(network(), [("fastnas", listed)], {"macs": "60%"}, INPUT, FastNAS.read(config))
 
 
 def test_keep_and_only_and_rules_say_what_may_be_narrowed() -> None:

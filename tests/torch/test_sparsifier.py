@@ -142,7 +142,11 @@ class Tokens(nn.Module):
     [(conv_bn_conv, (2, 3, 8, 8)), (Residual, (2, 3, 8, 8)), (Tokens, (2, 8, 8))],
     ids=["conv-bn-conv, padded, with bias", "residual", "T = C"],
 )
-@pytest.mark.parametrize("rule", [SaliencyRule(), FPGMRule(), FPGMRule(dist=1), FPGMRule(dist=torch.cdist)], ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    [SaliencyRule(), FPGMRule(), FPGMRule(dist=1), FPGMRule(dist=torch.cdist)],
+    ids=["saliency", "fpgm", "fpgm l1", "fpgm cdist"],
+)
 def test_narrowed_equals_masked(make: Any, shape: tuple[int, ...], rule: Any) -> None:
     model = shaken(make())
     whole = num_params(model)
@@ -152,7 +156,9 @@ def test_narrowed_equals_masked(make: Any, shape: tuple[int, ...], rule: Any) ->
     assert no_parametrisation(small)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", *(pytest.param(n, marks=pytest.mark.sweep) for n in ("vgg11_bn", "mobilenet_v2"))]
+)
 def test_networks_of_torchvision(name: str) -> None:
     declare_torchvision_operators()
     from torchvision import models

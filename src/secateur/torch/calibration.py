@@ -63,7 +63,7 @@ def reestimate_batch_norm(
     used = 0
     with _measuring(model, norms), torch.no_grad():
         for batch in islice(iter(data_loader), num_batches):
-            call(model, to_device(collect_func(batch), device))
+            _measure(model, to_device(collect_func(batch), device))
             used += 1
         total = _over_ranks(norms, used)
         if not total:
@@ -85,6 +85,17 @@ def _over_ranks(norms: list[Any], used: int) -> int:
             statistic.copy_(weighted / max(total, 1))
         m.num_batches_tracked.fill_(total)
     return total
+
+
+def _measure(model: nn.Module, given: Any) -> None:
+    try:
+        call(model, given)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "batch norm cannot be measured on batches with one value a channel: use larger batches, or no data"
+        ) from error
 
 
 def to_device(tree: Any, device: torch.device) -> Any:

@@ -70,8 +70,9 @@ def narrow_tensor(
 ) -> torch.Tensor:
     """The tensor with only the kept indices of every axis, in a storage of its own."""
     if crosses(layout, arrays):
-        return _narrow_crossed(tensor, layout, arrays)
+        return _narrow_crossed(tensor, layout, arrays).contiguous(memory_format=_format(tensor))
     cache = {} if cache is None else cache
+    format_ = _format(tensor)
     order = sorted(range(len(layout)), key=lambda i: _fraction(layout[i], arrays))
     for i in order:
         axis = layout[i]
@@ -80,7 +81,16 @@ def narrow_tensor(
             if key not in cache:
                 cache[key] = torch.from_numpy(kept_indices(axis, arrays)).to(tensor.device)
             tensor = _take(tensor, i, cache[key])
-    return tensor.contiguous(memory_format=torch.preserve_format) if tensor.dim() else tensor
+    return tensor.contiguous(memory_format=format_)
+
+
+def _format(tensor: torch.Tensor) -> torch.memory_format:
+    """The memory format to keep: channels last where it is that and nothing else."""
+    if not tensor.is_contiguous():
+        for dims, format_ in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+            if tensor.dim() == dims and tensor.is_contiguous(memory_format=format_):
+                return format_
+    return torch.contiguous_format
 
 
 def _take(tensor: torch.Tensor, dim: int, indices: torch.Tensor) -> torch.Tensor:

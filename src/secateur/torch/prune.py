@@ -134,6 +134,7 @@ def _take_over(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def _recipe(mode: str | Mode | list[tuple[str, Any]], config: Mapping[str, Any] | Mode | None) -> Mode:
+    """The mode with its options; those in a list, as ``[("fastnas", rules)]`` has them, go together with ``config``."""
     if isinstance(mode, Mode):
         if config is not None:
             raise ConfigError("config has no effect beside a mode object: put its options into the object")
@@ -141,12 +142,31 @@ def _recipe(mode: str | Mode | list[tuple[str, Any]], config: Mapping[str, Any] 
     if isinstance(mode, list):
         if len(mode) != 1 or not isinstance(mode[0], tuple) or len(mode[0]) != 2:
             raise ConfigError('a list of modes is written as [("magnitude", {…})], with one mode')
-        if config is not None and mode[0][1] is not None:
-            raise ConfigError("config has no effect: the mode in the list has its own")
-        mode, config = mode[0][0], mode[0][1] if mode[0][1] is not None else config
+        mode, config = mode[0][0], _together(mode[0][1], config)
     if not isinstance(mode, str):
         raise ConfigError(f"a mode is a name such as 'magnitude', not {type(mode).__name__}")
     return MODES[mode].read(config)
+
+
+def _together(listed: Any, config: Any) -> Any:
+    """The options beside a mode's name in the list, and those of ``config``; neither may contradict the other."""
+    if listed is None or config is None:
+        return config if listed is None else listed
+    for options in (listed, config):
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"beside a list of modes with options, config is a dict, not {type(options).__name__}")
+    return _merged(listed, config, "option")
+
+
+def _merged(listed: Mapping[str, Any], config: Mapping[str, Any], place: str) -> dict[str, Any]:
+    found = {**config, **listed}
+    for key in [key for key in listed if key in config]:
+        ours, theirs = listed[key], config[key]
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            found[key] = _merged(ours, theirs, f"{place} {key!r}:")
+        elif ours is not theirs and not (isinstance(ours, str | int | float | bool) and ours == theirs):
+            raise ConfigError(f"{place} {key!r}: the list of modes says otherwise than config; keep one of them")
+    return found
 
 
 def _result(

@@ -31,10 +31,10 @@ from secateur.torch.compensation import Compensation, Compensator
 from secateur.torch.data import Data
 from secateur.torch.distributed import agree, digest_of
 from secateur.torch.modes.mode import Mode, Task
+from secateur.torch.modes.scoring import keep_freed_memory
 from secateur.torch.progress import Tell
 from secateur.torch.trace import trace
 from secateur.torch.untouched import named_tensors
-
 
 _NO_LIMITS = {"multiple_of": 1, "keep": (), "only": (), "floor": None, "ceiling": None, "rules": {}}
 
@@ -66,13 +66,14 @@ class _Rounds:
         self.recipe, self.graph, self.data = recipe, graph, data
         self.space = restrict(graph, recipe.limits())
         self.later = recipe.model_copy(update=_NO_LIMITS)  # limits are shares of what was there at first
-        self.working = copy.deepcopy(model)
+        self.working = _copied(model)
         self.kept: dict[str, Indices] = {}
         self.found: list[Plan] = []
         self.compensation: Compensation | None = None
 
     def run(self, budget: Budget, tell: Tell) -> Outcome:
         """All rounds; the plan for the original, and the weights of the copy where they are not slices of it."""
+        keep_freed_memory()
         compensator = self._compensator(tell)
         check_reachable(self.space, budget)
         steps = self.recipe.steps
@@ -157,3 +158,10 @@ def _approach(budget: Budget, progress: float) -> Budget:
 
 def _within(tell: Tell, start: float, end: float) -> Tell:
     return lambda share, word: tell(start + (end - start) * share, word)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy; activations that the model holds on to, which cannot be copied, come without their history."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    memo: dict[int, Any] = {id(t): t.detach() for t in held if isinstance(t, torch.Tensor) and not t.is_leaf}
+    return copy.deepcopy(model, memo)

@@ -28,6 +28,7 @@ class Chain:
     place: str
     site: Site
     steps: list[Step] = field(default_factory=list)
+    scale: torch.Tensor | None = None  # what the channels have been multiplied with
     read: bool = False  # something else has used the output: it cannot be changed any more
 
 

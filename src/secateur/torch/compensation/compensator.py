@@ -30,8 +30,7 @@ from secateur.torch.untouched import visible_functions
 
 Method = Literal["bias", "least_squares"]
 
-_ROWS_PER_INPUT = 16  # a fit of D inputs looks at this many times D rows, within these bounds
-_LEAST_ROWS, _MOST_ROWS = 8192, 16384
+_ROWS = 8192  # of each contraction; more where it has more than half as many inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +66,7 @@ class Compensator:
 
     def _record(self, model: nn.Module) -> None:
         def limit(inputs: int) -> int:
-            rows = min(max(_ROWS_PER_INPUT * inputs, _LEAST_ROWS), _MOST_ROWS)
-            return -(-max(rows, 2 * inputs) // len(self.batches))
+            return -(-max(_ROWS, 2 * inputs) // len(self.batches))
 
         with torch.no_grad(), evaluating(model):
             for number, batch in enumerate(self.batches):
@@ -87,15 +85,20 @@ class Compensator:
             self.places, self._kept(model, plan), looked_up=self.looked_up, method=self.method, ridge=self.ridge
         )
         lockstep = Lockstep(self.order, decisions)
-        run = partial(self._pass, model, lockstep)
+        strange: set[str] = set()
+        run = partial(self._pass, model, lockstep, strange)
         with evaluating(model), visible_functions(), torch.no_grad():
             lockstep.run([run] * len(self.batches))
-        return Compensation(refitted=tuple(sorted(decisions.refitted)), left=decisions.left)
+        left = (
+            dict.fromkeys(sorted(strange - decisions.refitted), "what it multiplies is narrowed, too") | decisions.left
+        )
+        return Compensation(refitted=tuple(sorted(decisions.refitted)), left=left)
 
-    def _pass(self, model: nn.Module, lockstep: Lockstep, number: int) -> None:
+    def _pass(self, model: nn.Module, lockstep: Lockstep, strange: set[str], number: int) -> None:
         refitter = Refitter(model, number, self.places, lockstep.meet, sums=self.method == "least_squares")
         with torch.no_grad(), watching(model, refitter):
             self.data.output(model, self.batches[number])
+        strange |= refitter.strange
 
     def _kept(self, model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
         """Which outputs of each contraction are left."""

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from secateur.torch.compensation.passes import Arrival, Moments, Place
+from secateur.torch.compensation.passes import Addition, Arrival, Moments, Place
 from secateur.torch.compensation.rows import weight_of_rows, weight_rows
 from secateur.torch.compensation.solve import Fit, refit, shift_only
 from secateur.torch.distributed import reduce_sum
 from secateur.torch.taps import Site
 
-_NO_SCALE = 1e-3  # a batch norm with a smaller weight lets nothing through that could be fitted
+_NO_SCALE = 1e-3  # a smaller factor lets nothing through that could be fitted
 
 
 class Decisions:
@@ -41,6 +41,9 @@ class Decisions:
         visits = Counter(place.site for place in places.values())
         self.left = {name: "its weight is used more than once" for name, count in visits.items() if count > 1}
         self.left |= {name: "its weight is an embedding, too" for name in looked_up if name in visits}
+        self.left |= {place.site: place.left for place in places.values() if place.left is not None}
+        biases = Counter(bias for _, bias in {(place.site, place.bias) for place in places.values()})
+        self.shared_biases = {bias for bias, count in biases.items() if bias is not None and count > 1}
         self.refitted: set[str] = set()
         self._open: dict[str, tuple[Site, torch.Tensor]] = {}  # contractions that wait for their sum
         self._affine: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # weight and bias of the batch norm after them
@@ -63,15 +66,13 @@ class Decisions:
             return False
         return self._fit(site, rows_RGD, self._rows(place, place.rows, here), place)
 
-    def _sum(self, name: str, here: Mapping[int, torch.Tensor]) -> bool:
+    def _sum(self, name: str, here: Mapping[int, Addition]) -> bool:
         if name not in self._open:
             return False
         site, rows_RGD = self._open.pop(name)
         place = self.places[name]
-        target = self._rows(place, place.sums, here) - torch.cat(list(here.values())).float()
-        if place.norm is not None:
-            target = self._before_norm(name, place, target, here)
-        return self._fit(site, rows_RGD, target, place)
+        wanted = self._rows(place, place.sums, here) - torch.cat([added.rows for added in here.values()]).float()
+        return self._fit(site, rows_RGD, self._traced_back(name, place, wanted, here), place)
 
     def _norm(self, some: Moments, all_of_them: list[Moments]) -> bool:
         if some.place is not None and some.args[1] is not None:
@@ -93,16 +94,23 @@ class Decisions:
         kept = self.kept.get(place.site)
         return rows if kept is None else rows[:, kept.to(rows.device)]
 
-    def _before_norm(self, name: str, place: Place, target: torch.Tensor, here: Mapping[int, Any]) -> torch.Tensor:
-        """What must come before the original's batch norm for this to come after it."""
-        assert place.norm is not None
-        mean, variance, epsilon = place.norm
-        kept = self.kept.get(place.site)
-        if kept is not None:
-            mean, variance = mean[kept.to(mean.device)], variance[kept.to(mean.device)]
-        weight, bias = self._affine.get(name, (torch.ones_like(mean), torch.zeros_like(mean)))
+    def _traced_back(self, name: str, place: Place, wanted: torch.Tensor, here: Mapping[int, Addition]) -> torch.Tensor:
+        """What the contraction must give for this to arrive at the sum: back through the scale and the batch norm.
+
+        Channels that hardly get through are fitted to what the original gave.
+        """
+        scale = next(iter(here.values())).scale
+        weight = torch.ones_like(wanted[0]) if scale is None else scale.float().expand_as(wanted[0])
+        bias, mean, spread = torch.zeros_like(weight), torch.zeros_like(weight), torch.ones_like(weight)
+        if place.norm is not None:
+            kept = self.kept.get(place.site)
+            mean, variance = (m if kept is None else m[kept.to(m.device)] for m in place.norm[:2])
+            spread = (variance.float() + place.norm[2]).sqrt()
+            if name in self._affine:
+                gamma, beta = self._affine[name]
+                weight, bias = weight * gamma, weight * beta
         open_ = weight.abs() > _NO_SCALE
-        back = (target - bias) / torch.where(open_, weight, 1.0) * (variance + epsilon).sqrt() + mean
+        back = (wanted - bias) / torch.where(open_, weight, 1.0) * spread + mean
         return torch.where(open_, back, self._rows(place, place.rows, here))
 
     def _fit(self, site: Site, rows_RGD: torch.Tensor, target: torch.Tensor, place: Place) -> bool:
@@ -114,7 +122,7 @@ class Decisions:
         if found is None:
             return False
         site.weight.copy_(weight_of_rows(site, found.weight_GOD))
-        if bias is not None:
+        if bias is not None and place.bias not in self.shared_biases:
             bias.add_(found.shift_GO.flatten())
         self.refitted.add(site.name)
         return True
@@ -122,6 +130,7 @@ class Decisions:
     def _solved(self, rows_RGD: torch.Tensor, targets_RGO: torch.Tensor, site: Site, place: Place) -> Fit | None:
         weight_GOD = weight_rows(site)
         if self.method == "bias":
-            return None if site.bias is None else shift_only(rows_RGD, targets_RGO, weight_GOD)
-        free = site.bias is not None or place.norm is not None
+            fixed = site.bias is None or place.bias in self.shared_biases
+            return None if fixed else shift_only(rows_RGD, targets_RGO, weight_GOD)
+        free = place.norm is not None or (site.bias is not None and place.bias not in self.shared_biases)
         return refit(rows_RGD, targets_RGO, weight_GOD, ridge=self.ridge, intercept=free)

@@ -29,7 +29,7 @@ from secateur.torch.compensation.chain import (
     link,
     used,
 )
-from secateur.torch.compensation.rows import input_rows, num_inputs, output_rows, positions
+from secateur.torch.compensation.rows import input_rows, num_inputs, num_outputs, outline, output_rows, positions
 from secateur.torch.taps import Site
 
 
@@ -47,7 +47,10 @@ class Place:
     sums: dict[int, torch.Tensor] = field(default_factory=dict)
     at: dict[int, torch.Tensor] = field(default_factory=dict)
     spatial: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    outline: dict[int, tuple[int, ...]] = field(default_factory=dict)  # the shape of what came in, but for its features
     norm: tuple[torch.Tensor, torch.Tensor, float] | None = None
+    bias: str | None = None
+    left: str | None = None  # why it is not fitted
 
 
 class Watcher:
@@ -81,11 +84,11 @@ class Watcher:
         if func in LOOKUPS:
             self.looked_up |= {self.parameters[id(a)] for a in args if id(a) in self.parameters}
         out = func(*args, **kwargs)
-        if func in DROPOUTS and args and out is not args[0]:
-            return link(out, chain_of(args[0]))
+        if func in DROPOUTS and args:
+            return out if out is args[0] else link(out, chain_of(args[0]))
         if func in SCALES and len(args) > 1 and isinstance(out, torch.Tensor):
             return self._scaled(func, args, out)
-        if isinstance(out, (torch.Tensor, list, tuple)):
+        if isinstance(out, (torch.Tensor, list, tuple)) and not isinstance(out, torch.Size):
             for value in (*args, *kwargs.values()):
                 used(value)
         return out
@@ -108,7 +111,9 @@ class Watcher:
 
     def _normed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         chain = chain_of(args[0])
-        chain = None if chain is None or chain.steps else chain
+        if chain is not None and chain.steps:
+            used(args[0])
+            chain = None
         name = self._visit(self.buffers[id(args[3])])
         self.norm(name, chain, args)
         out = func(*args, **kwargs)
@@ -125,9 +130,14 @@ class Watcher:
     def _scaled(self, func: Any, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
         for own, factor in (args[:2], args[1::-1]):
             chain = chain_of(own)
-            if chain is not None and id(factor) in self.parameters and out.shape == own.shape:
-                chain.steps.append(lambda y, by=factor: func(y, by))
-                return link(out, chain)
+            if chain is None or id(factor) not in self.parameters or out.shape != own.shape:
+                continue
+            if factor.numel() not in (1, out.shape[chain.site.features]) or out is own:
+                continue
+            by = factor.detach().reshape(-1)
+            chain.scale = by if chain.scale is None else chain.scale * by
+            chain.steps.append(lambda y, factor=factor: func(y, factor))
+            return link(out, chain)
         used(args[:2])
         return out
 
@@ -136,7 +146,7 @@ class Watcher:
         ends = [(chain_of(a), b), (chain_of(b), a)]
         fit = [(c, other) for c, other in ends if c is not None and not c.read and isinstance(other, torch.Tensor)]
         used(args[:2])
-        if not fit or a.shape != b.shape:
+        if not fit or a is b or a.shape != b.shape:
             return func(*args)
         chain, other = max(fit, key=lambda end: num_inputs(end[0].site))
         if other is a and func in IN_PLACE:
@@ -157,11 +167,21 @@ class Recorder(Watcher):
 
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
         self.order.append(self._place)
-        place = self.places.setdefault(self._place, Place(site.name, site.outputs))
+        place = self.places.setdefault(self._place, self._place_of(site))
         at = positions(y, site, self.limit(num_inputs(site)), self.number)
         place.at[self.number], place.rows[self.number] = at, output_rows(y, site, at)
         place.spatial[self.number] = tuple(y.shape[-site.spatial :]) if site.spatial else ()
+        place.outline[self.number] = outline(site)
         return super().after(site, y)
+
+    def _place_of(self, site: Site) -> Place:
+        bias = None if site.bias is None else self.parameters.get(id(site.bias))
+        left = None
+        if site.bias is not None and (bias is None or site.bias.numel() != num_outputs(site)):
+            left = "what is added to its output is not a bias"
+        if site.kind == "transposed" and site.groups > 1:
+            left = "it is a transposed convolution with groups"
+        return Place(site.name, site.outputs, bias=bias, left=left)
 
     def norm(self, name: str, chain: Chain | None, args: tuple[Any, ...]) -> None:
         self.order.append(name)
@@ -186,13 +206,16 @@ class Refitter(Watcher):
     ) -> None:
         super().__init__(model, number, places)
         self.meet, self.sums = meet, sums
+        self.strange: set[str] = set()  # weights whose inputs have other rows than in the original
 
     def before(self, site: Site) -> torch.Tensor:
         super().before(site)
         place = self.places.get(self._place)
-        if place is not None and self.number in place.at:
+        if place is not None and place.outline.get(self.number) == outline(site):
             rows = input_rows(site, place.at[self.number], place.spatial[self.number])
             self.meet(self.number, self._place, Arrival(site, rows))
+        elif place is not None:
+            self.strange.add(site.name)
         return site.x
 
     def norm(self, name: str, chain: Chain | None, args: tuple[Any, ...]) -> None:
@@ -209,7 +232,7 @@ class Refitter(Watcher):
         if not self._waits_for_sum(chain):
             return out
         rows = output_rows(other, chain.site, self.places[chain.place].at[self.number])
-        self.meet(self.number, chain.place + "+", rows)
+        self.meet(self.number, chain.place + "+", Addition(rows, chain.scale))
         assert chain.site.again is not None
         y = chain.site.again()
         for step in chain.steps:
@@ -219,7 +242,9 @@ class Refitter(Watcher):
     def _waits_for_sum(self, chain: Chain) -> bool:
         """Whether the contraction is fitted only where its output is added, and what comes between runs again then."""
         place = self.places.get(chain.place)
-        return self.sums and place is not None and self.number in place.sums
+        if place is None or place.outline.get(self.number) != outline(chain.site):
+            return False
+        return self.sums and self.number in place.sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +253,14 @@ class Arrival:
 
     site: Site
     rows_RGD: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """What a pass brings to a sum: rows of what the contraction's output is added to, and its scale on the way there."""
+
+    rows: torch.Tensor
+    scale: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)

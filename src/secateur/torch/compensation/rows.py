@@ -119,3 +119,15 @@ def num_inputs(site: Site) -> int:
     """D: how many inputs one output has."""
     inputs = site.weight.shape[site.inputs] // (site.groups if site.kind == "transposed" else 1)
     return inputs * math.prod(site.weight.shape[2:] if site.kind != "linear" else ())
+
+
+def outline(site: Site) -> tuple[int, ...]:
+    """The shape of what comes in, but for its features."""
+    shape = list(site.x.shape)
+    del shape[site.features]
+    return tuple(shape)
+
+
+def num_outputs(site: Site) -> int:
+    """How many features come out."""
+    return site.weight.shape[site.outputs] * (site.groups if site.kind == "transposed" else 1)

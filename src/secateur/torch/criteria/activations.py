@@ -123,12 +123,12 @@ class _Sums:
 
     def before(self, site: Site) -> torch.Tensor:
         """Add what this contraction reads."""
-        self._add(site.x, site, self.reads.inputs.get(site.name, ()))
+        self._add(site.x, site, self.reads.into(site))
         return site.x
 
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
         """Add what it gives, as far as nobody reads it or the activation is named."""
-        self._add(y, site, self.reads.outputs.get(site.name, ()))
+        self._add(y, site, self.reads.out_of(site))
         return y
 
     def _add(self, a: torch.Tensor, site: Site, asked: tuple[Read, ...]) -> None:

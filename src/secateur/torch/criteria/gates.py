@@ -114,13 +114,13 @@ class _Run:
     def before(self, site: Site) -> torch.Tensor:
         """Let the input be a tensor of its own, so that its gradient is what this reader says."""
         self.calls[site.name] += 1
-        asked = self.reads.inputs.get(site.name)
-        return site.x if asked is None else self._watched(site, site.x, asked, 1.0)
+        asked = self.reads.into(site)
+        return site.x if not asked else self._watched(site, site.x, asked, 1.0)
 
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
         """The same for outputs. Units seen there are factors of a product: both factors say the same, each counts half."""
-        asked = self.reads.outputs.get(site.name)
-        return y if asked is None else self._watched(site, y, asked, 0.5)
+        asked = self.reads.out_of(site)
+        return y if not asked else self._watched(site, y, asked, 0.5)
 
     def _watched(self, site: Site, a: torch.Tensor, asked: tuple[Read, ...], share: float) -> torch.Tensor:
         if not a.is_floating_point():

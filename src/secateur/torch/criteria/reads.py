@@ -43,6 +43,15 @@ class Reads:
     inputs: Mapping[str, tuple[Read, ...]]
     outputs: Mapping[str, tuple[Read, ...]]
     unseen: tuple[str, ...]
+    axes: Mapping[str, int]  # the axis of each weight that is contracted
+
+    def into(self, site: Site) -> tuple[Read, ...]:
+        """What is read of a contraction's input: nothing where a tied decoder uses the weight the other way round."""
+        return self.inputs.get(site.name, ()) if self.axes.get(site.name) == site.inputs else ()
+
+    def out_of(self, site: Site) -> tuple[Read, ...]:
+        """What is seen in its output."""
+        return self.outputs.get(site.name, ()) if self.axes.get(site.name) == site.inputs else ()
 
 
 def reads(graph: Graph, sites: Mapping[str, Site], *, produced: bool = False) -> Reads:
@@ -57,7 +66,9 @@ def reads(graph: Graph, sites: Mapping[str, Site], *, produced: bool = False) ->
     for name, site in known.items():
         outputs[name] = tuple(_reads(_output_axis(site, graph), rest, outer))
     rest -= _named(outputs)
-    return Reads(_only_some(inputs), _only_some(outputs), tuple(w.name for w in graph.free if w.name in rest))
+    unseen = tuple(w.name for w in graph.free if w.name in rest)
+    axes = {name: site.inputs for name, site in known.items()}
+    return Reads(_only_some(inputs), _only_some(outputs), unseen, axes)
 
 
 def _reads(axis: Axis, asked: set[str], outer: Outer) -> Iterator[Read]:

@@ -9,7 +9,7 @@ Invariant: a mode changes no model; only `apply` does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,8 +29,9 @@ from secateur.torch.data import Data
 class Task:
     """What a search is given.
 
-    ``graph`` is the whole graph of ``model`` as it is now, in the ``step``-th round; ``budget`` may have no limits where ``needs_budget`` is false; ``data`` is None where the user gave
-    none; ``tell`` takes how far the search is (a fraction and a word).
+    ``graph`` is the whole graph of ``model`` as it is now, in the ``step``-th round; ``budget`` has no limits where the mode
+    needs none and none was given; ``data`` is None where the user gave none; ``tell`` takes how far the search is (a
+    fraction and a word).
     """
 
     graph: Graph
@@ -96,7 +97,8 @@ class Mode(BaseModel):
     def data(self, model: nn.Module) -> Data | None:
         """The batches that the options name, or None where there are none."""
         if self.forward_loop is not None:
-            return Data.of_forward_loop(model, self.forward_loop, num_batches=self.num_batches)
+            found = Data.of_forward_loop(model, self.forward_loop, num_batches=self.num_batches)
+            return replace(found, loss=self.loss_func)
         if self.data_loader is None:
             return None
         return Data(

@@ -52,7 +52,7 @@ class Scorer:
         self._phase: Callable[[str], AbstractContextManager[None]] = (
             Replay.beside(model).phase if reuse else nullcontext
         )
-        _keep_freed_memory()
+        keep_freed_memory()
         if data is None and batch_norms(model):
             warnings.warn(
                 "no data: candidates are scored with the batch-norm statistics of the whole network. Give a data_loader",
@@ -105,7 +105,7 @@ def _kept(data: Data, model: nn.Module, samples: int | None) -> Iterable[Any]:
     return found
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have the C library keep what one forward pass frees for the next, which halves the time of convolutions on CPU.
 
     glibc returns freed memory to the system beyond twice the size of the largest block that it mapped and freed so far,
