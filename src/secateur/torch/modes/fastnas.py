@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
@@ -28,10 +28,10 @@ from secateur.search.journal import FILE_NAME, Journal
 from secateur.search.sensitivity import Survey, curves, next_point
 from secateur.search.threshold import Objective
 from secateur.torch.choosing import Ranked
-from secateur.torch.criteria.protocol import CRITERIA, make
+from secateur.torch.criteria.protocol import make
 from secateur.torch.distributed import rank, reduce_sum, world_size
 from secateur.torch.modes.curves import modelopt_spelling, plan_under, ranked_for
-from secateur.torch.modes.mode import MODES, Mode, Task
+from secateur.torch.modes.mode import MODES, CriterionOption, Mode, Task
 from secateur.torch.modes.scoring import Scorer, digest_of_data, digest_of_weights, seeded
 
 WHOLE = "whole"
@@ -59,17 +59,11 @@ class FastNAS(Mode):
     most_points: int = Field(default=8, ge=1)
     batch_norm_samples: int = Field(default=256, ge=1)
     reuse: bool = True
-    criterion: Any = "l1"
+    criterion: CriterionOption = "l1"
     objective: Objective = "largest"
     seed: int = 0
 
     _spelling = model_validator(mode="before")(modelopt_spelling)
-
-    @model_validator(mode="after")
-    def _known_criterion(self) -> Self:
-        if isinstance(self.criterion, str):
-            _ = CRITERIA[self.criterion]
-        return self
 
     def search(self, task: Task) -> Plan:
         """Measure sensitivities, then find the threshold."""

@@ -17,7 +17,7 @@ Invariant: the same data in any order gives the same plan, up to rounding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -29,9 +29,9 @@ from secateur.core.show import text_table
 from secateur.errors import InputError
 from secateur.search.threshold import Curves, Objective
 from secateur.torch.choosing import Ranked
-from secateur.torch.criteria.protocol import CRITERIA, make
+from secateur.torch.criteria.protocol import make
 from secateur.torch.modes.curves import modelopt_spelling, plan_under, ranked_for
-from secateur.torch.modes.mode import MODES, Mode, Task
+from secateur.torch.modes.mode import MODES, CriterionOption, Mode, Task
 from secateur.torch.modes.scoring import seeded
 
 
@@ -46,17 +46,11 @@ class GradNAS(Mode):
     """
 
     num_batches: int = Field(default=128, ge=1)
-    criterion: Any = "gate_gradient"
+    criterion: CriterionOption = "gate_gradient"
     objective: Objective = "sum"
     seed: int = 0
 
     _spelling = model_validator(mode="before")(modelopt_spelling)
-
-    @model_validator(mode="after")
-    def _known_criterion(self) -> Self:
-        if isinstance(self.criterion, str):
-            _ = CRITERIA[self.criterion]
-        return self
 
     def search(self, task: Task) -> Plan:
         """Score units by backward passes, then choose counts."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
 from secateur.core.budget import Budget
@@ -21,8 +21,26 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.registry import Registry
 from secateur.errors import ConfigError, nearest
+from secateur.search.allocations import ALLOCATIONS
 from secateur.torch.calibration import first_of
+from secateur.torch.criteria.protocol import CRITERIA, Criterion
 from secateur.torch.data import Data
+from secateur.torch.planning import Scores, plan
+
+
+def _known_criterion(criterion: Any) -> Any:
+    if isinstance(criterion, str):
+        _ = CRITERIA[criterion]
+    return criterion
+
+
+def _known_allocation(name: str) -> str:
+    _ = ALLOCATIONS[name]
+    return name
+
+
+CriterionOption = Annotated[Any, AfterValidator(_known_criterion)]  # a name, a criterion, or scores made before
+AllocationOption = Annotated[str, AfterValidator(_known_allocation)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +126,24 @@ class Mode(BaseModel):
     def limits(self) -> Limits:
         """What narrows the search space."""
         return Limits(
+            multiple_of=self.multiple_of,
+            keep=self.keep,
+            only=self.only,
+            floor=self.floor,
+            ceiling=self.ceiling,
+            rules=self.rules,
+        )
+
+    def allocated(
+        self, task: Task, criterion: Criterion | Scores, allocation: str, sizes: Mapping[str, int] | None = None
+    ) -> Plan:
+        """Score once and allocate once, within the limits of these options."""
+        return plan(
+            task.graph,
+            criterion,
+            task.budget,
+            allocation=allocation,
+            sizes=sizes,
             multiple_of=self.multiple_of,
             keep=self.keep,
             only=self.only,

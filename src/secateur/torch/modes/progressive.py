@@ -9,15 +9,13 @@ Invariant: no label is needed but for the loss that scores; no weight is trained
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from secateur.core.plan import Plan
-from secateur.search.allocations import ALLOCATIONS
-from secateur.torch.criteria.protocol import CRITERIA, make
-from secateur.torch.modes.mode import MODES, Mode, Task
-from secateur.torch.planning import plan
+from secateur.torch.criteria.protocol import make
+from secateur.torch.modes.mode import MODES, AllocationOption, CriterionOption, Mode, Task
 
 
 @MODES.add("progressive")
@@ -27,33 +25,15 @@ class Progressive(Mode):
     Each round scores on ``scoring_samples`` of the data.
     """
 
-    criterion: Any = "gate_gradient"
-    allocation: str = "per_cost"
+    criterion: CriterionOption = "gate_gradient"
+    allocation: AllocationOption = "per_cost"
     compensate: Literal["none", "bias", "least_squares"] = "least_squares"
     steps: int = Field(default=6, ge=1)
     scoring_samples: int = Field(default=512, ge=1)
-
-    @model_validator(mode="after")
-    def _known_names(self) -> Self:
-        _ = ALLOCATIONS[self.allocation]
-        if isinstance(self.criterion, str):
-            _ = CRITERIA[self.criterion]
-        return self
 
     def search(self, task: Task) -> Plan:
         """One round: score what is there now, and allocate."""
         data = None if task.data is None else task.data.limited(task.model, self.scoring_samples)
         criterion = make(self.criterion, data)
         task.tell(0.2, f"round {task.step + 1}: scoring with {criterion.name}")
-        return plan(
-            task.graph,
-            criterion,
-            task.budget,
-            allocation=self.allocation,
-            multiple_of=self.multiple_of,
-            keep=self.keep,
-            only=self.only,
-            floor=self.floor,
-            ceiling=self.ceiling,
-            rules=self.rules,
-        )
+        return self.allocated(task, criterion, self.allocation)
