@@ -61,7 +61,6 @@ class Compensator:
         self.places: dict[str, Place] = {}
         self.order: tuple[str, ...] = ()
         self.looked_up: frozenset[str] = frozenset()
-        self.kept: dict[str, torch.Tensor] = {}
         self._record(model)
 
     def _record(self, model: nn.Module) -> None:
