@@ -21,6 +21,7 @@ from torch import nn
 
 from secateur.errors import InputError
 from secateur.torch.distributed import active, reduce_sum, unwrapped
+from secateur.torch.untouched import flags_kept
 
 Collect = Callable[[Any], Any]
 
@@ -61,7 +62,7 @@ def reestimate_batch_norm(
         return 0
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     used = 0
-    with _measuring(model, norms), torch.no_grad():
+    with flags_kept(model), _measuring(model, norms), torch.no_grad():
         for batch in islice(iter(data_loader), num_batches):
             _measure(model, to_device(collect_func(batch), device))
             used += 1
@@ -121,7 +122,6 @@ def _moved(leaf: Any, device: torch.device) -> Any:
 
 @contextmanager
 def _measuring(model: nn.Module, norms: list[Any]) -> Any:
-    flags = [(m, m.training) for m in model.modules()]
     momenta = [(m, m.momentum) for m in norms]
     before = [(m, m.running_mean.clone(), m.running_var.clone(), m.num_batches_tracked) for m in norms]
     model.eval()
@@ -140,5 +140,3 @@ def _measuring(model: nn.Module, norms: list[Any]) -> Any:
     finally:
         for m, momentum in momenta:
             m.momentum = momentum
-        for m, flag in flags:
-            m.training = flag

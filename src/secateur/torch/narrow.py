@@ -21,7 +21,7 @@ from secateur.core.layout import Axis, Indices, Layout, Product, Sum, Unit, kept
 from secateur.core.plan import Edit, Plan
 from secateur.errors import PlanError
 from secateur.torch.provenance import shallow_copy
-from secateur.torch.untouched import named_tensors
+from secateur.torch.untouched import flags_kept, named_tensors
 
 
 def narrowed_tensors(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
@@ -198,10 +198,8 @@ def rewrite(model: nn.Module, narrowed: Iterable[str], edits: Iterable[Edit]) ->
 
 def drop_caches(model: nn.Module) -> None:
     """Let modules that cache what they compute from parameters forget it, the way they do when training starts."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.train()
-    for module, flag in flags:
-        module.training = flag
+    with flags_kept(model):
+        model.train()
 
 
 _STEP = re.compile(r"\.?([A-Za-z_]\w*)|\[(\d+)\]")

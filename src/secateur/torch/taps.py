@@ -124,10 +124,18 @@ class _Watch(TorchFunctionMode):
 
 
 def _linear(watch: _Watch, _: Any, x: Any, weight: Any = None, bias: Any = None) -> Site | None:
+    return _upright(watch, x, weight, bias, "linear", {})
+
+
+def _upright(watch: _Watch, x: Any, weight: Any, bias: Any, kind: str, options: Mapping[str, Any]) -> Site | None:
+    """A contraction that takes its weight as it is stored; nothing for a transposed view or a tensor of no name."""
     found = watch.weight(weight)
     if found is None or found[2]:
         return None
-    return Site(name=found[0], weight=found[1], bias=bias, x=x, kind="linear", inputs=1, outputs=0)
+    inputs = 0 if kind == "transposed" else 1
+    return Site(
+        name=found[0], weight=found[1], bias=bias, x=x, kind=kind, inputs=inputs, outputs=1 - inputs, options=options
+    )
 
 
 def _matmul(watch: _Watch, _: Any, x: Any, other: Any = None, **kwargs: Any) -> Site | None:
@@ -157,11 +165,8 @@ def _conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Site | None:
-    found = watch.weight(weight)
-    if found is None or found[2]:
-        return None
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return Site(name=found[0], weight=found[1], bias=bias, x=x, kind="conv", inputs=1, outputs=0, options=options)
+    return _upright(watch, x, weight, bias, "conv", options)
 
 
 def _transposed(
@@ -176,12 +181,8 @@ def _transposed(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Site | None:
-    found = watch.weight(weight)
-    if found is None or found[2]:
-        return None
     options = {"stride": stride, "padding": padding, "output_padding": output_padding}
-    options |= {"dilation": dilation, "groups": groups}
-    return Site(name=found[0], weight=found[1], bias=bias, x=x, kind="transposed", inputs=0, outputs=1, options=options)
+    return _upright(watch, x, weight, bias, "transposed", options | {"dilation": dilation, "groups": groups})
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -26,6 +26,7 @@ from secateur.errors import InputError, SecateurError
 from secateur.torch.calibration import reestimate_batch_norm
 from secateur.torch.evaluation import EvalFn, Running, Score, judging, score_of
 from secateur.torch.subnet import subnet
+from secateur.torch.untouched import flags_kept
 
 Measure = Callable[[Mapping[int, Plan], Sequence[Running]], Iterator[tuple[int, Score]]]
 
@@ -140,16 +141,14 @@ def _run(plan: Plan, rivals: Sequence[Running]) -> Score:
 @contextmanager
 def _averaging(model: nn.Module) -> Iterator[None]:
     """Batch norms start anew and average over all batches they see in training mode; flags are put back."""
-    flags = [(module, module.training) for module in model.modules()]
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None
         norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, flag in flags:
-            module.training = flag
+    with flags_kept(model):
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum

@@ -54,6 +54,17 @@ def all_or_nothing(model: nn.Module) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def flags_kept(model: nn.Module) -> Iterator[None]:
+    """Training flags are as before on exit."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
 def _snapshot(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     held = dict(module.__dict__)
     inner = {key: value.copy() for key, value in held.items() if isinstance(value, (dict, list, set))}

@@ -11,8 +11,7 @@ Memory: some thousand rows of every contraction's output, and while fitting the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -26,7 +25,7 @@ from secateur.torch.compensation.lockstep import Lockstep
 from secateur.torch.compensation.passes import Place, Recorder, Refitter
 from secateur.torch.data import Data
 from secateur.torch.taps import taps, watching
-from secateur.torch.untouched import visible_functions
+from secateur.torch.untouched import flags_kept, visible_functions
 
 Method = Literal["bias", "least_squares"]
 
@@ -67,7 +66,8 @@ class Compensator:
         def limit(inputs: int) -> int:
             return -(-max(_ROWS, 2 * inputs) // len(self.batches))
 
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), flags_kept(model):
+            model.eval()
             for number, batch in enumerate(self.batches):
                 recorder = Recorder(model, number, self.places, limit)
                 with taps(model, recorder):
@@ -81,12 +81,13 @@ class Compensator:
         The weights are fitted from where they are, so a network may be narrowed and fitted several times.
         """
         decisions = Decisions(
-            self.places, self._kept(model, plan), looked_up=self.looked_up, method=self.method, ridge=self.ridge
+            self.places, self._kept(plan), looked_up=self.looked_up, method=self.method, ridge=self.ridge
         )
         lockstep = Lockstep(self.order, decisions)
         strange: set[str] = set()
         run = partial(self._pass, model, lockstep, strange)
-        with evaluating(model), visible_functions(), torch.no_grad():
+        with flags_kept(model), visible_functions(), torch.no_grad():
+            model.eval()
             lockstep.run([run] * len(self.batches))
         left = (
             dict.fromkeys(sorted(strange - decisions.refitted), "what it multiplies is narrowed, too") | decisions.left
@@ -99,7 +100,7 @@ class Compensator:
             self.data.output(model, self.batches[number])
         strange |= refitter.strange
 
-    def _kept(self, model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
+    def _kept(self, plan: Plan) -> dict[str, torch.Tensor]:
         """Which outputs of each contraction are left."""
         found = {}
         for name, axis in {place.site: place.outputs for place in self.places.values()}.items():
@@ -107,15 +108,3 @@ class Compensator:
             if indices is not None:
                 found[name] = torch.as_tensor(indices)
         return found
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and the training flags as they were afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag

@@ -39,14 +39,12 @@ class Lockstep:
 
     def run(self, passes: Sequence[Callable[[int], None]]) -> None:
         """Run all passes to their end; each is called with its number. Raises what one of them raised."""
-        context = contextvars.copy_context
         threads = [
-            threading.Thread(target=context().run, args=(self._body, number, body), daemon=True)
+            threading.Thread(target=contextvars.copy_context().run, args=(self._body, number, body), daemon=True)
             for number, body in enumerate(passes)
         ]
-        waiting = list(range(len(passes)))
-        for number in waiting:
-            self._resume(number, threads[number])
+        for number, thread in enumerate(threads):
+            self._resume(number, thread)
         while self._parked and self._error is None:
             for number in self._settle():
                 self._resume(number, None)

@@ -23,8 +23,8 @@ from secateur.torch.distributed import active
 from secateur.torch.modes import Mode
 from secateur.torch.prune import PruneResult, prune
 from secateur.torch.trace import trace
-from secateur.torch.training.guard import flags_kept
 from secateur.torch.training.optimizer import remap_optimizer
+from secateur.torch.untouched import flags_kept
 
 _NOTHING_TO_DO = ("on_", "setup", "teardown")
 

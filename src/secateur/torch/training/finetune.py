@@ -30,7 +30,8 @@ from secateur.torch.progress import Tell, progress
 from secateur.torch.training.config import FinetuneConfig
 from secateur.torch.training.defaults import MakeOptimizer, optimizer_for, scheduler_for
 from secateur.torch.training.distillation import Distillation, Lesson, lessons
-from secateur.torch.training.guard import copied, device_of, flags_kept, put_back, rates_kept, restored_on_error, seeded
+from secateur.torch.training.guard import copied, device_of, put_back, rates_kept, restored_on_error, seeded
+from secateur.torch.untouched import flags_kept
 
 Score = Callable[[nn.Module], float]
 

@@ -48,17 +48,6 @@ def restored_on_error(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
 
 
 @contextmanager
-def flags_kept(model: nn.Module) -> Iterator[None]:
-    """Training flags are as before on exit."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-@contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from this seed in the block, and go on as if it had not been on exit."""
     devices = [device.index or 0] if device.type == "cuda" else []
