@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from secateur.core.budget import Budget
 from secateur.core.choices import Limits, maximum, minimum, restrict
 from secateur.core.graph import Graph
-from secateur.core.layout import Unit, Whole
+from secateur.core.layout import Product, Unit, Whole
 from secateur.errors import ConfigError, Infeasible, InputError
 from secateur.search.allocate import allocate, keep_best
 from secateur.search.allocations import ALLOCATIONS
@@ -182,6 +182,19 @@ def test_per_cost_takes_expensive_units_first():
     counts = counts_of(graph, allocate(graph, scores, Budget.of({"macs": "60%"}, graph), allocation="per_cost"))
     assert counts["cheap"] == 200
     assert counts["dear"] < 120
+
+
+def test_per_cost_counts_the_units_of_every_outer_index():
+    """Each of the 16 dimensions of 8 heads stands for 8 units, which cost as much as 8 of the other width's."""
+    axis = Product((Unit("heads", 8), Unit("head_dim", 16)))
+    layouts = {
+        "v.weight": (axis, Whole(10)), "o.weight": (Whole(10), axis),
+        "up.weight": (Unit("hidden", 128), Whole(10)), "down.weight": (Whole(10), Unit("hidden", 128)),
+    }  # fmt: skip
+    graph = graph_of(layouts, changes={"head_dim": {"outer": "heads"}, "heads": {"choices": (8,), "frozen": "kept"}})
+    scores = {"hidden": np.linspace(1, 2, 128), "head_dim": np.tile(np.linspace(1, 2, 16), (8, 1))}
+    counts = counts_of(graph, allocate(graph, scores, Budget.of({"params": "60%"}, graph), allocation="per_cost"))
+    assert abs(counts["head_dim"] / 16 - counts["hidden"] / 128) < 0.1
 
 
 def test_equal_scores_everywhere_narrow_all_widths_alike():

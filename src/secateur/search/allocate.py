@@ -53,7 +53,10 @@ def allocate(
         return keep_best(graph, scores, maximum(graph))
     check_reachable(graph, budget)
     unit_costs = _unit_costs(graph, budget)
-    levels = [levels_of(_by_rank(scores[w.name], rankings[w.name]), unit_costs[w.name]) for w in graph.free]
+    levels = [
+        levels_of(_by_rank(scores[w.name], rankings[w.name]), unit_costs[w.name] / _num_rows(rankings[w.name]))
+        for w in graph.free
+    ]
     ladders = Ladders.of(graph.free, levels, soft_floor)
     counts = ladders.counts(fill(Room(graph, budget, ladders), TOLERANCE))
     return _keep(graph, rankings, counts)
@@ -104,6 +107,11 @@ def _by_rank(scores: NDArray[Any], ranking: Indices) -> Floats:
     """Scores best first; where each outer index ranks its own, the mean over these at each rank."""
     ranked = np.take_along_axis(np.asarray(scores, dtype=np.float64), ranking, axis=-1)
     return ranked if ranked.ndim == 1 else ranked.mean(axis=0)
+
+
+def _num_rows(ranking: Indices) -> int:
+    """How many units one rank stands for: one of each outer index where these rank their own."""
+    return 1 if ranking.ndim == 1 else len(ranking)
 
 
 def _unit_costs(graph: Graph, budget: Budget) -> dict[str, float]:
