@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import secateur as sc
-from secateur.errors import Infeasible, InputError
+from secateur.errors import ArtifactError, Infeasible, InputError
 from secateur.torch.calibration import reestimate_batch_norm
 from secateur.torch.modes import GradNAS
 from secateur.torch.modes.gradnas import degradation
@@ -98,6 +99,51 @@ def test_at_most_so_many_batches_are_read_and_the_model_is_as_it_was() -> None:
     assert all(p.grad is None for p in model.parameters())
     assert mode.search(task) == plan
     assert GradNAS.read({}).num_batches == 128
+
+
+class TestCheckpoint:
+    """Scores are made once for a network and its data."""
+
+    @staticmethod
+    def run(folder: Path | None, share: str = "60%", *, model: nn.Module | None = None, **more: Any) -> tuple[Any, int]:
+        """The plan, and how often the loss was asked for."""
+        calls = []
+
+        def loss(output: Any, batch: Any) -> torch.Tensor:
+            calls.append(1)
+            return of_labels(output, batch)
+
+        given, batches = bert()
+        config = {"data_loader": batches, "loss_func": loss, "checkpoint": folder, **more}
+        example = batches[0][0]
+        found = sc.prune(model or given, "gradnas", {"params": share}, (example["input_ids"],), config)[1].plan
+        return found, len(calls)
+
+    def test_other_constraints_and_limits_score_nothing_again(self, tmp_path: Path) -> None:
+        assert self.run(tmp_path)[1] == 3
+        for share, more in (("60%", {}), ("45%", {}), ("60%", {"keep": ["*word_embeddings*"]})):
+            found, calls = self.run(tmp_path, share, **more)
+            assert calls == 0
+            assert found == self.run(None, share, **more)[0]
+
+    def test_a_width_that_was_not_scored_before_is(self, tmp_path: Path) -> None:
+        self.run(tmp_path, "80%", keep=["*word_embeddings*"])
+        found, calls = self.run(tmp_path)
+        assert calls == 3
+        assert found == self.run(None)[0]
+        assert self.run(tmp_path)[1] == 0
+
+    def test_another_network_or_criterion_is_refused_saying_what_differs(self, tmp_path: Path) -> None:
+        self.run(tmp_path)
+        other = bert()[0]
+        with torch.no_grad():
+            next(other.parameters()).mul_(1.5)
+        with pytest.raises(ArtifactError, match=r"another search.*weights"):
+            self.run(tmp_path, model=other)
+        with pytest.raises(ArtifactError, match=r"another search.*num_batches"):
+            self.run(tmp_path, num_batches=2)
+        with pytest.raises(ArtifactError, match=r"another search.*criterion"):
+            self.run(tmp_path, criterion="taylor")
 
 
 def test_the_loss_at_a_count_is_the_sum_of_the_scores_that_go() -> None:

@@ -132,7 +132,7 @@ def test_a_budget_is_met_and_nearly_used_up(constraints: dict[str, str], steps: 
     model, result = sc.prune(network(), "progressive", constraints, X[:1], {"data_loader": BATCHES, "steps": steps})
     used = [result.after[name] / (result.before[name] * float(share[:-1]) / 100) for name, share in constraints.items()]
     assert max(used) <= 1
-    assert max(used) >= 0.99
+    assert max(used) >= 0.97  # one group of four channels is a lot here, and later rounds cannot give one back
     again = sc.trace(model, X[:1])
     assert (again.macs, again.params) == (result.macs, result.params)
     assert result.params == sum(p.numel() for p in model.parameters())
@@ -149,6 +149,34 @@ def test_the_same_seed_gives_the_same_plan_and_bit_equal_weights() -> None:
         results.append((pruned(model).plan.kept, state(model)))
     assert results[0][0] == results[1][0]
     assert_same(results[0][1], results[1][1])
+
+
+def test_a_search_that_stopped_midway_goes_on_with_its_scores(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    calls, allowed = [], 0
+
+    def loss(output: torch.Tensor, batch: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > allowed:
+            raise Stop
+        return F.cross_entropy(output, batch[1])
+
+    expected = network()
+    plan = pruned(expected, steps=3).plan
+    each = len(BATCHES)
+    for allowed in (0, each // 2, 2 * each + 1, 3 * each):  # each goes on where the one before stopped
+        calls.clear()
+        model = network()
+        if allowed < 3 * each:
+            with pytest.raises(Stop):
+                pruned(model, steps=3, loss_func=loss, checkpoint=tmp_path)
+            continue
+        assert pruned(model, steps=3, loss_func=loss, checkpoint=tmp_path).plan == plan
+        assert len(calls) == each  # two of three rounds were on the disk
+        assert_same(state(model), state(expected))
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_rounds_approach_the_budget_geometrically_and_kept_sets_nest() -> None:
@@ -198,7 +226,10 @@ def reread(plan: Plan) -> Plan:
 
 @pytest.mark.parametrize(
     ("build", "data", "options"),
-    [(network, BATCHES, {"steps": 8, "allocation": "uniform"}), (attention, TOKENS, {"steps": 4})],
+    [
+        (network, BATCHES, {"steps": 8, "allocation": "uniform"}),
+        (attention, TOKENS, {"steps": 4, "allocation": "uniform"}),
+    ],
     ids=["grouped", "heads"],
 )
 def test_kept_sets_of_each_group_of_its_own_compose(build: Any, data: Any, options: dict[str, Any]) -> None:

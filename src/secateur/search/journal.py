@@ -49,15 +49,15 @@ class Journal:
     def open(cls, path: str | Path | None, header: Mapping[str, Any], *, may_differ: Collection[str] = ()) -> Journal:
         """Go on with the journal at ``path``, or begin one; ``path=None`` keeps everything in memory.
 
-        A folder (one that exists, or a path without a suffix) holds it as ``journal.jsonl``. ``header`` says what the
-        evaluations depend on; all of it but the keys in ``may_differ`` must agree for them to be used again.
+        A folder is as good as a file, see `journal_file`. ``header`` says what the evaluations depend on; all of it but the
+        keys in ``may_differ`` must agree for them to be used again.
 
         Raises ArtifactError where the file is damaged, no journal, of another header, or in use by another search.
         """
         wanted = _plain(header, "the header")
         if path is None:
             return cls()
-        place = _file_of(Path(path))
+        place = journal_file(path)
         file = _opened(place)
         try:
             entries = _read(file, place, wanted, frozenset(may_differ))
@@ -107,7 +107,9 @@ class Journal:
 _IN_USE: weakref.WeakValueDictionary[tuple[int, int], Journal] = weakref.WeakValueDictionary()
 
 
-def _file_of(path: Path) -> Path:
+def journal_file(path: str | Path) -> Path:
+    """The file that a path means: in a folder (one that exists, or a path without a suffix) it is ``journal.jsonl``."""
+    path = Path(path)
     return path / FILE_NAME if path.is_dir() or not (path.suffix or path.is_file()) else path
 
 

@@ -53,6 +53,7 @@ def judged(space: Graph, criterion: Criterion, model: nn.Module) -> Ranked:
 
 def description(criterion: Criterion) -> dict[str, Any]:
     """What a criterion shows of itself in JSON's own types; data and functions it keeps to itself."""
+    criterion = getattr(criterion, "described_as", criterion)
     settings = {}
     if is_dataclass(criterion):
         settings = {f.name: plain(getattr(criterion, f.name)) for f in fields(criterion) if f.repr}

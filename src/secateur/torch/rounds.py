@@ -37,6 +37,7 @@ from secateur.torch.trace import trace
 from secateur.torch.untouched import named_tensors
 
 _NO_LIMITS = {"multiple_of": 1, "keep": (), "only": (), "floor": None, "ceiling": None, "rules": {}}
+_SHARE_ON_THE_WAY = 0.25  # of the calibration samples, before the last round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,8 @@ class _Rounds:
             part = _within(tell, step / steps, (step + 1) / steps)
             plan = self._round(step, _approach(budget, (step + 1) / steps), part)
             if compensator is not None:
-                self.compensation = compensator.fit(self.working, plan)
+                share = 1.0 if step == steps - 1 else _SHARE_ON_THE_WAY
+                self.compensation = compensator.fit(self.working, plan, share=share)
         if self.data is not None and batch_norms(self.working):
             reestimate_batch_norm(
                 self.working, self.data.loader, num_batches=self.data.num_batches, collect_func=self.data.collect

@@ -11,6 +11,7 @@ Memory: some thousand rows of every contraction's output, and while fitting the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -75,11 +76,13 @@ class Compensator:
                 self.looked_up |= recorder.looked_up
                 self.order = max(self.order, tuple(recorder.order), key=len)
 
-    def fit(self, model: nn.Module, plan: Plan) -> Compensation:
+    def fit(self, model: nn.Module, plan: Plan, *, share: float = 1.0) -> Compensation:
         """Re-fit a network that ``plan`` (made for the original) was applied to, in place.
 
-        The weights are fitted from where they are, so a network may be narrowed and fitted several times.
+        The weights are fitted from where they are, so a network may be narrowed and fitted several times; ``share`` of the
+        batches is enough for one that goes on being narrowed.
         """
+        some = math.ceil(share * len(self.batches))
         decisions = Decisions(
             self.places, self._kept(plan), looked_up=self.looked_up, method=self.method, ridge=self.ridge
         )
@@ -88,7 +91,7 @@ class Compensator:
         run = partial(self._pass, model, lockstep, strange)
         with flags_kept(model), visible_functions(), torch.no_grad():
             model.eval()
-            lockstep.run([run] * len(self.batches))
+            lockstep.run([run] * some)
         left = (
             dict.fromkeys(sorted(strange - decisions.refitted), "what it multiplies is narrowed, too") | decisions.left
         )

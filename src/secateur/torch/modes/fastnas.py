@@ -24,7 +24,7 @@ from secateur.core.plan import Plan
 from secateur.core.show import text_table
 from secateur.core.text import visible
 from secateur.errors import Coincidence
-from secateur.search.journal import FILE_NAME, Journal
+from secateur.search.journal import Journal
 from secateur.search.sensitivity import Survey, curves, next_point
 from secateur.search.threshold import Objective
 from secateur.torch.choosing import Ranked
@@ -32,6 +32,7 @@ from secateur.torch.criteria.protocol import make
 from secateur.torch.distributed import rank, reduce_sum, world_size
 from secateur.torch.modes.curves import modelopt_spelling, plan_under, ranked_for
 from secateur.torch.modes.mode import MODES, CriterionOption, Mode, Task
+from secateur.torch.modes.remembered import journal_path
 from secateur.torch.modes.scoring import Scorer, digest_of_data, digest_of_weights, seeded
 
 WHOLE = "whole"
@@ -73,7 +74,8 @@ class FastNAS(Mode):
         scorer = Scorer(
             task.model, task.data, self.score_func, self.seed, samples=self.batch_norm_samples, reuse=self.reuse
         )
-        with Journal.open(self._journal(task), self._header(task, ranked), may_differ={"constraints"}) as journal:
+        path = None if self.checkpoint is None or rank() > 0 else journal_path(self.checkpoint, task, self.steps)
+        with Journal.open(path, self._header(task, ranked), may_differ={"constraints"}) as journal:
             analysis = _Analysis(task, ranked, scorer, journal)
             survey, drops = analysis.run(self.most_points, self.max_evaluations)
         made = {"mode": "fastnas", "score": analysis.whole, "evaluations": analysis.num_evaluations}
@@ -81,14 +83,6 @@ class FastNAS(Mode):
         if self.verbose:
             Console().print(_table(survey, drops, plan), markup=False, highlight=False)
         return plan
-
-    def _journal(self, task: Task) -> Path | None:
-        """Where the journal is; in several rounds each has one of its own, by the network that it begins with."""
-        if self.checkpoint is None or rank() > 0 or self.steps == 1:
-            return None if self.checkpoint is None or rank() > 0 else Path(self.checkpoint)
-        place = Path(self.checkpoint)
-        name = f"{place.stem if place.suffix else Path(FILE_NAME).stem}-{task.graph.fingerprint[:16]}.jsonl"
-        return (place.parent if place.suffix else place) / name
 
     def _header(self, task: Task, ranked: Ranked) -> dict[str, Any]:
         """What an evaluation depends on."""

@@ -17,6 +17,7 @@ Invariant: the same data in any order gives the same plan, up to rounding.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from secateur.torch.choosing import Ranked
 from secateur.torch.criteria.protocol import make
 from secateur.torch.modes.curves import modelopt_spelling, plan_under, ranked_for
 from secateur.torch.modes.mode import MODES, CriterionOption, Mode, Task
+from secateur.torch.modes.remembered import remembered
 from secateur.torch.modes.scoring import seeded
 
 
@@ -42,13 +44,15 @@ class GradNAS(Mode):
     ``loss_func(output, batch)`` over ``num_batches`` (or ``max_iter_data_loader``) of the ``data_loader``; without it the
     model's own loss, or cross entropy with the labels. ``criterion`` gives scores that add up; ``objective`` is what is
     made small, the ``"sum"`` of the losses of all widths or the ``"largest"`` of them. Module types beside the options are
-    ``rules``.
+    ``rules``. ``checkpoint`` is a folder or file for the journal of scores: with it they are made once, also for other
+    constraints and limits.
     """
 
     num_batches: int = Field(default=128, ge=1)
     criterion: CriterionOption = "gate_gradient"
     objective: Objective = "sum"
     seed: int = 0
+    checkpoint: str | Path | None = None
 
     _spelling = model_validator(mode="before")(modelopt_spelling)
 
@@ -56,7 +60,8 @@ class GradNAS(Mode):
         """Score units by backward passes, then choose counts."""
         task.tell(0.1, "backward passes")
         with seeded(self.seed):
-            ranked = ranked_for(task, self, make(self.criterion, task.data))
+            criterion = remembered(make(self.criterion, task.data), self, task, task.data)
+            ranked = ranked_for(task, self, criterion)
         plan = plan_under(
             ranked, lambda space: degradation(space, ranked.scores), task, self.objective, {"mode": "gradnas"}
         )
