@@ -228,7 +228,7 @@ def reread(plan: Plan) -> Plan:
     ("build", "data", "options"),
     [
         (network, BATCHES, {"steps": 8, "allocation": "uniform"}),
-        (attention, TOKENS, {"steps": 4, "allocation": "uniform"}),
+        (attention, TOKENS, {"steps": 4, "allocation": "global"}),
     ],
     ids=["grouped", "heads"],
 )
