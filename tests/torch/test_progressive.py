@@ -564,6 +564,15 @@ def one_rank(number: int, folder: str) -> None:
     _, result = sc.prune(model, "progressive", {"macs": "50%"}, X[:1], config)
     torch.save(model.state_dict(), f"{folder}/progressive{number}.pt")
     Path(folder, f"plan{number}.json").write_text(json.dumps(result.plan.to_json()), "utf-8")
+    journals = Path(folder, "journals")
+    again = {**config, "checkpoint": journals}
+    plans = [sc.prune(simple(), "progressive", {"macs": "50%"}, X[:1], again)[1].plan]
+    dist.barrier()
+    if number == 0:  # the kill came before this rank had written anything of the second round
+        max(journals.glob("*.jsonl"), key=lambda path: ("rank" not in path.name, path.stat().st_mtime_ns)).unlink()
+    dist.barrier()
+    plans.append(sc.prune(simple(), "progressive", {"macs": "50%"}, X[:1], again)[1].plan)
+    Path(folder, f"journalled{number}.json").write_text(json.dumps([plan == result.plan for plan in plans]), "utf-8")
     dist.destroy_process_group()
 
 
@@ -602,3 +611,9 @@ def test_two_processes_prune_progressively_to_the_same_model(ranks: Path) -> Non
     plans = [(ranks / f"plan{number}.json").read_text("utf-8") for number in range(RANKS)]
     assert plans[0] == plans[1]
     assert_same(*(torch.load(ranks / f"progressive{number}.pt") for number in range(RANKS)))
+
+
+def test_ranks_of_which_one_has_lost_its_scores_score_together(ranks: Path) -> None:
+    for number in range(RANKS):
+        assert json.loads((ranks / f"journalled{number}.json").read_text("utf-8")) == [True, True]
+    assert len(list((ranks / "journals").iterdir())) == 2 * RANKS

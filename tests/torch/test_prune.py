@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.errors import ConfigError, InputError
+from secateur.errors import ConfigError, Infeasible, InputError
 from secateur.torch.modes import MODES, FastNAS, Mode
 
 INPUT = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
@@ -158,6 +158,12 @@ def test_verbose_prints_the_profile_and_the_constraints(capsys: pytest.CaptureFi
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == ""
+
+
+def test_verbose_judges_constraints_within_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Infeasible):
+        sc.prune(network(), "magnitude", {"macs": "30%"}, INPUT, {"verbose": True, "floor": 0.9})
+    assert "False" in capsys.readouterr().out
 
 
 def test_a_mode_of_ones_own_joins_by_name() -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from secateur.core.budget import Budget
+from secateur.core.choices import restrict
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.show import constraint_table, plan_table
@@ -101,8 +102,9 @@ def _prune(
     graph = trace(model, dummy_input)
     budget = _budget(constraints, graph, recipe)
     if recipe.verbose:
-        table = f"\n{constraint_table(graph, budget)}" if budget.limits else ""
-        Console().print(f"{graph}{table}", markup=False, highlight=False)
+        space = restrict(graph, recipe.limits())
+        table = f"\n{constraint_table(space, budget)}" if budget.limits else ""
+        Console().print(f"{space}{table}", markup=False, highlight=False)
     started = time.perf_counter()
     outcome = outcome_of(recipe, graph, model, budget, tell)
     searched = time.perf_counter()

@@ -25,6 +25,7 @@ from secateur.core.layout import kept_indices
 from secateur.errors import ConfigError, InputError, nearest
 from secateur.torch.apply import plans_of
 from secateur.torch.data import Data
+from secateur.torch.untouched import flags_kept
 
 Features = dict[str, torch.Tensor]
 Place = (
@@ -91,26 +92,21 @@ def lessons(model: nn.Module, distillation: Distillation, data: Data) -> Iterato
     teacher = distillation.teacher
     _check_teacher(model, teacher)
     places = {name: place(model, teacher, name) for name in distillation.features}
-    flags = [(module, module.training) for module in teacher.modules()]
-    teacher.eval()
-    try:
-        with outputs_of(model, places) as ours, outputs_of(teacher, places) as theirs:
+    with flags_kept(teacher), outputs_of(model, places) as ours, outputs_of(teacher, places) as theirs:
+        teacher.eval()
 
-            def lesson(output: Any, batch: Any, task: Callable[[], torch.Tensor]) -> torch.Tensor:
-                with torch.no_grad():
-                    taught = data.output(teacher, batch)
-                share = distillation.weight
-                losses = [] if share == 1 else [(1 - share) * task()]
-                if share:
-                    losses.append(share * logit_loss(output, taught, distillation.temperature))
-                if places:
-                    losses.append(distillation.feature_weight * feature_loss(ours, theirs, places))
-                return torch.stack(losses).sum()
+        def lesson(output: Any, batch: Any, task: Callable[[], torch.Tensor]) -> torch.Tensor:
+            with torch.no_grad():
+                taught = data.output(teacher, batch)
+            share = distillation.weight
+            losses = [] if share == 1 else [(1 - share) * task()]
+            if share:
+                losses.append(share * logit_loss(output, taught, distillation.temperature))
+            if places:
+                losses.append(distillation.feature_weight * feature_loss(ours, theirs, places))
+            return torch.stack(losses).sum()
 
-            yield lesson
-    finally:
-        for module, flag in flags:
-            module.training = flag
+        yield lesson
 
 
 def _check_teacher(model: nn.Module, teacher: nn.Module) -> None:
