@@ -118,7 +118,7 @@ error of a single accuracy: 0.35 points at 95 %, 0.8 at 50 %). Fine-tune: two ep
 _MAILS = """\
 `python -m benchmarks.accuracy.run`, with what `benchmarks/accuracy/README.md` says. A MiniLM encoder with a classifier,
 trained for two epochs on 800 of SpamAssassin's mails (64 tokens); searches see those and 400 others, and the accuracies
-are those of 1,000 that no search sees (one standard error: 0.6 points at 96 %). Every tool narrows heads and feed-forward
+are those of 1,000 that no search sees (one standard error: 0.75 points at 94 %). Every tool narrows heads and feed-forward
 channels; fine-tune: one epoch."""
 _READING = """\
 Percent of the test part that is right, mean ± standard deviation over the seeds of the trained network. In brackets: the mean
