@@ -52,9 +52,12 @@ def main(
         "| network | ours, s | ModelOpt 0.47.0, s | ours / theirs | evaluations, ours / theirs |\n|---|---|---|---|---|"
     )
     about = (
-        '`python -m benchmarks.accuracy.timing`: `mode="fastnas"` and ModelOpt\'s, to half of the MACs, 1,000 digits for batch'
-        " norm and 1,000 for the score of each candidate, each in its own process, in turns; minimum / median."
+        '`python -m benchmarks.accuracy.timing`: `mode="fastnas"` and ModelOpt\'s, to half of the MACs; of 1,000 digits theirs'
+        " measures batch norm on all and ours on 256, its default; 1,000 others for the score of each candidate. Each in its own"
+        " process, in turns; minimum / median."
     )
+    if not page:
+        return
     write_section("Search time: FastNAS", f"{about}\n\n{machine(1)}.\n\n{head}\n" + "\n".join(rows))
 
 
