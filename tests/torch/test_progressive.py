@@ -125,14 +125,19 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 
 @pytest.mark.parametrize(
-    ("constraints", "steps"),
-    [({"macs": "50%"}, 6), ({"params": "30%"}, 3), ({"macs": "15%"}, 2), ({"params": "60%", "macs": "45%"}, 6)],
+    ("constraints", "steps", "least"),
+    [
+        ({"macs": "50%"}, 6, 0.97),  # a group of four channels is a lot here, and later rounds cannot give one back
+        ({"params": "30%"}, 3, 0.99),
+        ({"macs": "15%"}, 2, 0.99),
+        ({"params": "60%", "macs": "45%"}, 6, 0.99),
+    ],
 )
-def test_a_budget_is_met_and_nearly_used_up(constraints: dict[str, str], steps: int) -> None:
+def test_a_budget_is_met_and_nearly_used_up(constraints: dict[str, str], steps: int, least: float) -> None:
     model, result = sc.prune(network(), "progressive", constraints, X[:1], {"data_loader": BATCHES, "steps": steps})
     used = [result.after[name] / (result.before[name] * float(share[:-1]) / 100) for name, share in constraints.items()]
     assert max(used) <= 1
-    assert max(used) >= 0.97  # one group of four channels is a lot here, and later rounds cannot give one back
+    assert max(used) >= least
     again = sc.trace(model, X[:1])
     assert (again.macs, again.params) == (result.macs, result.params)
     assert result.params == sum(p.numel() for p in model.parameters())

@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from secateur.errors import InputError
-from secateur.torch.modes.scoring import seeded
+from secateur.torch.modes.scoring import name_of, seeded
 
 EvalFn = Callable[..., Any]
 Running = tuple[tuple[float, float], ...]  # (share of the data, score so far), shares ascending
@@ -101,8 +101,7 @@ def described(given: Any) -> Any:
             return {str(key): described(entry) for key, entry in given.items()}
     if is_dataclass(given) and not isinstance(given, type):
         return {field.name: described(getattr(given, field.name)) for field in fields(given)}
-    name = getattr(given, "__qualname__", None)
-    return name if isinstance(name, str) else type(given).__qualname__
+    return name_of(given)
 
 
 def _dataset(dataset: Any) -> Any:

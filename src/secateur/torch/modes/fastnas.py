@@ -32,8 +32,8 @@ from secateur.torch.criteria.protocol import make
 from secateur.torch.distributed import rank, reduce_sum, world_size
 from secateur.torch.modes.curves import modelopt_spelling, plan_under, ranked_for
 from secateur.torch.modes.mode import MODES, CriterionOption, Mode, Task
-from secateur.torch.modes.remembered import journal_path
-from secateur.torch.modes.scoring import Scorer, digest_of_data, digest_of_weights, seeded
+from secateur.torch.modes.remembered import journal_path, origin
+from secateur.torch.modes.scoring import Scorer, name_of, seeded
 
 WHOLE = "whole"
 
@@ -90,13 +90,10 @@ class FastNAS(Mode):
             return {}
         return {
             "method": "fastnas",
-            "model": task.graph.fingerprint,
-            "weights": digest_of_weights(task.model),
-            "criterion": ranked.made_by,
-            "data": digest_of_data(task.data, self.seed),
+            **origin(task, task.data, ranked.made_by, self.seed),
             "num_batches": self.num_batches,
             "batch_norm_samples": self.batch_norm_samples,
-            "score_func": getattr(self.score_func, "__qualname__", type(self.score_func).__qualname__),
+            "score_func": name_of(self.score_func),
             "seed": self.seed,
             "constraints": task.budget.to_json(),
         }

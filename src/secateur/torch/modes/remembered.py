@@ -1,6 +1,6 @@
 """Scores that took data to make, kept in a journal: made once for each network, whatever is then asked of it.
 
-    remembered(criterion, mode, task)(graph, model)
+    remembered(criterion, mode, task, data)(graph, model)
         every free width in the journal ──► these            otherwise ──► score, one line a width
 
 Invariant: scores come back bit for bit, so a search that was killed ends in the plan that it would have ended in.
@@ -23,7 +23,7 @@ from secateur.torch.criteria.protocol import Criterion, Values
 from secateur.torch.data import Data
 from secateur.torch.distributed import rank, reduce_sum, world_size
 from secateur.torch.modes.mode import Mode, Task
-from secateur.torch.modes.scoring import digest_of_data, digest_of_weights
+from secateur.torch.modes.scoring import digest_of_data, digest_of_weights, name_of
 
 
 def journal_path(checkpoint: str | Path, task: Task, steps: int) -> Path:
@@ -64,17 +64,22 @@ def remembered(criterion: Criterion, mode: Any, task: Task, data: Data | None) -
 
 
 def _header(criterion: Criterion, mode: Mode, task: Task, data: Data | None) -> dict[str, Any]:
-    """What scores depend on."""
-    loss = mode.loss_func
     return {
         "method": "scores",
-        "model": task.graph.fingerprint,
-        "weights": digest_of_weights(task.model),
-        "criterion": description(criterion),
-        "data": digest_of_data(data, 0),
+        **origin(task, data, description(criterion), 0),
         "num_batches": mode.num_batches,
         "batches": len(data.loader) if data is not None and isinstance(data.loader, Sized) else None,
-        "loss_func": None if loss is None else getattr(loss, "__qualname__", type(loss).__qualname__),
+        "loss_func": None if mode.loss_func is None else name_of(mode.loss_func),
+    }
+
+
+def origin(task: Task, data: Data | None, made_by: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What every journal depends on: the network with its weights, the criterion, the data."""
+    return {
+        "model": task.graph.fingerprint,
+        "weights": digest_of_weights(task.model),
+        "criterion": made_by,
+        "data": digest_of_data(data, seed),
     }
 
 

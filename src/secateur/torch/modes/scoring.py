@@ -154,6 +154,12 @@ def digest_of_data(data: Data | None, seed: int) -> str | None:
     return digest.hexdigest()
 
 
+def name_of(given: Any) -> str:
+    """How a journal calls a function, or an object that is called like one."""
+    name = getattr(given, "__qualname__", None)
+    return name if isinstance(name, str) else type(given).__qualname__
+
+
 def _add(digest: Any, tensor: torch.Tensor) -> None:
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
