@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from secateur.io.artifact import restore, save
     from secateur.torch import criteria
     from secateur.torch.apply import apply, plans_of
-    from secateur.torch.iterative import IterativePruner
-    from secateur.torch.one_step import OneStepPruner
-    from secateur.torch.planning import plan
+    from secateur.torch.narrowing.subnet import subnet
+    from secateur.torch.plan import plan
     from secateur.torch.prune import PruneResult, prune
-    from secateur.torch.sparsifier import Sparsifier
-    from secateur.torch.subnet import subnet
+    from secateur.torch.pruners.iterative import IterativePruner
+    from secateur.torch.pruners.one_step import OneStepPruner
+    from secateur.torch.pruners.sparsifier import Sparsifier
     from secateur.torch.trace import trace
     from secateur.torch.training.finetune import finetune
     from secateur.torch.training.optimizer import remap_optimizer
@@ -40,19 +40,19 @@ _HOMES = {
     "Width": "secateur.core.graph",
     "Plan": "secateur.core.plan",
     "Verification": "secateur.core.verification",
-    "IterativePruner": "secateur.torch.iterative",
-    "OneStepPruner": "secateur.torch.one_step",
+    "IterativePruner": "secateur.torch.pruners.iterative",
+    "OneStepPruner": "secateur.torch.pruners.one_step",
     "PruneResult": "secateur.torch.prune",
-    "Sparsifier": "secateur.torch.sparsifier",
+    "Sparsifier": "secateur.torch.pruners.sparsifier",
     "apply": "secateur.torch.apply",
     "finetune": "secateur.torch.training.finetune",
-    "plan": "secateur.torch.planning",
+    "plan": "secateur.torch.plan",
     "plans_of": "secateur.torch.apply",
     "prune": "secateur.torch.prune",
     "remap_optimizer": "secateur.torch.training.optimizer",
     "restore": "secateur.io.artifact",
     "save": "secateur.io.artifact",
-    "subnet": "secateur.torch.subnet",
+    "subnet": "secateur.torch.narrowing.subnet",
     "trace": "secateur.torch.trace",
     "verify": "secateur.torch.verify",
 }

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.layout import kept_indices, touches
-from secateur.torch.criteria.protocol import Criterion, Values
+from secateur.core.layout import Values, kept_indices, touches
+from secateur.torch.criteria.protocol import Criterion
 from secateur.torch.criteria.sources import DataDriven
-from secateur.torch.data import Data
+from secateur.torch.running.data import Data
 from secateur.torch.trace import trace
 
 

@@ -23,9 +23,9 @@ from secateur.cli.exporting import export_onnx
 from secateur.cli.inputs import read_inputs
 from secateur.cli.main import app
 from secateur.cli.models import build, default_inputs, import_torchvision
-from secateur.core.choices import Limits, restrict
 from secateur.core.show import graph_summary
 from secateur.errors import Infeasible, InputError, SecateurError, TraceError, VerificationError
+from secateur.search.limits import Limits, restrict
 
 torch.set_num_threads(1)
 with contextlib.suppress(InputError):

@@ -6,18 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.core.choices import (
-    Limits,
-    centroid,
-    maximum,
-    minimum,
-    restrict,
-    search_space_size,
-)
 from secateur.core.graph import Graph
 from secateur.core.layout import Unit, Whole
-from secateur.core.rules import make_divisible
+from secateur.core.profile import centroid, maximum, minimum, search_space_size
 from secateur.errors import ConfigError, InputError
+from secateur.search.limit_rules import make_divisible
+from secateur.search.limits import Limits, restrict
 from tests.handmade import chain, graph_of, heads, residual
 
 STEADY = settings(deadline=None)  # shared machines pause

@@ -20,7 +20,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.errors import Coincidence, SecateurError, VerificationError
 from secateur.torch.apply import apply, verification_of
-from secateur.torch.example import Example, output_tensors
+from secateur.torch.running.example import Example, output_tensors
 from secateur.torch.trace import trace
 
 from .making import Network

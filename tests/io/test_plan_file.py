@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from secateur.core.cost import Peak, Polynomial
 from secateur.core.equations import Attribute, Difference, Equation, Operation
 from secateur.core.graph import Graph, Use, Width
-from secateur.core.graph_json import GraphDocument, WidthDocument, graph_from_json, graph_to_json
+from secateur.core.json.graph import GraphDocument, WidthDocument, graph_from_json, graph_to_json
 from secateur.core.layout import Product, Sum, Unit, Whole
 from secateur.core.plan import Edit, Plan
 from secateur.errors import ArtifactError, InputError, PlanError, SecateurError

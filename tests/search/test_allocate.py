@@ -11,12 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from secateur.core.budget import Budget
-from secateur.core.choices import Limits, maximum, minimum, restrict
 from secateur.core.graph import Graph
 from secateur.core.layout import Product, Unit, Whole
+from secateur.core.profile import maximum, minimum
 from secateur.errors import ConfigError, Infeasible, InputError
 from secateur.search.allocate import allocate, keep_best
 from secateur.search.allocations import ALLOCATIONS
+from secateur.search.limits import Limits, restrict
 from tests.handmade import chain, graph_of, heads, residual
 
 EVERY = pytest.mark.parametrize("allocation", list(ALLOCATIONS))

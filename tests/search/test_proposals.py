@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from secateur.core.budget import Budget
-from secateur.core.choices import Limits, restrict
 from secateur.core.graph import Graph
 from secateur.errors import Infeasible
 from secateur.search.curves import WORST, Sensitivity, measured_counts
+from secateur.search.limits import Limits, restrict
 from secateur.search.proposals import ROUND, Proposer, child, climber, direction, fitted, random_ratios, round_of
 from tests.handmade import chain, residual
 

@@ -10,9 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from secateur.core.budget import Budget
-from secateur.core.choices import Limits, maximum, minimum, restrict
 from secateur.core.graph import Graph
+from secateur.core.profile import maximum, minimum
 from secateur.errors import Infeasible, InputError
+from secateur.search.limits import Limits, restrict
 from secateur.search.sensitivity import Survey, curves, next_point
 from secateur.search.threshold import choose, monotone
 from tests.handmade import chain, residual

@@ -20,10 +20,10 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
-from secateur.torch import tracer
 from secateur.torch.apply import apply
 from secateur.torch.rules import Sample
 from secateur.torch.trace import trace
+from secateur.torch.tracing import tracer
 from secateur.torch.verify import verify
 
 NO_INPUT: tuple[Any, ...] = ()

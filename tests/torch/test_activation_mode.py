@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.core.budget import Budget
 from secateur.errors import ConfigError, Infeasible
-from secateur.torch.modes import MODES, Task
+from secateur.modes import MODES, Task
 
 
 class Net(nn.Module):

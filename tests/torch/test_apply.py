@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import secateur as sc
 from secateur.errors import ApplyError, PlanError, SecateurError
 from secateur.torch import apply as applying
-from secateur.torch import narrow
+from secateur.torch.narrowing import slices as narrow
 from secateur.torch.verify import verify
 
 NETWORKS = ["conv_chain", "grouped_conv8", "fused_qkv", "grouped_query_attention", "lstm_linear", "tied_embedding"]

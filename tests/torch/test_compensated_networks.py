@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur.torch.calibration import call
+from secateur.torch.running.data import call
 
 declare_torchvision_operators()
 

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.torch.calibration import reestimate_batch_norm
 from secateur.torch.compensation import Compensation, Compensator
 from secateur.torch.compensation.lockstep import Lockstep
 from secateur.torch.compensation.rows import (
@@ -24,8 +23,9 @@ from secateur.torch.compensation.rows import (
     weight_rows,
 )
 from secateur.torch.compensation.solve import refit, shift_only
-from secateur.torch.data import Data
-from secateur.torch.taps import Site, taps
+from secateur.torch.running.batch_norm import reestimate_batch_norm
+from secateur.torch.running.contractions import Site, taps
+from secateur.torch.running.data import Data
 
 PATIENCE_S = 60  # a hang is what these seconds are against
 

@@ -14,9 +14,9 @@ from secateur.core.layout import Axis, kept_indices, units_of, widths_of
 from secateur.errors import ConfigError, InputError
 from secateur.testing import check_criterion, small_network
 from secateur.torch.criteria import CRITERIA, FPGM, L1, L2, LAMP, BatchNormScale, Random, make
-from secateur.torch.criteria import sums as sums_module
 from secateur.torch.criteria.reduction import NORMALIZERS, REDUCTIONS, lamp
-from secateur.torch.criteria.sums import power_matrix, power_sums
+from secateur.torch.measuring import norms as sums_module
+from secateur.torch.measuring.norms import power_matrix, power_sums
 from secateur.torch.trace import trace
 
 torch.set_num_threads(1)

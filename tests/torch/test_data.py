@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from secateur.errors import InputError
-from secateur.torch.calibration import to_device
-from secateur.torch.data import Data
+from secateur.torch.running.data import Data, to_device
 
 META = torch.device("meta")
 LINEAR = nn.Linear(2, 3)

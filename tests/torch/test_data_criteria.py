@@ -18,10 +18,10 @@ from secateur.core.graph import Graph
 from secateur.errors import ConfigError, InputError
 from secateur.testing import check_criterion, small_batches, small_network
 from secateur.torch.criteria import APoZ, Fisher, GateGradient, MeanRank, Random, SecondMoment, Taylor, make
-from secateur.torch.criteria.samples import Rows, survey
-from secateur.torch.criteria.targets import output_norm
-from secateur.torch.data import Data
-from secateur.torch.taps import Site, taps
+from secateur.torch.measuring.samples import Rows, survey
+from secateur.torch.measuring.targets import output_norm
+from secateur.torch.running.contractions import Site, taps
+from secateur.torch.running.data import Data
 from secateur.torch.trace import trace
 
 torch.set_num_threads(1)

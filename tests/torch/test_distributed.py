@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 import secateur as sc
-from secateur.torch.calibration import reestimate_batch_norm
 from secateur.torch.criteria.protocol import make
-from secateur.torch.data import Data
-from secateur.torch.distributed import agree, digest_of, rank, reduce_sum, world_size
+from secateur.torch.running.batch_norm import reestimate_batch_norm
+from secateur.torch.running.data import Data
+from secateur.torch.running.distributed import agree, digest_of, rank, reduce_sum, world_size
 from secateur.torch.training.finetune import finetune
 from secateur.torch.training.optimizer import remap_optimizer
 

@@ -14,9 +14,9 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import ArtifactError, ConfigError, Infeasible, InputError
+from secateur.modes import FastNAS, Task
 from secateur.search.journal import FILE_NAME
-from secateur.torch.calibration import reestimate_batch_norm
-from secateur.torch.modes import FastNAS, Task
+from secateur.torch.running.batch_norm import reestimate_batch_norm
 
 GENERATOR = torch.Generator().manual_seed(3)
 X = torch.randn(48, 3, 8, 8, generator=GENERATOR)
@@ -254,7 +254,7 @@ def test_batches_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
             Counting.reads += 1
             return super().__iter__()
 
-    from secateur.torch.modes import scoring
+    from secateur.torch.evaluating import evaluator as scoring
 
     plan = search(Score(), data_loader=Counting(LOADER), max_evaluations=4).plan
     once = Counting.reads

@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy
 
 import secateur as sc
 from secateur.errors import ArtifactError, Infeasible, InputError
-from secateur.torch.calibration import reestimate_batch_norm
-from secateur.torch.modes import GradNAS
-from secateur.torch.modes.gradnas import degradation
+from secateur.modes import GradNAS
+from secateur.modes.gradnas import degradation
+from secateur.torch.running.batch_norm import reestimate_batch_norm
 
 declare_torchvision_operators()
 

@@ -18,10 +18,10 @@ from torch import nn
 from secateur.core.plan import Plan
 from secateur.errors import ArtifactError, Infeasible, InputError, PlanError
 from secateur.search.curves import Sensitivity
+from secateur.search.ranked import gives_back
 from secateur.search.schedules import schedule
-from secateur.torch.choosing import gives_back
-from secateur.torch.iterative import IterativePruner
-from secateur.torch.masks import masks_of
+from secateur.torch.narrowing.masks import masks_of
+from secateur.torch.pruners.iterative import IterativePruner
 from secateur.torch.trace import trace
 
 TRAIN, VALID = digits()
@@ -210,7 +210,7 @@ def test_an_interrupted_analysis_repeats_nothing_and_ends_the_same(tmp_path: Pat
 KILLED = """
 import os, signal, sys
 from judged_nets import *
-from secateur.torch.iterative import IterativePruner
+from secateur.torch.pruners.iterative import IterativePruner
 class Dying(Counting):
     def __call__(self, model, batches):
         if self.calls == self.stop_at: os.kill(os.getpid(), signal.SIGKILL)

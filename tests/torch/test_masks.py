@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_map
 
 import secateur as sc
 from secateur.errors import InputError, PlanError
-from secateur.torch.example import output_tensors
-from secateur.torch.masks import add_mask, mask_plan, masks_of, remove_masks
+from secateur.torch.narrowing.masks import add_mask, mask_plan, masks_of, remove_masks
+from secateur.torch.running.example import output_tensors
 
 
 def conv_net() -> nn.Sequential:

@@ -17,7 +17,7 @@ from tests.fuzz.oracle import judge
 import secateur as sc
 from secateur.core.space import Space
 from secateur.errors import SecateurError
-from secateur.torch import narrow
+from secateur.torch.narrowing import slices as narrow
 from secateur.torch.rules import joining
 from secateur.torch.rules.registry import RULES
 
@@ -72,8 +72,8 @@ def _install(monkeypatch: pytest.MonkeyPatch, narrowed: Any) -> None:
     for module in (
         "secateur.torch.verify",
         "secateur.torch.apply",
-        "secateur.torch.subnet",
-        "secateur.torch.selfcheck",
+        "secateur.torch.narrowing.subnet",
+        "secateur.torch.tracing.selfcheck",
     ):
         monkeypatch.setattr(f"{module}.narrowed_tensors", narrowed)
 

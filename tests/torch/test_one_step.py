@@ -30,7 +30,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import ArtifactError, Infeasible, InputError
-from secateur.torch.one_step import Candidate, OneStepPruner
+from secateur.torch.pruners.one_step import Candidate, OneStepPruner
 from secateur.torch.trace import trace
 
 TRAIN, VALID = digits()
@@ -271,7 +271,7 @@ def test_what_cannot_be_used_is_refused() -> None:
 KILLED = """
 import os, signal, sys
 from judged_nets import *
-from secateur.torch.one_step import OneStepPruner
+from secateur.torch.pruners.one_step import OneStepPruner
 class Dying(Counting):
     def __call__(self, model, batches):
         if self.calls == self.stop_at: os.kill(os.getpid(), signal.SIGKILL)

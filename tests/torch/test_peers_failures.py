@@ -17,8 +17,8 @@ from torch import nn
 import secateur as sc
 from secateur.core.layout import widths_of
 from secateur.errors import InputError
-from secateur.torch.example import Example, output_tensors
-from secateur.torch.tolerances import FLOAT32
+from secateur.torch.narrowing.tolerances import FLOAT32
+from secateur.torch.running.example import Example, output_tensors
 
 declare_torchvision_operators()
 

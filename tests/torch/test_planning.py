@@ -11,7 +11,7 @@ from secateur.core.budget import Budget
 from secateur.errors import ConfigError, Infeasible, InputError
 from secateur.testing import small_network
 from secateur.torch.criteria import L2, BatchNormScale
-from secateur.torch.planning import plan
+from secateur.torch.plan import plan
 from secateur.torch.trace import trace
 
 torch.set_num_threads(1)

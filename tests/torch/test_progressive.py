@@ -21,11 +21,11 @@ from torch.nn import functional as F
 import secateur as sc
 from secateur.core.plan import Plan
 from secateur.errors import ConfigError, Infeasible, SecateurError
-from secateur.torch.calibration import reestimate_batch_norm
+from secateur.modes.progressive import Progressive
+from secateur.modes.task import Task
 from secateur.torch.compensation import Compensator
-from secateur.torch.data import Data
-from secateur.torch.modes.mode import Task
-from secateur.torch.modes.progressive import Progressive
+from secateur.torch.running.batch_norm import reestimate_batch_norm
+from secateur.torch.running.data import Data
 
 declare_torchvision_operators()
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import ConfigError, Infeasible, InputError
-from secateur.torch.modes import MODES, FastNAS, Mode
+from secateur.modes import MODES, FastNAS, Mode
 
 INPUT = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 

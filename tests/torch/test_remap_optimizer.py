@@ -15,9 +15,9 @@ from torch.nn import functional
 
 import secateur as sc
 from secateur.errors import InputError
-from secateur.torch.narrow import narrow_tensor
+from secateur.torch.narrowing.history import succession_of
+from secateur.torch.narrowing.slices import narrow_tensor
 from secateur.torch.prune import PruneResult
-from secateur.torch.succession import succession_of
 from secateur.torch.training.optimizer import remap_optimizer
 
 X = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -111,7 +111,7 @@ def test_training_on_is_what_masked_training_would_have_done(name: str) -> None:
 @pytest.mark.parametrize("way", ["in place", "tensor by tensor", "a new model"])
 def test_several_prunings_compose(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "tensor by tensor":
-        monkeypatch.setattr("secateur.torch.streaming.SMALL_BYTES", 0)
+        monkeypatch.setattr("secateur.torch.narrowing.in_place.SMALL_BYTES", 0)
     model, optimizer = trained(OPTIMIZERS["adam"])
     expected = {name: optimizer.state[p]["exp_avg"].clone() for name, p in model.named_parameters()}
     for share in ("80%", "70%", "60%"):

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sc
-from secateur.torch.data import Data
-from secateur.torch.modes.scoring import Scorer
-from secateur.torch.replay import Replay
+from secateur.torch.evaluating.evaluator import Scorer
+from secateur.torch.running.data import Data
+from secateur.torch.running.reuse import Replay
 
 GENERATOR = torch.Generator().manual_seed(5)
 X = torch.randn(24, 3, 8, 8, generator=GENERATOR)

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_map
 import secateur as sc
 from secateur.errors import ConfigError, InputError, VerificationError
 from secateur.torch.apply import verification_of
-from secateur.torch.example import output_tensors
-from secateur.torch.masks import masks_of
-from secateur.torch.sparsifier import FPGMRule, LSTMSaliencyRule, SaliencyRule, Sparsifier
+from secateur.torch.narrowing.masks import masks_of
+from secateur.torch.pruners.sparsifier import FPGMRule, LSTMSaliencyRule, SaliencyRule, Sparsifier
+from secateur.torch.running.example import output_tensors
 
 
 class Document(nn.Module):
@@ -416,7 +416,7 @@ def test_a_failure_leaves_the_masked_model(monkeypatch: pytest.MonkeyPatch) -> N
     sparsifier.step()
     masked, state = model(x), copy.deepcopy(model.state_dict())
     with monkeypatch.context() as patch:
-        patch.setattr("secateur.torch.sparsifier.sparsifier.apply", broken)
+        patch.setattr("secateur.torch.pruners.sparsifier.sparsifier.apply", broken)
         with pytest.raises(VerificationError):
             sparsifier.prune()
     assert agree(masked, model(x))

@@ -12,7 +12,7 @@ from tests.fuzz.oracle import random_plan
 import secateur as sc
 from secateur.errors import ApplyError
 from secateur.torch import apply as applying
-from secateur.torch import streaming
+from secateur.torch.narrowing import in_place as streaming
 
 
 @pytest.fixture(autouse=True)

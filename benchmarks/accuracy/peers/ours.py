@@ -14,9 +14,9 @@ from torch import nn
 import secateur
 from benchmarks.accuracy.networks import VISION, encoder_params
 from benchmarks.accuracy.peers.contest import Clock, Found, Job, meet, serve
-from secateur.torch.calibration import reestimate_batch_norm
-from secateur.torch.iterative import IterativePruner
-from secateur.torch.one_step import OneStepPruner
+from secateur.torch.pruners.iterative import IterativePruner
+from secateur.torch.pruners.one_step import OneStepPruner
+from secateur.torch.running.batch_norm import reestimate_batch_norm
 
 _CANDIDATES = 60
 

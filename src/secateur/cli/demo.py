@@ -29,7 +29,7 @@ from secateur.cli.exporting import export_onnx
 from secateur.core.show import text_table
 from secateur.core.text import human, visible
 from secateur.errors import VerificationError
-from secateur.torch.calibration import reestimate_batch_norm
+from secateur.torch.running.batch_norm import reestimate_batch_norm
 
 BUDGET = {"macs": "40%"}
 RATE, FINE_TUNING_RATE = 0.1, 0.05

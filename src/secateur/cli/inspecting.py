@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.cli.inputs import read_inputs
 from secateur.cli.models import build, default_inputs
-from secateur.core.choices import search_space_size
-from secateur.core.graph_json import choices_data
+from secateur.core.json.graph import choices_data
+from secateur.core.profile import search_space_size
 from secateur.core.show import graph_summary, profile
 from secateur.core.text import visible
 from secateur.errors import InputError, TraceError

@@ -171,14 +171,14 @@ class Graph:
 
     def to_json(self) -> str:
         """This graph as JSON text; `from_json` gives back an equal one."""
-        from secateur.core.graph_json import graph_to_json
+        from secateur.core.json.graph import graph_to_json
 
         return graph_to_json(self)
 
     @staticmethod
     def from_json(text: str | bytes) -> Graph:
         """The graph that `to_json` wrote. Raises InputError, naming the place, for anything else."""
-        from secateur.core.graph_json import graph_from_json
+        from secateur.core.json.graph import graph_from_json
 
         return graph_from_json(text)
 

@@ -20,7 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
+
+
 Kept = Mapping[str, Indices]
+
+
 Count = Any  # an int, or an integer array of candidates: arithmetic below works on both
 
 
@@ -62,6 +66,8 @@ class Sum:
 
 
 Axis = Whole | Unit | Product | Sum
+
+
 Layout = tuple[Axis, ...]
 
 
@@ -174,3 +180,6 @@ def from_json(data: Any) -> Axis:
         case _:
             pass
     raise ValueError(f"not an axis: {str(data)[:80]}")
+
+
+Values = NDArray[np.float64]

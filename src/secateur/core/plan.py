@@ -95,14 +95,14 @@ class Plan:
 
     def to_json(self) -> str:
         """This plan as JSON text; `from_json` gives back an equal one."""
-        from secateur.core.plan_json import plan_to_json
+        from secateur.core.json.plan import plan_to_json
 
         return plan_to_json(self)
 
     @staticmethod
     def from_json(text: str | bytes) -> Plan:
         """The plan that `to_json` wrote. Raises PlanError, naming the place, for anything else."""
-        from secateur.core.plan_json import plan_from_json
+        from secateur.core.json.plan import plan_from_json
 
         return plan_from_json(text)
 

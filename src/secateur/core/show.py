@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from secateur.core.budget import Budget
-from secateur.core.choices import centroid, maximum, minimum, search_space_size
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import units_of
 from secateur.core.plan import Plan
+from secateur.core.profile import centroid, maximum, minimum, search_space_size
 from secateur.core.text import choices_text, family_name, few, human, pattern_of, scientific, visible
 
 LINES = 60  # above this, siblings share a line; above it again, the middle is left out

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import secateur
+from secateur.core.json.strict import MAX_BYTES
 from secateur.core.plan import Plan
-from secateur.core.strict_json import MAX_BYTES
 from secateur.core.text import visible
 from secateur.errors import ArtifactError, InputError
 from secateur.io.atomic import PLAN, WEIGHTS, hash_of, replace_artifact, weights_path
@@ -30,8 +30,9 @@ from secateur.io.fitting import check_fits, check_saveable
 from secateur.io.host_config import write_host_config
 from secateur.io.plan_file import Manifest, Stored, manifest_from_json, manifest_to_json
 from secateur.io.state import collect, narrowed_names, stored_names
-from secateur.torch.narrow import install, refresh
-from secateur.torch.untouched import all_or_nothing, named_tensors
+from secateur.torch.narrowing.bookkeeping import refresh
+from secateur.torch.narrowing.installing import install
+from secateur.torch.running.restoring import all_or_nothing, named_tensors
 
 _Model = TypeVar("_Model", bound=nn.Module)
 

@@ -19,9 +19,9 @@ from secateur.core.layout import Layout, has_widths
 from secateur.core.plan import Edit, Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError, PlanError
-from secateur.torch.fingerprint import fingerprint
-from secateur.torch.narrow import set_attribute
-from secateur.torch.untouched import named_tensors
+from secateur.torch.narrowing.fingerprint import fingerprint
+from secateur.torch.narrowing.installing import set_attribute
+from secateur.torch.running.restoring import named_tensors
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -19,7 +19,7 @@ from torch import nn
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.io.atomic import write_file
-from secateur.torch.narrow import set_attribute
+from secateur.torch.narrowing.installing import set_attribute
 
 
 def write_host_config(model: nn.Module, plans: Sequence[Plan], folder: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, StringConstraints
 
+from secateur.core.json.plan import FORMAT_VERSION, Name, plan_from_data, plan_from_json, plan_to_data, plan_to_json
+from secateur.core.json.strict import check_version, fit, read_json, write_json
 from secateur.core.plan import Plan
-from secateur.core.plan_json import FORMAT_VERSION, Name, plan_from_data, plan_from_json, plan_to_data, plan_to_json
-from secateur.core.strict_json import check_version, fit, read_json, write_json
 from secateur.core.text import visible
 from secateur.errors import ArtifactError
 

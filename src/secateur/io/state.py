@@ -22,7 +22,7 @@ from secateur.core.layout import touches
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError
-from secateur.torch.untouched import named_tensors
+from secateur.torch.running.restoring import named_tensors
 
 TRANSIENT = "secateur.transient/"
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.core.budget import Budget
-from secateur.core.choices import maximum, minimum
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import Indices
+from secateur.core.profile import maximum, minimum
 from secateur.errors import InputError, nearest
 from secateur.search.allocations import ALLOCATIONS, Floats
 from secateur.search.fill import Room, fill

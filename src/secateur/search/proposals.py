@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.core.budget import Budget
-from secateur.core.choices import maximum
 from secateur.core.graph import Graph
+from secateur.core.profile import maximum
 from secateur.search.allocate import TOLERANCE
 from secateur.search.fill import Room, fill
 from secateur.search.ladder import Ladders

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from secateur.core.budget import Budget, Limit, measure
-from secateur.core.choices import minimum
 from secateur.core.graph import Graph, Width
+from secateur.core.profile import minimum
 from secateur.core.text import human
 from secateur.errors import Infeasible
 

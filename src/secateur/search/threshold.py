@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.core.budget import Budget
-from secateur.core.choices import maximum
 from secateur.core.graph import Graph, Width
+from secateur.core.profile import maximum
 from secateur.errors import InputError, nearest
 from secateur.search.refusal import check_reachable
 

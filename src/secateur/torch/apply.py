@@ -18,12 +18,13 @@ from secateur.core.layout import touches
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
 from secateur.errors import ApplyError, SecateurError
-from secateur.torch.fingerprint import check_fingerprint
-from secateur.torch.narrow import install, narrowed_tensors, rewrite
-from secateur.torch.streaming import streamed, worthwhile
-from secateur.torch.succession import parameters_before, remember, succession_of
+from secateur.torch.narrowing.fingerprint import check_fingerprint
+from secateur.torch.narrowing.history import parameters_before, remember, succession_of
+from secateur.torch.narrowing.in_place import streamed, worthwhile
+from secateur.torch.narrowing.installing import install, rewrite
+from secateur.torch.narrowing.slices import narrowed_tensors
+from secateur.torch.running.restoring import all_or_nothing, named_tensors
 from secateur.torch.trace import trace
-from secateur.torch.untouched import all_or_nothing, named_tensors
 from secateur.torch.verify import verify as compare
 
 _PLANS, _VERIFICATION = "_secateur_plans", "_secateur_verification"

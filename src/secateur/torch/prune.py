@@ -17,20 +17,20 @@ from rich.console import Console
 from torch import nn
 
 from secateur.core.budget import Budget
-from secateur.core.choices import restrict
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.show import constraint_table, plan_table
 from secateur.core.verification import Verification
 from secateur.errors import ConfigError
+from secateur.modes import MODES, Mode
+from secateur.modes.rounds import Outcome, outcome_of
+from secateur.progress import Tell, progress
+from secateur.search.limits import restrict
 from secateur.torch.apply import apply, verification_of
-from secateur.torch.distributed import agree, digest_of
-from secateur.torch.modes import MODES, Mode
-from secateur.torch.progress import Tell, progress
-from secateur.torch.rounds import Outcome, outcome_of
-from secateur.torch.succession import Succession, succession_of
+from secateur.torch.narrowing.history import Succession, succession_of
+from secateur.torch.running.distributed import agree, digest_of
+from secateur.torch.running.restoring import named_tensors
 from secateur.torch.trace import trace
-from secateur.torch.untouched import named_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

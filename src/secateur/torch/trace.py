@@ -16,13 +16,13 @@ from typing import Any
 from torch import nn
 
 from secateur.core.graph import Graph
+from secateur.core.settle import settle
 from secateur.errors import TraceError
-from secateur.torch.build import build, freeze_unused, has_unused_parameters, used_leaves
-from secateur.torch.example import Example
-from secateur.torch.naming import Names
-from secateur.torch.resolve import settle
-from secateur.torch.run import Observation, listen_in_training, observe
-from secateur.torch.selfcheck import ROUNDS, check_by_running
+from secateur.torch.running.example import Example
+from secateur.torch.tracing.build import build, freeze_unused, has_unused_parameters, used_leaves
+from secateur.torch.tracing.names import Names
+from secateur.torch.tracing.observe import Observation, listen_in_training, observe
+from secateur.torch.tracing.selfcheck import ROUNDS, check_by_running
 
 
 def trace(model: nn.Module, dummy_input: Any, *, interface: bool = True, check: bool = True) -> Graph:

@@ -28,11 +28,12 @@ from secateur.core.layout import Indices, Layout, kept_indices, touches
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
 from secateur.errors import ApplyError, VerificationError
-from secateur.torch.example import Example, output_tensors
-from secateur.torch.masks import kept_mask
-from secateur.torch.narrow import narrow_tensor, narrowed_tensors, rewrite
-from secateur.torch.tolerances import BY_DTYPE, FLOAT32
-from secateur.torch.untouched import named_tensors, swap_weights, untouched
+from secateur.torch.narrowing.installing import rewrite
+from secateur.torch.narrowing.masks import kept_mask
+from secateur.torch.narrowing.slices import narrow_tensor, narrowed_tensors
+from secateur.torch.narrowing.tolerances import BY_DTYPE, FLOAT32
+from secateur.torch.running.example import Example, output_tensors
+from secateur.torch.running.restoring import named_tensors, swap_weights, untouched
 
 
 def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | None = None) -> Verification:

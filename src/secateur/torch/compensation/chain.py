@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.torch.taps import Site
+from secateur.torch.running.contractions import Site
 
 Step = Callable[[torch.Tensor], torch.Tensor]
 

@@ -24,9 +24,10 @@ from secateur.core.plan import Plan
 from secateur.torch.compensation.decisions import Decisions
 from secateur.torch.compensation.lockstep import Lockstep
 from secateur.torch.compensation.passes import Place, Recorder, Refitter
-from secateur.torch.data import Data
-from secateur.torch.taps import taps, watching
-from secateur.torch.untouched import flags_kept, visible_functions
+from secateur.torch.running.contractions import taps, watching
+from secateur.torch.running.data import Data
+from secateur.torch.running.restoring import flags_kept
+from secateur.torch.running.switches import visible_functions
 
 Method = Literal["bias", "least_squares"]
 

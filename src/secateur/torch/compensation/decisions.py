@@ -19,8 +19,8 @@ import torch
 from secateur.torch.compensation.passes import Addition, Arrival, Moments, Place
 from secateur.torch.compensation.rows import weight_of_rows, weight_rows
 from secateur.torch.compensation.solve import Fit, refit, shift_only
-from secateur.torch.distributed import reduce_sum
-from secateur.torch.taps import Site
+from secateur.torch.running.contractions import Site
+from secateur.torch.running.distributed import reduce_sum
 
 _NO_SCALE = 1e-3  # a smaller factor lets nothing through that could be fitted
 

@@ -30,7 +30,7 @@ from secateur.torch.compensation.chain import (
     used,
 )
 from secateur.torch.compensation.rows import input_rows, num_inputs, num_outputs, outline, output_rows, positions
-from secateur.torch.taps import Site
+from secateur.torch.running.contractions import Site
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from secateur.torch.taps import Site
+from secateur.torch.running.contractions import Site
 
 
 def positions(y: torch.Tensor, site: Site, limit: int, seed: int) -> torch.Tensor:

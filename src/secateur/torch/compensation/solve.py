@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from secateur.torch.distributed import reduce_sum, world_size
+from secateur.torch.running.distributed import reduce_sum, world_size
 
 _NOTHING = 1e-6  # a relative residual that is rounding
 _FEW = 0.1

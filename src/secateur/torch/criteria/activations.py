@@ -19,14 +19,15 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.torch.criteria.protocol import CRITERIA, Values
-from secateur.torch.criteria.reads import Read, Reads, reads
+from secateur.core.layout import Values
+from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, one_of
-from secateur.torch.criteria.samples import spread, survey
-from secateur.torch.criteria.scoring import batches, scoring
 from secateur.torch.criteria.sources import DataDriven
-from secateur.torch.criteria.tally import Tally
-from secateur.torch.taps import Site, taps
+from secateur.torch.measuring.accumulate import Tally
+from secateur.torch.measuring.readers import Read, Reads, reads
+from secateur.torch.measuring.samples import spread, survey
+from secateur.torch.measuring.scoring import batches, scoring
+from secateur.torch.running.contractions import Site, taps
 
 Activation = Literal["relu", "relu6", "gelu", "silu"]
 Value = Callable[[torch.Tensor], torch.Tensor]

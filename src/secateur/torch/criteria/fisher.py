@@ -17,16 +17,16 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.torch.criteria.items import outer_widths
-from secateur.torch.criteria.magnitude import in_order, spoken_sums
-from secateur.torch.criteria.parameters import asked_parameters, gradient_of, gradients
-from secateur.torch.criteria.protocol import CRITERIA, Values
+from secateur.core.layout import Values
+from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, one_of, reduce_group
-from secateur.torch.criteria.scoring import scoring
-from secateur.torch.criteria.signed import with_values
 from secateur.torch.criteria.sources import DataDriven
-from secateur.torch.criteria.tally import finite, wide
-from secateur.torch.distributed import reduce_sum
+from secateur.torch.measuring.accumulate import finite, wide
+from secateur.torch.measuring.gradients import asked_parameters, gradient_of, gradients
+from secateur.torch.measuring.norms import in_order, spoken_sums, with_values
+from secateur.torch.measuring.scoring import scoring
+from secateur.torch.measuring.weights import outer_widths
+from secateur.torch.running.distributed import reduce_sum
 
 
 @CRITERIA.add("fisher")

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.torch.criteria.fold import Outer, crossed, places
-from secateur.torch.criteria.items import Item, items, outer_widths
-from secateur.torch.criteria.magnitude import in_order
-from secateur.torch.criteria.protocol import CRITERIA, Values
+from secateur.core.layout import Values
+from secateur.core.positions import Outer, crossed, places
+from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, reduce_group
+from secateur.torch.measuring.norms import in_order
+from secateur.torch.measuring.weights import Item, items, outer_widths
 
 _CHUNK = 2**20  # distances held at once
 

@@ -24,21 +24,22 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
+from secateur.core.layout import Values
 from secateur.errors import InputError
-from secateur.torch.criteria.items import Item, outer_widths
-from secateur.torch.criteria.parameters import asked_parameters, backward, gradient_of
-from secateur.torch.criteria.protocol import CRITERIA, Values
-from secateur.torch.criteria.reads import Read, Reads, reads
+from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, one_of
-from secateur.torch.criteria.samples import Survey, batch_size, spread, survey
-from secateur.torch.criteria.scoring import batches, scoring
-from secateur.torch.criteria.signed import signed_sums, with_values
 from secateur.torch.criteria.sources import DataDriven
-from secateur.torch.criteria.tally import Tally, wide
-from secateur.torch.criteria.targets import Target, aimed
-from secateur.torch.data import Data
-from secateur.torch.example import Example
-from secateur.torch.taps import Site, taps
+from secateur.torch.measuring.accumulate import Tally, wide
+from secateur.torch.measuring.gradients import asked_parameters, backward, gradient_of
+from secateur.torch.measuring.norms import signed_sums, with_values
+from secateur.torch.measuring.readers import Read, Reads, reads
+from secateur.torch.measuring.samples import Survey, spread, survey
+from secateur.torch.measuring.scoring import batches, scoring
+from secateur.torch.measuring.targets import Target, aimed
+from secateur.torch.measuring.weights import Item, outer_widths
+from secateur.torch.running.contractions import Site, taps
+from secateur.torch.running.data import Data
+from secateur.torch.running.example import Example, batch_size
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 

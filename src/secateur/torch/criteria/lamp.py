@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.torch.criteria.items import items, outer_widths
-from secateur.torch.criteria.magnitude import in_order, spoken_sums
-from secateur.torch.criteria.protocol import CRITERIA, Values
+from secateur.core.layout import Values
+from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, lamp, reduce_group
+from secateur.torch.measuring.norms import in_order, spoken_sums
+from secateur.torch.measuring.weights import items, outer_widths
 
 
 @CRITERIA.add("lamp")

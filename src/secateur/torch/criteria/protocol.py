@@ -14,17 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from secateur.core.graph import Graph
+from secateur.core.layout import Values
 from secateur.core.registry import Registry
 from secateur.errors import InputError
 from secateur.torch.criteria.sources import with_data
-from secateur.torch.data import Data
-
-Values = NDArray[np.float64]
+from secateur.torch.running.data import Data
 
 
 @runtime_checkable

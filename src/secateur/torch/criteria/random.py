@@ -14,7 +14,8 @@ import numpy as np
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.torch.criteria.protocol import CRITERIA, Values
+from secateur.core.layout import Values
+from secateur.torch.criteria.protocol import CRITERIA
 
 
 @CRITERIA.add("random")

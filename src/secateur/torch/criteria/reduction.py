@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from secateur.core.layout import Values
 from secateur.core.registry import Registry
 from secateur.errors import ConfigError, nearest
-from secateur.torch.criteria.protocol import Values
 
 REDUCTIONS: Registry[Callable[[Values], Values]] = Registry("reduction")
 NORMALIZERS: Registry[Callable[[Values], Values]] = Registry("normalizer")

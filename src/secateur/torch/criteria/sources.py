@@ -15,8 +15,7 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import ConfigError
-from secateur.torch.calibration import Collect, first_of
-from secateur.torch.data import Data, Loss
+from secateur.torch.running.data import Collect, Data, Loss, first_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,12 +19,12 @@ from torch import nn
 
 from secateur.core.budget import Budget
 from secateur.errors import ConfigError, InputError
-from secateur.torch.distributed import active
-from secateur.torch.modes import Mode
+from secateur.modes import Mode
 from secateur.torch.prune import PruneResult, prune
+from secateur.torch.running.distributed import active
+from secateur.torch.running.restoring import flags_kept
 from secateur.torch.trace import trace
 from secateur.torch.training.optimizer import remap_optimizer
-from secateur.torch.untouched import flags_kept
 
 _NOTHING_TO_DO = ("on_", "setup", "teardown")
 

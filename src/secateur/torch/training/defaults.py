@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from secateur.errors import ConfigError, InputError
-from secateur.torch.calibration import batch_norms
-from secateur.torch.succession import succession_of
+from secateur.torch.narrowing.history import succession_of
+from secateur.torch.running.batch_norm import batch_norms
 from secateur.torch.training.config import FinetuneConfig
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]

@@ -24,8 +24,8 @@ from torch.nn import functional
 from secateur.core.layout import kept_indices
 from secateur.errors import ConfigError, InputError, nearest
 from secateur.torch.apply import plans_of
-from secateur.torch.data import Data
-from secateur.torch.untouched import flags_kept
+from secateur.torch.running.data import Data
+from secateur.torch.running.restoring import flags_kept
 
 Features = dict[str, torch.Tensor]
 Place = (

@@ -23,15 +23,15 @@ import torch
 from torch import nn
 
 from secateur.errors import ConfigError, InputError, SecateurError
-from secateur.torch.calibration import Collect, batch_norms, first_of
-from secateur.torch.data import Data, Loss
-from secateur.torch.distributed import active, agree, rank, reduce_sum, unwrapped, world_size
-from secateur.torch.progress import Tell, progress
+from secateur.progress import Tell, progress
+from secateur.torch.running.batch_norm import batch_norms
+from secateur.torch.running.data import Collect, Data, Loss, first_of
+from secateur.torch.running.distributed import active, agree, rank, reduce_sum, unwrapped, world_size
+from secateur.torch.running.restoring import flags_kept
 from secateur.torch.training.config import FinetuneConfig
 from secateur.torch.training.defaults import MakeOptimizer, optimizer_for, scheduler_for
 from secateur.torch.training.distillation import Distillation, Lesson, lessons
 from secateur.torch.training.guard import copied, device_of, put_back, rates_kept, restored_on_error, seeded
-from secateur.torch.untouched import flags_kept
 
 Score = Callable[[nn.Module], float]
 

@@ -22,10 +22,10 @@ from torch import nn
 from secateur.core.layout import Layout, Whole, size_of, touches
 from secateur.core.plan import Plan
 from secateur.errors import InputError, PlanError
-from secateur.torch.distributed import unwrapped
-from secateur.torch.narrow import narrow_tensor
+from secateur.torch.narrowing.history import Succession, succession_of
+from secateur.torch.narrowing.slices import narrow_tensor
 from secateur.torch.prune import PruneResult
-from secateur.torch.succession import Succession, succession_of
+from secateur.torch.running.distributed import unwrapped
 
 Cut = tuple[Plan, str]  # a plan, and the name of the parameter in it
 Successor = tuple[nn.Parameter | None, list[Cut]]  # what a parameter became (None: it is gone), and the cuts on the way

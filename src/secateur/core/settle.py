@@ -1,0 +1,299 @@
+"""From what the code's integers are equal to, to equations a plan can solve.
+
+    self.num_heads = size of H        two spaces with one attribute are one space
+    C = size of H·D                   (x.reshape(B, N, C)): C is the product of H and D
+
+An equation that does not hold for arbitrary widths first unifies what it relates; what still does not hold is frozen.
+
+Invariant: after `settle`, every equation holds whatever the free leaves keep.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from secateur.core.equations import OPERATORS, Attribute, Difference, Equation, Expression, Operation
+from secateur.core.layout import Axis, Product, Sum, Unit, Whole
+from secateur.core.sized import Origin, spaces_in
+from secateur.core.space import Form, Space, concat, constant, freeze, leaves, mark_inexact, merge, split, unify
+from secateur.core.space import factors as factors_of
+from secateur.torch.tracing.observe import Observation
+
+RawEquation = tuple[Origin, Space, str]
+
+
+def settle(seen: Observation) -> None:
+    """Make all size equations of a run hold for arbitrary widths, by unifying or freezing."""
+    meaning = _attribute_spaces(seen)
+    _unify_repeated(seen)
+    for origin, space, where in seen.tracer.equations:
+        if isinstance(origin, Space) and origin.root().size == space.root().size and not _always_equal(origin, space):
+            unify(origin, space, where)
+    for attempt in range(6):
+        wrong = _failing(seen, meaning)
+        if not wrong:
+            break
+        learnt = [_learn(origin, space, meaning) for origin, space, _ in wrong]
+        if any(learnt):
+            continue
+        for origin, space, where in wrong:
+            if attempt < 4:
+                _relate(origin, space, where, meaning, seen.attributes)
+            else:
+                _freeze_equation(origin, space, where, meaning)
+    for origin, space, where in _failing(seen, meaning):
+        _freeze_equation(origin, space, where, meaning)
+    _mark_float_uses(seen, meaning)
+
+
+def _always_equal(a: Space, b: Space) -> bool:
+    """Whether two dimensions have one size whatever their leaves keep: H·D and D·H do, and stay two dimensions."""
+    sizes, generator = {}, random.Random(0)
+    return size_now(a, sizes, generator) == size_now(b, sizes, generator)
+
+
+def _unify_repeated(seen: Observation) -> None:
+    """The same expression for two dimensions makes them one: ``x.split(self.dim // 2)`` has equal halves."""
+    first: dict[Origin, Space] = {}
+    for origin, space, where in seen.tracer.equations:
+        if isinstance(origin, tuple):
+            earlier = first.setdefault(origin, space)
+            if earlier is not space and earlier.root().size == space.root().size:
+                unify(earlier, space, where)
+
+
+def _attribute_spaces(seen: Observation) -> dict[Attribute, Space]:
+    meaning: dict[Attribute, Space] = {}
+    for origin, space, where in seen.tracer.equations:
+        if not isinstance(origin, Attribute) or seen.attributes.get(origin) != space.root().size:
+            continue
+        meaning[origin] = unify(meaning[origin], space, where) if origin in meaning else space
+    return meaning
+
+
+def _mark_float_uses(seen: Observation, meaning: Mapping[Attribute, Space]) -> None:
+    for origin, where in seen.tracer.float_uses:
+        for space in _spaces_of(origin, meaning):
+            mark_inexact(space, f"its size is used as a number in {where or 'the model'}")
+
+
+def _spaces_of(origin: Origin, meaning: Mapping[Attribute, Space]) -> list[Space]:
+    if isinstance(origin, Space):
+        return [origin]
+    if isinstance(origin, Attribute):
+        return [meaning[origin]] if origin in meaning else []
+    if isinstance(origin, tuple):
+        return _spaces_of(origin[1], meaning) + _spaces_of(origin[2], meaning)
+    return []
+
+
+def _failing(seen: Observation, meaning: Mapping[Attribute, Space]) -> list[RawEquation]:
+    """The equations that do not hold for some random widths."""
+    wrong: list[RawEquation] = []
+    for seed in range(2):
+        generator = random.Random(seed)
+        sizes: dict[int, int] = {}
+        for equation in seen.tracer.equations:
+            origin, space, _ = equation
+            if isinstance(origin, Attribute) and origin in meaning:
+                continue
+            value = _number(origin, meaning, seen.attributes, sizes, generator)
+            if value != size_now(space, sizes, generator) and equation not in wrong:
+                wrong.append(equation)
+    return wrong
+
+
+def size_now(space: Space, sizes: dict[int, int], generator: random.Random) -> int:
+    """The size of a space when every free leaf has the size in ``sizes``; one that is not there is drawn, from any number
+    at all, so that no two agree by chance."""
+    top = space.root()
+    if top.form is Form.LEAF:
+        if top.frozen or top.size < 2:
+            return top.size
+        return sizes.setdefault(id(top), generator.randint(2, 9973))
+    numbers = [size_now(child, sizes, generator) for child in top.children]
+    if top.form is Form.SUM:
+        return sum(numbers)
+    product = 1
+    for number in numbers:
+        product *= number
+    return product
+
+
+def _number(
+    origin: Origin,
+    meaning: Mapping[Attribute, Space],
+    old: Mapping[Attribute, int],
+    sizes: dict[int, int],
+    generator: random.Random,
+) -> int:
+    if isinstance(origin, Space):
+        return size_now(origin, sizes, generator)
+    if isinstance(origin, Attribute):
+        return size_now(meaning[origin], sizes, generator) if origin in meaning else old[origin]
+    if isinstance(origin, tuple):
+        left = _number(origin[1], meaning, old, sizes, generator)
+        right = _number(origin[2], meaning, old, sizes, generator)
+        return OPERATORS[origin[0]](left, right) if right or origin[0] not in ("//", "%") else -1
+    return int(origin)
+
+
+def _learn(origin: Origin, space: Space, meaning: dict[Attribute, Space]) -> bool:
+    """An attribute met only inside expressions becomes known from one of them, by inverting it."""
+    if isinstance(origin, Attribute):
+        if origin in meaning:
+            return False
+        meaning[origin] = space
+        return True
+    if not isinstance(origin, tuple):
+        return False
+    symbol, left, right = origin
+    for known, unknown, on_right in ((left, right, True), (right, left, False)):
+        said = _as_space(known, meaning)
+        if said is None or not _has_unknown(unknown, meaning):
+            continue
+        other = _other_operand(symbol, space, said, on_right=on_right)
+        if other is not None and _learn(unknown, other, meaning):
+            return True
+    return False
+
+
+def _has_unknown(origin: Origin, meaning: Mapping[Attribute, Space]) -> bool:
+    if isinstance(origin, tuple):
+        return _has_unknown(origin[1], meaning) or _has_unknown(origin[2], meaning)
+    return isinstance(origin, Attribute) and origin not in meaning
+
+
+def _other_operand(symbol: str, space: Space, known: Space, *, on_right: bool) -> Space | None:
+    """What the other operand must be for the operation to give this space; ``on_right``: the other one is the right one."""
+    if symbol == "*":
+        return _divide(space, known)
+    if symbol == "//" and not on_right:
+        return merge([known, space])
+    if symbol == "-" and not on_right:
+        return concat([known, space])
+    return None
+
+
+def _divide(space: Space, first: Space) -> Space | None:
+    """The other factor of a product, where the first one leads or ends it."""
+    top = space.root()
+    if first.root().size == 0 or top.size % first.root().size:
+        return None
+    pieces = factors_of(top)
+    if len(pieces) > 1 and pieces[-1].root().size == first.root().size:
+        return merge(pieces[:-1])
+    if len(pieces) > 1 and pieces[0].root().size == first.root().size:
+        return merge(pieces[1:])
+    if top.form is Form.LEAF:
+        return None
+    halves = split(top, (first.root().size, top.size // first.root().size))
+    return halves[1] if halves is not None else None
+
+
+def _relate(
+    origin: Origin, space: Space, where: str, meaning: dict[Attribute, Space], old: Mapping[Attribute, int]
+) -> None:
+    """Unify what an equation says is equal; freeze where that cannot be said in spaces."""
+    if isinstance(origin, tuple) and origin[0] == "//":
+        whole, divisor = _as_space(origin[1], meaning, old), _as_space(origin[2], meaning, old)
+        if whole is not None and divisor is not None and whole.size == divisor.size * space.root().size:
+            unify(whole, merge([divisor, space]), where)
+            return
+    said = _as_space(origin, meaning, old)
+    if said is None or said.root().size != space.root().size:
+        _freeze_equation(origin, space, where, meaning)
+        return
+    unify(said, space, where)
+
+
+def _as_space(
+    origin: Origin, meaning: Mapping[Attribute, Space], old: Mapping[Attribute, int] | None = None
+) -> Space | None:
+    """An expression as a space. With ``old``, an attribute of which nothing else is known is the constant it is now."""
+    if isinstance(origin, Space):
+        return origin.root()
+    if isinstance(origin, Attribute):
+        if origin in meaning:
+            return meaning[origin].root()
+        return constant(old[origin], f"the code relates it to {origin}") if old is not None else None
+    if isinstance(origin, int):
+        return constant(origin, "a number in the code") if origin > 0 else None
+    left, right = _as_space(origin[1], meaning, old), _as_space(origin[2], meaning, old)
+    if left is None or right is None:
+        return None
+    if origin[0] == "*":
+        return merge([left, right])
+    return concat([left, right]) if origin[0] == "+" else None
+
+
+def _freeze_equation(origin: Origin, space: Space, where: str, meaning: Mapping[Attribute, Space]) -> None:
+    reason = f"sizes in the code contradict each other ({where})"
+    for involved in [space, *_spaces_of(origin, meaning)]:
+        freeze(involved, reason)
+
+
+def equations_for(seen: Observation, axis_of: Any) -> tuple[Equation, ...]:
+    """The equations of a run over resolved axes, without those nothing can change and without repetitions."""
+    found: dict[tuple[Expression, Axis], Equation] = {}
+    for origin, space, where in seen.tracer.equations:
+        free = any(not leaf.frozen for s in [space, *spaces_in(origin)] for leaf in leaves(s))
+        expression, axis = _expression(origin, axis_of), axis_of(space)
+        if (free or isinstance(origin, Attribute)) and not isinstance(origin, Space):
+            found.setdefault((expression, axis), Equation(expression, axis, where))
+    return tuple(e for e in found.values() if _has_attribute(e.expression))
+
+
+def differences_for(seen: Observation, axis_of: Any) -> tuple[Difference, ...]:
+    """The comparisons of the code that must go on to come out unequal, over resolved axes."""
+    found: dict[tuple[Expression, Expression], Difference] = {}
+    for a, b, where in seen.tracer.differences:
+        left, right = _expression(a, axis_of), _expression(b, axis_of)
+        if not (isinstance(left, Whole) and isinstance(right, Whole)):
+            found.setdefault((left, right), Difference(left, right, where))
+    return tuple(found.values())
+
+
+def _has_attribute(expression: Expression) -> bool:
+    if isinstance(expression, Operation):
+        return _has_attribute(expression.left) or _has_attribute(expression.right)
+    return isinstance(expression, Attribute)
+
+
+def _expression(origin: Origin, axis_of: Any) -> Expression:
+    if isinstance(origin, Space):
+        return axis_of(origin)
+    if isinstance(origin, tuple):
+        return Operation(origin[0], _expression(origin[1], axis_of), _expression(origin[2], axis_of))
+    return origin if isinstance(origin, Attribute) else int(origin)
+
+
+def axis_of(space: Space, names: Mapping[int, str], memo: dict[int, Axis]) -> Axis:
+    """A space as an axis over named widths; what has no name or is frozen is whole."""
+    top = space.root()
+    known = memo.get(id(top))
+    if known is not None:
+        return known
+    if top.form is Form.LEAF:
+        name = names.get(id(top))
+        made: Axis = Whole(top.size) if top.frozen or name is None else Unit(name, top.size)
+    else:
+        made = _composite(top, [axis_of(child, names, memo) for child in top.children])
+    memo[id(top)] = made
+    return made
+
+
+def _composite(top: Space, children: list[Axis]) -> Axis:
+    if all(isinstance(c, Whole) for c in children):
+        return Whole(top.size)
+    flat: list[Axis] = []
+    for child in children:
+        if top.form is Form.PRODUCT and isinstance(child, Product):
+            flat.extend(child.factors)
+        elif top.form is Form.SUM and isinstance(child, Sum):
+            flat.extend(child.parts)
+        else:
+            flat.append(child)
+    return Product(tuple(flat)) if top.form is Form.PRODUCT else Sum(tuple(flat))

@@ -1,0 +1,14 @@
+"""Modes: recipes of a criterion, a search and defaults. Each registers itself by name.
+
+@MODES.add("magnitude")
+class Magnitude(Mode): config fields with defaults; `search(task) -> Plan`
+"""
+
+from secateur.modes.activation import Activation
+from secateur.modes.fastnas import FastNAS
+from secateur.modes.gradnas import GradNAS
+from secateur.modes.magnitude import Magnitude
+from secateur.modes.progressive import Progressive
+from secateur.modes.task import MODES, Mode, Task
+
+__all__ = ["MODES", "Activation", "FastNAS", "GradNAS", "Magnitude", "Mode", "Progressive", "Task"]

@@ -1,0 +1,48 @@
+"""From curves of loss to a plan: the step that every mode with a threshold shares.
+
+    search space, unit scores, {width: {count: loss}} ──threshold──► counts ──best units──► Plan
+
+Invariant: the plan meets the budget, or Infeasible was raised before anything was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.modes.task import Mode, Task
+from secateur.search.limits import restrict
+from secateur.search.ranked import Ranked, judged, planned
+from secateur.search.refusal import check_reachable
+from secateur.search.threshold import Curves, Objective, choose
+from secateur.torch.criteria.protocol import Criterion
+
+
+def ranked_for(task: Task, mode: Mode, criterion: Criterion) -> Ranked:
+    """The mode's search space with scores; a width that the criterion does not judge stays whole.
+
+    Raises Infeasible, before any scoring, where the smallest network is above a bound.
+    """
+    space = restrict(task.graph, mode.limits())
+    check_reachable(space, task.budget)
+    ranked = judged(space, criterion, task.model)
+    check_reachable(ranked.space, task.budget)
+    return ranked
+
+
+def plan_under(
+    ranked: Ranked, curves: Callable[[Graph], Curves], task: Task, objective: Objective, record: Mapping[str, Any]
+) -> Plan:
+    """The plan with the smallest loss, largest or sum of all, that meets the budget."""
+    plan = planned(ranked, lambda space: choose(space, curves(space), task.budget, objective), task.graph)
+    made = {
+        "criterion": ranked.made_by,
+        "budget": task.budget.to_json(),
+        "objective": objective,
+        "costs": {metric: int(task.graph.cost(metric, plan.sizes)) for metric in task.graph.costs},
+        **record,
+    }
+    return replace(plan, provenance=made)

@@ -1,0 +1,98 @@
+"""``mode="gradnas"``: what a unit is worth from the gradient of the loss at its gate; a few backward passes, no evaluation.
+
+    score of a unit = mean of (∂L/∂gate)²       loss of a width at a count = sum of the scores of the units it gives up
+    losses by count ──► the counts with the smallest sum of losses that meet the budget ──► plan
+
+Recommended for language models, and wherever evaluating is slow. Every model that traces will do: heads, features, channels.
+
+How widths compare: to second order, and with the Fisher information for the Hessian, closing gates changes the loss by half
+the sum of their scores, whatever width they are in. So scores are all in one unit, that of the loss, and need no
+normalisation; but then it is their sum over the network that must be small, each width giving up what is worth least for
+what it costs. The original makes the largest sum of any width small, as ``objective="largest"`` does: a narrow width that
+costs much then gives up as much loss as a wide one that costs little.
+
+Invariant: the same data in any order gives the same plan, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+from rich.console import Console
+
+from secateur.compat.modelopt import modelopt_spelling
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.core.show import text_table
+from secateur.errors import InputError
+from secateur.modes.curves import plan_under, ranked_for
+from secateur.modes.journalled import remembered
+from secateur.modes.task import MODES, CriterionOption, Mode, Task
+from secateur.search.ranked import Ranked
+from secateur.search.threshold import Curves, Objective
+from secateur.torch.criteria.protocol import make
+from secateur.torch.running.randomness import seeded
+
+
+@MODES.add("gradnas")
+class GradNAS(Mode):
+    """Options of the gradnas mode.
+
+    ``loss_func(output, batch)`` over ``num_batches`` (or ``max_iter_data_loader``) of the ``data_loader``; without it the
+    model's own loss, or cross entropy with the labels. ``criterion`` gives scores that add up; ``objective`` is what is
+    made small, the ``"sum"`` of the losses of all widths or the ``"largest"`` of them. Module types beside the options are
+    ``rules``. ``checkpoint`` is a folder or file for the journal of scores: with it they are made once, also for other
+    constraints and limits.
+    """
+
+    num_batches: int = Field(default=128, ge=1)
+    criterion: CriterionOption = "gate_gradient"
+    objective: Objective = "sum"
+    seed: int = 0
+    checkpoint: str | Path | None = None
+
+    _spelling = model_validator(mode="before")(modelopt_spelling)
+
+    def search(self, task: Task) -> Plan:
+        """Score units by backward passes, then choose counts."""
+        task.tell(0.1, "backward passes")
+        with seeded(self.seed):
+            criterion = remembered(make(self.criterion, task.data), self, task, task.data)
+            ranked = ranked_for(task, self, criterion)
+        plan = plan_under(
+            ranked, lambda space: degradation(space, ranked.scores), task, self.objective, {"mode": "gradnas"}
+        )
+        if self.verbose:
+            Console().print(_table(ranked, plan), markup=False, highlight=False)
+        return plan
+
+
+def degradation(space: Graph, scores: Mapping[str, Any]) -> Curves:
+    """The sum of the scores of the units that go, the least first, at each choice of each free width."""
+    found: dict[str, dict[int, float]] = {}
+    for width in space.free:
+        values = np.atleast_2d(np.asarray(scores[width.name], dtype=np.float64))
+        if values.min() < 0:
+            raise InputError(f"the scores of {width.name} do not add up to a loss: {values.min():.3g} is negative")
+        gone = np.concatenate([[0.0], np.cumsum(np.sort(values, axis=-1).sum(axis=0))])
+        found[width.name] = {count: float(gone[width.size - count]) for count in width.choices}
+    return found
+
+
+def _table(ranked: Ranked, plan: Plan) -> str:
+    """What each width loses by the plan, and would lose with one unit."""
+    losses = degradation(ranked.space, ranked.scores)
+    rows = [
+        (
+            width.name,
+            f"{plan.sizes[width.name]} of {width.size}",
+            f"{losses[width.name][plan.sizes[width.name]]:.4g}",
+            f"{losses[width.name][width.choices[0]]:.4g}",
+        )
+        for width in ranked.space.configurable
+    ]
+    return text_table("Degradation", ("Width", "chosen", "sum of the scores that go", "at its smallest"), rows)

@@ -1,0 +1,70 @@
+"""Gradients of the parameters that speak for widths, a backward pass at a time.
+
+    for count in gradients(...):     every asked parameter has its .grad of this batch's (or sample's) loss
+        item.tensor.grad
+
+Invariant: meant to run inside `scoring`, which puts flags and gradients back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from secateur.core.graph import Graph
+from secateur.errors import InputError
+from secateur.torch.measuring.norms import with_values
+from secateur.torch.measuring.scoring import batches
+from secateur.torch.measuring.weights import Item, items
+from secateur.torch.running.data import Data
+from secateur.torch.running.example import Example, batch_size
+
+
+def asked_parameters(graph: Graph, model: nn.Module, *, bias: bool = False) -> list[Item]:
+    """As `items`, with the parameters themselves, which have a ``.grad``."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    return with_values(items(graph, model, bias=bias), lambda item: named[item.name])
+
+
+def gradients(name: str, data: Data, model: nn.Module, asked: list[Item], *, per: str) -> Iterator[int]:
+    """Yield after each backward pass how many samples it was of; with ``per="sample"`` one at a time."""
+    for item in asked:
+        item.tensor.requires_grad_()
+    for batch in batches(name, data, model):
+        size = batch_size(Example.of(model, data.collect(batch)))
+        for part in _singly(batch, size) if per == "sample" else (batch,):
+            for item in asked:
+                item.tensor.grad = None
+            backward(data.loss_of(data.output(model, part), part))
+            yield 1 if per == "sample" else size
+
+
+def gradient_of(item: Item) -> torch.Tensor:
+    """The gradient, in float32 or better; zeros where the loss did not depend on it."""
+    grad = item.tensor.grad
+    if grad is None:
+        grad = torch.zeros_like(item.tensor)
+    return grad.to(torch.promote_types(grad.dtype, torch.float32))
+
+
+def backward(loss: torch.Tensor) -> None:
+    """Differentiate a loss. Raises InputError where it depends on nothing that is judged."""
+    if not loss.requires_grad:
+        raise InputError(
+            "the loss does not depend on what is judged: does the model, or loss_func, detach or run under no_grad?"
+        )
+    loss.backward()
+
+
+def _singly(batch: Any, size: int) -> Iterator[Any]:
+    """Batches of one: every tensor whose first dimension counts samples is cut."""
+
+    def one(value: Any, i: int) -> Any:
+        cut = isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == size
+        return value[i : i + 1] if cut else value
+
+    return (tree_map(lambda value, i=i: one(value, i), batch) for i in range(size))

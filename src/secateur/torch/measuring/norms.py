@@ -1,0 +1,153 @@
+"""Sums of |w|^p over all axes but one, reading each weight once.
+
+    weight_OIhw  ──chunks of |w|^p──►  sums_O and sums_I
+
+Legend: a chunk is a piece of the weight along the axis with the largest stride, small enough to stay in the cache.
+
+Invariant: sums are in float32 (float64 for float64 weights) whatever the weight is stored in; no temporary is larger
+than a chunk and the sums themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from secateur.core.graph import Graph
+from secateur.core.layout import Unit, Values
+from secateur.core.positions import Outer, crossed, places
+from secateur.torch.measuring.weights import Item
+
+_CHUNK = {"cpu": 2**18}  # elements: 1 MiB in float32
+
+
+_CHUNK_ELSEWHERE = 2**24
+
+
+def power_sums(weight: torch.Tensor, axes: Sequence[int], power: float) -> list[torch.Tensor]:
+    """For each of these axes the sums of |w|^power over all others, as vectors on the weight's device."""
+    order = sorted(range(weight.dim()), key=weight.stride, reverse=True)
+    found = _sums(weight.detach().permute(order), [order.index(axis) for axis in axes], power)
+    return [found[order.index(axis)] for axis in axes]
+
+
+def power_matrix(weight: torch.Tensor, rows: int, columns: int, power: float) -> torch.Tensor:
+    """The sums of |w|^power over all axes but two, as a matrix."""
+    moved = weight.detach().movedim((rows, columns), (0, 1))
+    if moved.numel() > _chunk(moved):
+        return torch.stack([power_sums(row, [0], power)[0] for row in moved])
+    values = _power(moved, power)
+    return values.flatten(2).sum(2) if values.dim() > 2 else values
+
+
+def _sums(weight: torch.Tensor, axes: Sequence[int], power: float) -> dict[int, torch.Tensor]:
+    """Chunks along axis 0; where a single index of it is larger than a chunk, one index at a time."""
+    num_rows = _chunk(weight) * len(weight) // max(1, weight.numel())
+    if num_rows == 0 and weight.dim() > 1:
+        return _sums_by_index(weight, axes, power)
+    heads: list[torch.Tensor] = []
+    rest: torch.Tensor | None = None
+    for piece in weight.split(max(num_rows, 1)) if num_rows < len(weight) else (weight,):
+        values = _power(piece, power)
+        if 0 in axes:
+            heads.append(values.flatten(1).sum(1) if values.dim() > 1 else values)
+        if any(axes):
+            rest = values.sum(0) if rest is None else rest.add_(values.sum(0))
+    found = {0: torch.cat(heads) if len(heads) > 1 else heads[0]} if heads else {}
+    if rest is not None:
+        found |= {axis: _all_but(rest, axis - 1) for axis in axes if axis > 0}
+    return found
+
+
+def _sums_by_index(weight: torch.Tensor, axes: Sequence[int], power: float) -> dict[int, torch.Tensor]:
+    inner = [axis - 1 for axis in axes if axis > 0] or [0]
+    each = [_sums(piece, inner, power) for piece in weight]
+    found = {axis + 1: torch.stack([sums[axis] for sums in each]).sum(0) for axis in inner}
+    return found | {0: torch.stack([sums[inner[0]].sum() for sums in each])}
+
+
+def _all_but(values: torch.Tensor, axis: int) -> torch.Tensor:
+    others = [dim for dim in range(values.dim()) if dim != axis]
+    return values.sum(others) if others else values
+
+
+def _power(piece: torch.Tensor, power: float) -> torch.Tensor:
+    """|w|^power in the precision that sums are made in; always a new tensor."""
+    wide = piece.to(torch.promote_types(piece.dtype, torch.float32))
+    if power == 2 and not wide.is_complex():
+        return wide.square() if wide is piece else wide.square_()
+    values = wide.abs_() if wide is not piece and not wide.is_complex() else wide.abs()
+    return values if power == 1 else values.pow_(power)
+
+
+def _chunk(weight: torch.Tensor) -> int:
+    return _CHUNK.get(weight.device.type, _CHUNK_ELSEWHERE)
+
+
+def spoken_sums(spoken: Iterable[Item], outer: Outer, power: float) -> dict[str, list[Values]]:
+    """For each width what each axis of each tensor says: Σ |w|^power over every unit's slice."""
+    asked = list(spoken)
+    vectors = iter(_on_host([v for item in asked for v in power_sums(item.tensor, item.axes, power)]))
+    said: dict[str, list[Values]] = {}
+    for item in asked:
+        for axis in item.axes:
+            for name, values in _folded(item, axis, next(vectors), outer, power).items():
+                said.setdefault(name, []).append(values)
+    return said
+
+
+def in_order(graph: Graph, said: dict[str, list[Values]]) -> dict[str, list[Values]]:
+    """In the order of the graph's widths."""
+    return {width.name: said[width.name] for width in graph.free if width.name in said}
+
+
+def _folded(item: Item, axis: int, vector: Values, outer: Outer, power: float) -> dict[str, Values]:
+    """The sums of each width on one axis, all its occurrences together."""
+    made_of = item.layout[axis]
+    if isinstance(made_of, Unit) and made_of.width not in outer:
+        return {made_of.width: vector}
+    across = {name: rows for name, rows, own in crossed(item.layout, outer) if own == axis} if outer else {}
+    folded: dict[str, Values] = {}
+    for name, positions in places(made_of, outer):
+        if name in item.widths[axis] and name not in across:
+            folded[name] = folded.get(name, 0) + vector[positions].sum(axis=-1)
+    for name, rows in across.items():
+        if name in item.widths[axis]:
+            folded[name] = _folded_across(item, rows, axis, name, outer, power)
+    return folded
+
+
+def _folded_across(item: Item, rows: int, columns: int, name: str, outer: Outer, power: float) -> Values:
+    """The sums of a ragged width, one row for each index of its outer width on another axis of the tensor."""
+    matrix = power_matrix(item.tensor, rows, columns, power).cpu().double().numpy()
+    by_group = sum(matrix[p].sum(axis=1) for other, p in places(item.layout[rows], {}) if other == outer[name])
+    own = [p for width, p in places(item.layout[columns], {}) if width == name]
+    return np.asarray(by_group)[:, np.concatenate(own, axis=1)].sum(axis=-1)
+
+
+def _on_host(vectors: list[torch.Tensor]) -> Iterator[Values]:
+    """All vectors as float64 on the host, one copy for each device."""
+    by_device: dict[torch.device, list[int]] = {}
+    for i, vector in enumerate(vectors):
+        by_device.setdefault(vector.device, []).append(i)
+    found: dict[int, Values] = {}
+    for numbers in by_device.values():
+        whole = torch.cat([vectors[i] for i in numbers]).cpu().double().numpy()
+        ends = np.cumsum([len(vectors[i]) for i in numbers])
+        found.update(zip(numbers, np.split(whole, ends[:-1]), strict=True))
+    return (found[i] for i in range(len(vectors)))
+
+
+def with_values(items: Iterable[Item], value: Callable[[Item], torch.Tensor]) -> list[Item]:
+    """The same items, each with something else in place of its weights."""
+    return [replace(item, tensor=value(item)) for item in items]
+
+
+def signed_sums(items: list[Item], outer: Outer) -> dict[str, list[Values]]:
+    """As `spoken_sums`, but what is negative counts as negative."""
+    positive = spoken_sums(with_values(items, lambda item: item.tensor.clamp(min=0)), outer, 1)
+    negative = spoken_sums(with_values(items, lambda item: item.tensor.clamp(max=0)), outer, 1)
+    return {name: [p - n for p, n in zip(positive[name], negative[name], strict=True)] for name in positive}

@@ -1,0 +1,122 @@
+"""Which rows of an activation belong to which sample of the batch.
+
+    x of a linear layer:  [B, T, F]   [T, B, F]   [B·T, F]   [T·B, F]     all occur, and T may equal B
+
+So we ask the model: one sample is replaced by another, and the rows that change are its rows.
+
+Invariant: where the answer is not clear (tokens routed to experts, samples that influence each other, activations that do
+not depend on the input) there is none, and what was found there is shared out evenly among the samples.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.torch.running.contractions import Site, taps
+from secateur.torch.running.example import Example, _leaves, batch_size
+
+Call = tuple[str, int]  # the name of a weight, and the how-manieth contraction with it in one forward pass
+
+
+_CLEAR = 0.99  # share of all change that must lie in one sample's rows; the rest may be rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Dimension ``dim`` of the rows counts samples: as the slower index of ``[B, m]``, or the faster of ``[m, B]``."""
+
+    dim: int
+    slower: bool
+
+    def fits(self, shape: torch.Size, batch: int) -> bool:
+        """Whether rows of this shape can be told apart so."""
+        return self.dim < len(shape) and shape[self.dim] % batch == 0
+
+    def by_sample(self, values: torch.Tensor, batch: int) -> torch.Tensor:
+        """``[*rows, F]`` to ``[batch, everything else, F]``."""
+        sizes = (batch, -1) if self.slower else (-1, batch)
+        apart = values.unflatten(self.dim, sizes)
+        return apart.movedim(self.dim + (0 if self.slower else 1), 0).flatten(1, -2)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The contractions that one forward pass runs, and how each tells samples apart."""
+
+    sites: Mapping[str, Site]
+    rows: Mapping[Call, Rows | None]
+
+
+def survey(model: nn.Module, given: Any, *, samples: bool = True) -> Survey:
+    """Run the model on one batch, and (for ``samples``) again with its first sample replaced by another one."""
+    example = Example.of(model, given)
+    first, batch = _look(example), batch_size(example)
+    if not samples:
+        return Survey(first.sites, {})
+    other = next((i for i in range(1, batch) if _differ(example, batch, i)), None)
+    if other is None:
+        return Survey(first.sites, dict.fromkeys(first.seen, Rows(0, True)))
+    second = _look(example.map(lambda t: _replaced(t, batch, other)))
+    rows = {key: _clearest(seen, second.seen.get(key), batch) for key, seen in first.seen.items()}
+    return Survey(first.sites, rows)
+
+
+class _Look:
+    """A tap that keeps one number for each row of each input; state, because a tap is called back."""
+
+    def __init__(self) -> None:
+        self.sites: dict[str, Site] = {}
+        self.seen: dict[Call, torch.Tensor] = {}
+        self.calls: Counter[str] = Counter()
+
+    def before(self, site: Site) -> torch.Tensor:
+        self.sites.setdefault(site.name, replace(site, x=site.x.new_empty(0), again=None))  # keep no activation alive
+        self.seen[site.name, self.calls[site.name]] = spread(site.x.detach().float().abs(), site.spatial).sum(-1)
+        self.calls[site.name] += 1
+        return site.x
+
+    def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
+        return y
+
+
+def spread(values: torch.Tensor, spatial: int) -> torch.Tensor:
+    """``[*rows, F]`` from ``[*rows, F, *spatial]``: the sum over the spatial dimensions, of which there are so many."""
+    if spatial:
+        values = values.flatten(-spatial).sum(-1)
+    return values if values.dim() > 1 else values.unsqueeze(0)
+
+
+def _look(example: Example) -> _Look:
+    tap = _Look()
+    with torch.no_grad(), taps(example.model, tap):
+        example.model(*example.args, **example.kwargs)
+    return tap
+
+
+def _clearest(first: torch.Tensor, second: torch.Tensor | None, batch: int) -> Rows | None:
+    if second is None or second.shape != first.shape:
+        return None
+    change = (first - second).abs().nan_to_num().double().cpu()
+    total = float(change.sum())
+    ways = [Rows(dim, slower) for dim in range(change.dim()) for slower in (True, False)]
+    shares = {w: float(w.by_sample(change[..., None], batch)[0].sum()) for w in ways if w.fits(change.shape, batch)}
+    best = max(shares, key=lambda way: shares[way], default=None)
+    return best if best is not None and total > 0 and shares[best] >= _CLEAR * total else None
+
+
+def _differ(example: Example, batch: int, other: int) -> bool:
+    return any(not torch.equal(t[0], t[other]) for t in _leaves(example) if _has_samples(t, batch))
+
+
+def _replaced(tensor: torch.Tensor, batch: int, other: int) -> torch.Tensor:
+    return torch.cat([tensor[other : other + 1], tensor[1:]]) if _has_samples(tensor, batch) else tensor
+
+
+def _has_samples(value: Any, batch: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == batch

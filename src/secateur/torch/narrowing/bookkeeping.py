@@ -1,0 +1,79 @@
+"""What torch.nn modules say of themselves: ``in_features``, ``num_channels`` and the like follow their tensors.
+
+refresh(linear)     linear.in_features, linear.out_features  <-  linear.weight.shape
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def refresh(module: nn.Module) -> None:
+    """Bring the sizes a torch.nn module keeps about itself in line with its tensors."""
+    if "_flat_weights_names" in module.__dict__:
+        names = module.__dict__["_flat_weights_names"]
+        module.__dict__["_flat_weights"] = [module._parameters.get(n) for n in names]
+    for kind, sizes in _BOOKKEEPING:
+        if isinstance(module, kind):
+            for key, value in sizes(module).items():
+                if key in module.__dict__ and value is not None:
+                    module.__dict__[key] = value
+
+
+def _shape(module: nn.Module, *names: str) -> tuple[int, ...] | None:
+    for name in names:
+        tensor = getattr(module, name, None)
+        if isinstance(tensor, torch.Tensor):
+            return tuple(tensor.shape)
+    return None
+
+
+def _of_linear(module: Any) -> dict[str, Any]:
+    return {"out_features": module.weight.shape[0], "in_features": module.weight.shape[1]}
+
+
+def _of_conv(module: Any) -> dict[str, Any]:
+    first, second = module.weight.shape[:2]
+    if module.transposed:
+        return {"in_channels": first, "out_channels": second * module.groups}
+    return {"out_channels": first, "in_channels": second * module.groups}
+
+
+def _of_norm(module: Any) -> dict[str, Any]:
+    shape = _shape(module, "weight", "running_mean")
+    return {"num_features": shape[0] if shape else None}
+
+
+def _of_layer_norm(module: Any) -> dict[str, Any]:
+    return {"normalized_shape": _shape(module, "weight")}
+
+
+def _of_group_norm(module: Any) -> dict[str, Any]:
+    shape = _shape(module, "weight")
+    return {"num_channels": shape[0] if shape else None}
+
+
+def _of_embedding(module: Any) -> dict[str, Any]:
+    return {"num_embeddings": module.weight.shape[0], "embedding_dim": module.weight.shape[1]}
+
+
+def _of_rnn(module: Any) -> dict[str, Any]:
+    hidden, inputs = module.weight_hh_l0.shape[1], module.weight_ih_l0.shape[1]
+    if module.proj_size:
+        return {"input_size": inputs, "proj_size": hidden, "hidden_size": module.weight_hr_l0.shape[1]}
+    return {"input_size": inputs, "hidden_size": hidden}
+
+
+_BOOKKEEPING: tuple[tuple[Any, Any], ...] = (
+    (nn.Linear, _of_linear),
+    (nn.modules.conv._ConvNd, _of_conv),
+    (nn.modules.batchnorm._NormBase, _of_norm),
+    ((nn.LayerNorm, nn.RMSNorm), _of_layer_norm),
+    (nn.GroupNorm, _of_group_norm),
+    ((nn.Embedding, nn.EmbeddingBag), _of_embedding),
+    (nn.RNNBase, _of_rnn),
+    (nn.PReLU, lambda m: {"num_parameters": m.weight.shape[0]}),
+)

@@ -1,0 +1,123 @@
+"""Rules that rank: a score for each row, the lowest share goes.
+
+    SaliencyRule   Σ |w| of the row              FPGMRule   Σ of distances to the other rows
+    LSTMSaliencyRule                             the same as saliency: the rows of a unit's four gates are added up
+
+Where several rows stand for one unit (gates; tensors that a residual adds), scores are summed over them and the smallest
+``sparsity_level`` counts, so that all of them mask the same units. What was masked before stays masked.
+
+Invariant: ``floor(level × size)`` units of every width that a configured tensor produces are masked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from secateur.core.graph import Graph
+from secateur.core.layout import Indices
+from secateur.core.positions import finest, places
+from secateur.errors import ConfigError, nearest
+from secateur.torch.criteria.fpgm import sum_of_distances
+from secateur.torch.pruners.sparsifier.entries import Entry
+
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+_KEYS = ("tensor_fqn", "sparsity_level", "prune_bias")
+
+
+@runtime_checkable
+class RowScores(Protocol):
+    """A rule that ranks. ``sparsity_level`` holds where a configuration has none."""
+
+    sparsity_level: float
+
+    def scores(self, weight: torch.Tensor) -> torch.Tensor:
+        """The score of each row of a weight, ``[rows]``: the lowest go first."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaliencyRule:
+    """The L1 norm of each row."""
+
+    sparsity_level: float = 0.5
+
+    def scores(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.flatten(1).abs().sum(1) if weight.dim() > 1 else weight.abs()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTMSaliencyRule(SaliencyRule):
+    """The L1 norm of the rows of all four gates of a unit: a unit leaves an LSTM only as a whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FPGMRule:
+    """Filter pruning via the geometric median: the sum of each row's distances to all rows.
+
+    ``dist`` is 1 or 2 for that norm, or a function of two matrices ``[rows, m]`` that gives distances ``[rows, rows]``.
+    """
+
+    sparsity_level: float = 0.5
+    dist: int | Distance = 2
+
+    def __post_init__(self) -> None:
+        if not callable(self.dist) and self.dist not in (1, 2):
+            raise ConfigError(f"dist is 1, 2 or a function of two matrices, not {self.dist!r}")
+
+    def scores(self, weight: torch.Tensor) -> torch.Tensor:
+        rows = weight.flatten(1) if weight.dim() > 1 else weight.unsqueeze(1)
+        if callable(self.dist):
+            return self.dist(rows, rows).sum(1)
+        return sum_of_distances(rows) if self.dist == 2 else torch.cdist(rows, rows, p=1).sum(1)
+
+
+@torch.no_grad()
+def rank(rule: RowScores, entries: Sequence[Entry], graph: Graph) -> None:
+    """Set the row masks of all entries by their rule."""
+    outer = {w.name: w.outer for w in graph.widths if w.outer is not None}
+    said: dict[str, list[tuple[Entry, Indices, np.ndarray, float]]] = {}
+    for entry in entries:
+        level = float(entry.config.get("sparsity_level", rule.sparsity_level))
+        scores = rule.scores(entry.weight).cpu().double().masked_fill(~entry.mask.cpu(), -math.inf).numpy()
+        targets = set(finest(entry.axis))
+        for name, positions in places(entry.axis, outer):
+            if name in targets:
+                said.setdefault(name, []).append((entry, positions, scores[positions].sum(-1), level))
+        if not targets:
+            entry.mask[torch.from_numpy(_lowest(scores, level))] = False
+    for found in said.values():
+        level = min(level for _, _, _, level in found)
+        gone = _lowest(sum(scores for _, _, scores, _ in found), level)
+        for entry, positions, _, _ in found:
+            entry.mask[torch.from_numpy(_rows(positions, gone))] = False
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key that ranking would not read."""
+    for key in config:
+        if key not in _KEYS:
+            raise ConfigError(
+                f"config: {config['tensor_fqn']}: this rule reads no key {key!r}.{nearest(key, _KEYS)} "
+                f"It knows {', '.join(_KEYS)}."
+            )
+
+
+def _rows(positions: Indices, gone: Indices) -> Indices:
+    if gone.ndim == 1:
+        return np.unique(positions.reshape(-1, *positions.shape[-2:])[:, gone])
+    spread = np.broadcast_to(positions, (len(gone), *positions.shape[-2:]))
+    return np.unique(np.take_along_axis(spread, gone[:, :, None], axis=1))
+
+
+def _lowest(scores: Any, level: float) -> Indices:
+    """The lowest share along the last axis; ties go by index."""
+    count = math.floor(scores.shape[-1] * level + 1e-9)
+    return np.sort(np.argsort(scores, axis=-1, kind="stable")[..., :count], axis=-1)

@@ -1,0 +1,110 @@
+"""From masked rows to removed units.
+
+    rows masked in every configured tensor that carries the unit   ->   the unit goes, everywhere
+    rows masked, but their unit stays                              ->   they stay zero, and are told of, with the reason
+
+Invariant: the kept sets make a plan; a row that is not masked is never part of a removed unit of its own tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.core.graph import Graph, Width
+from secateur.core.layout import Indices, kept_indices, widths_of
+from secateur.core.plan import Plan
+from secateur.core.positions import places
+from secateur.errors import Coincidence
+from secateur.torch.pruners.sparsifier.entries import Entry
+
+Dead = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """Rows of a tensor that are masked while their units stay."""
+
+    tensor: str
+    count: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.tensor}: {self.count} masked rows stay, as zeros: {self.reason}"
+
+
+def plan_of_masks(entries: Sequence[Entry], graph: Graph) -> Plan:
+    """The plan that removes every unit whose rows are masked in all configured tensors that carry it."""
+    dead = dict(_dead_units(entries, graph))
+    spared: dict[str, int] = {}
+    while True:
+        kept = {
+            name: _kept(graph[name], units, dead.get(graph[name].outer or ""), spared.get(name, 0))
+            for name, units in dead.items()
+        }
+        try:
+            return graph.plan(kept)
+        except Coincidence as coincidence:  # one unit more, zeroed, so that two sizes differ as the code wants
+            spared[coincidence.width] = spared.get(coincidence.width, 0) + 1
+
+
+def leftovers(entries: Sequence[Entry], plan: Plan) -> list[Leftover]:
+    """What is masked and stays."""
+    arrays, found = plan.arrays(), []
+    for entry in entries:
+        stays = np.zeros(entry.axis.size, dtype=bool)
+        stays[kept_indices(entry.axis, arrays)] = True
+        count = int((stays & ~entry.mask.cpu().numpy()).sum())
+        if count:
+            found.append(Leftover(tensor=entry.fqn, count=count, reason=_reason(entry, entries)))
+    return found
+
+
+def _reason(entry: Entry, entries: Sequence[Entry]) -> str:
+    if entry.frozen is not None:
+        return entry.frozen
+    if not entry.leaves_nothing:
+        return f"prune_bias=False leaves their units the constants of {entry.bias}, and {entry.constant}"
+    widths = set(widths_of(entry.axis))
+    others = [e.fqn for e in entries if e is not entry and widths & set(widths_of(e.axis))]
+    if others:
+        return f"their units are not masked in {', '.join(others[:3])} too, or are the last of their width"
+    return "they are not all the rows of a unit (gates, groups), or the last of their width"
+
+
+def _dead_units(entries: Sequence[Entry], graph: Graph) -> Iterator[tuple[str, Dead]]:
+    outer = {w.name: w.outer for w in graph.widths if w.outer is not None}
+    said: dict[str, list[Dead]] = {}
+    for entry in entries:
+        rows = ~entry.mask.cpu().numpy() & entry.leaves_nothing
+        for name, positions in places(entry.axis, outer):
+            said.setdefault(name, []).append(np.asarray(rows[positions].all(-1)))
+    for name, found in said.items():
+        width = graph[name]
+        shape = (graph[width.outer].size, width.size) if width.outer else (width.size,)
+        dead = np.ones(shape, dtype=bool)
+        for units in found:
+            dead &= units
+        if dead.any():
+            yield name, dead
+
+
+def _kept(width: Width, dead: Dead, outer_dead: Dead | None, spared: int) -> Indices:
+    """The kept set: as many go as are dead under every outer index that stays, and as the choices allow."""
+    if dead.ndim == 1:
+        return _alive_first(width, dead[None], spared)[0]
+    counted = dead if outer_dead is None or outer_dead.ndim > 1 or outer_dead.all() else dead[~outer_dead]
+    num_dead = int(counted.sum(1).min())
+    level = np.stack([row & (np.cumsum(row) <= num_dead) for row in dead])
+    short = level.sum(1) < num_dead  # under an outer index that goes itself: any units do
+    level[short] = np.arange(width.size) < num_dead
+    return _alive_first(width, level, spared)
+
+
+def _alive_first(width: Width, dead: Dead, spared: int) -> Indices:
+    wanted = width.size - int(dead[0].sum()) + spared
+    count = min((c for c in width.choices if c >= max(wanted, 1)), default=width.size)
+    return np.sort(np.argsort(dead, axis=1, kind="stable")[:, :count], axis=1).astype(np.int64)

@@ -1,0 +1,105 @@
+"""Batch-norm statistics measured again, because a narrower network sees other activations.
+
+    reset running mean and variance ──► forward a few batches, only batch norm in training mode ──► cumulative average
+
+Where there are several processes, each sees its own batches and all end with the average over all of them.
+
+Invariant: nothing but the running statistics changes: training flags, momenta and all parameters are as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import InputError
+from secateur.torch.running.data import Collect, call, first_of, to_device
+from secateur.torch.running.distributed import active, reduce_sum, unwrapped
+from secateur.torch.running.restoring import flags_kept
+
+
+def batch_norms(model: nn.Module) -> list[Any]:
+    """The modules of a model that keep running statistics."""
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None]
+
+
+def reestimate_batch_norm(
+    model: nn.Module,
+    data_loader: Iterable[Any],
+    *,
+    num_batches: int = 50,
+    collect_func: Collect = first_of,
+) -> int:
+    """Measure the running statistics of every batch norm again; the number of batches used.
+
+    Inputs are moved to the device of the model's first parameter. Under DDP the statistics are those of the batches of
+    all ranks, the same on each, and the number counts them all. Raises InputError where no rank has a batch.
+    """
+    model = unwrapped(model)
+    norms = batch_norms(model)
+    if not norms:
+        return 0
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    used = 0
+    with flags_kept(model), _measuring(model, norms), torch.no_grad():
+        for batch in islice(iter(data_loader), num_batches):
+            _measure(model, to_device(collect_func(batch), device))
+            used += 1
+        total = _over_ranks(norms, used)
+        if not total:
+            raise InputError("the data loader gave no batch: batch-norm statistics cannot be measured")
+    return total
+
+
+def _over_ranks(norms: list[Any], used: int) -> int:
+    """Average the statistics over all ranks, each weighted by its batches; how many batches that were."""
+    if not active():
+        return used
+    count = torch.tensor([used], dtype=torch.float64)
+    reduce_sum([count])
+    total = int(count)
+    for m in norms:
+        for statistic in (m.running_mean, m.running_var):
+            weighted = statistic.double() * used
+            reduce_sum([weighted])
+            statistic.copy_(weighted / max(total, 1))
+        m.num_batches_tracked.fill_(total)
+    return total
+
+
+def _measure(model: nn.Module, given: Any) -> None:
+    try:
+        call(model, given)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "batch norm cannot be measured on batches with one value a channel: use larger batches, or no data"
+        ) from error
+
+
+@contextmanager
+def _measuring(model: nn.Module, norms: list[Any]) -> Any:
+    momenta = [(m, m.momentum) for m in norms]
+    before = [(m, m.running_mean.clone(), m.running_var.clone(), m.num_batches_tracked) for m in norms]
+    model.eval()
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None
+        m.train()
+    try:
+        yield
+    except BaseException:
+        for m, mean, var, count in before:
+            m.running_mean.copy_(mean)
+            m.running_var.copy_(var)
+            m.num_batches_tracked = count
+        raise
+    finally:
+        for m, momentum in momenta:
+            m.momentum = momentum

@@ -1,0 +1,212 @@
+"""Looking at (and standing in for) what goes into and comes out of every contraction with a parameter.
+
+    with taps(model, tap):        F.linear, F.conv*, addmm, matmul … with a parameter of the model as their weight
+        model(x)                  tap.before(site) -> the input to use;  tap.after(site, y) -> the output to use
+
+Works above autograd and below modules: functional calls (``nn.MultiheadAttention``, tied embeddings) are seen too.
+
+Invariant: a tap that returns its arguments changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from secateur.torch.running.switches import visible_functions
+
+
+@dataclass(slots=True)
+class Site:
+    """One contraction: ``y = weight · x + bias``.
+
+    ``kind`` is "linear" (features are the last dimension of x), "conv" or "transposed" (channels are dimension 1).
+    ``inputs`` and ``outputs`` are the axes of the weight that are contracted with x and that make y's features; in
+    grouped convolutions ``inputs`` counts within a group.
+    """
+
+    name: str
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    x: torch.Tensor
+    kind: str
+    inputs: int
+    outputs: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    again: Callable[[], torch.Tensor] | None = None  # runs the contraction once more on x, past the tap
+
+    @property
+    def features(self) -> int:
+        """The dimension of x and y that holds features."""
+        return -1 if self.kind == "linear" else 1 - self.spatial - 2
+
+    @property
+    def spatial(self) -> int:
+        """Number of spatial dimensions: 0 for linear."""
+        return 0 if self.kind == "linear" else self.weight.dim() - 2
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution; 1 for linear."""
+        return int(self.options.get("groups", 1))
+
+
+class Tap(Protocol):
+    """What looks on."""
+
+    def before(self, site: Site) -> torch.Tensor:
+        """The input to use in place of ``site.x`` (return ``site.x`` to change nothing)."""
+        ...
+
+    def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
+        """The output to use in place of ``y``."""
+        ...
+
+
+class WideTap(Tap, Protocol):
+    """A tap that sees every other function, too."""
+
+    def other(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What to use as the function's result: ``func(*args, **kwargs)`` to change nothing."""
+        ...
+
+
+@contextmanager
+def taps(model: nn.Module, tap: Tap) -> Iterator[None]:
+    """While this is open, every contraction of a parameter of the model passes through the tap."""
+    with visible_functions(), watching(model, tap):
+        yield
+
+
+def watching(model: nn.Module, tap: Tap) -> TorchFunctionMode:
+    """The same for one thread among several that have entered `visible_functions` together."""
+    return _Watch(model, tap)
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self, model: nn.Module, tap: Tap) -> None:
+        super().__init__()
+        self.tap = tap
+        self.other = getattr(tap, "other", _run)
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.flipped: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # transposed view -> (view, parameter)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        read = _READERS.get(func)
+        site = None if read is None else read(self, func, *args, **kwargs)
+        if site is None:
+            out = self.other(func, args, kwargs)
+            if func in _TRANSPOSES and id(args[0]) in self.names and args[0].dim() == 2:
+                self.flipped[id(out)] = (out, args[0])
+            return out
+        given, position = site.x, next(i for i, a in enumerate(args) if a is site.x)
+        x = self.tap.before(site)
+        if x is not given:
+            args = (*args[:position], x, *args[position + 1 :])
+        site.again = lambda: func(*args, **kwargs)
+        return self.tap.after(site, func(*args, **kwargs))
+
+    def weight(self, tensor: Any) -> tuple[str, torch.Tensor, bool] | None:
+        """The name of a parameter, itself, and whether it is seen transposed."""
+        if not isinstance(tensor, torch.Tensor):
+            return None
+        if id(tensor) in self.names:
+            return self.names[id(tensor)], tensor, False
+        known = self.flipped.get(id(tensor))
+        return None if known is None else (self.names[id(known[1])], known[1], True)
+
+
+def _linear(watch: _Watch, _: Any, x: Any, weight: Any = None, bias: Any = None) -> Site | None:
+    return _upright(watch, x, weight, bias, "linear", {})
+
+
+def _upright(watch: _Watch, x: Any, weight: Any, bias: Any, kind: str, options: Mapping[str, Any]) -> Site | None:
+    """A contraction that takes its weight as it is stored; nothing for a transposed view or a tensor of no name."""
+    found = watch.weight(weight)
+    if found is None or found[2]:
+        return None
+    inputs = 0 if kind == "transposed" else 1
+    return Site(
+        name=found[0], weight=found[1], bias=bias, x=x, kind=kind, inputs=inputs, outputs=1 - inputs, options=options
+    )
+
+
+def _matmul(watch: _Watch, _: Any, x: Any, other: Any = None, **kwargs: Any) -> Site | None:
+    return _product(watch, x, other, None)
+
+
+def _addmm(watch: _Watch, _: Any, bias: Any, x: Any = None, other: Any = None, **kwargs: Any) -> Site | None:
+    return None if kwargs else _product(watch, x, other, bias)
+
+
+def _product(watch: _Watch, x: Any, other: Any, bias: Any) -> Site | None:
+    found = watch.weight(other)
+    if found is None or found[1].dim() != 2 or not isinstance(x, torch.Tensor):
+        return None
+    inputs = 1 if found[2] else 0
+    return Site(name=found[0], weight=found[1], bias=bias, x=x, kind="linear", inputs=inputs, outputs=1 - inputs)
+
+
+def _conv(
+    watch: _Watch,
+    _: Any,
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Site | None:
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return _upright(watch, x, weight, bias, "conv", options)
+
+
+def _transposed(
+    watch: _Watch,
+    _: Any,
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Site | None:
+    options = {"stride": stride, "padding": padding, "output_padding": output_padding}
+    return _upright(watch, x, weight, bias, "transposed", options | {"dilation": dilation, "groups": groups})
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
+_F = nn.functional
+
+
+_READERS: dict[Any, Callable[..., Site | None]] = {
+    _F.linear: _linear,
+    _F.conv1d: _conv,
+    _F.conv2d: _conv,
+    _F.conv3d: _conv,
+    _F.conv_transpose1d: _transposed,
+    _F.conv_transpose2d: _transposed,
+    _F.conv_transpose3d: _transposed,
+    torch.matmul: _matmul,
+    torch.Tensor.matmul: _matmul,
+    torch.Tensor.__matmul__: _matmul,
+    torch.mm: _matmul,
+    torch.Tensor.mm: _matmul,
+    torch.addmm: _addmm,
+}
+
+
+_TRANSPOSES = {torch.t, torch.Tensor.t, torch.Tensor.T.__get__, torch.transpose, torch.Tensor.transpose}  # type: ignore[attr-defined]

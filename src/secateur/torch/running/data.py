@@ -1,0 +1,170 @@
+"""Batches for whatever looks at data: criteria, calibration, compensation, training.
+
+    Data(loader=loader, collect=first_of, num_batches=50)     from a data loader
+    Data.of_forward_loop(model, loop, num_batches=50)         from a user's own loop: what it passes to the model is kept
+
+Invariant: every user of data sees the same batches in the same order, moved to the model's device, at most ``num_batches``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import InputError
+from secateur.torch.running.example import Example
+
+Loss = Callable[[Any, Any], torch.Tensor]
+Collect = Callable[[Any], Any]
+
+
+def first_of(batch: Any) -> Any:
+    """What a batch passes to the model by default: its first item if it is a tuple or list, else the batch."""
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+class _Enough(Exception):
+    """Raised inside a user's forward loop once enough batches were seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A source of batches. ``collect`` says what of a batch the model takes; ``loss(output, batch)`` gives a scalar."""
+
+    loader: Iterable[Any]
+    collect: Collect = first_of
+    num_batches: int = 50
+    loss: Loss | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_batches < 1:
+            raise InputError(f"num_batches is at least 1, not {self.num_batches}")
+        if not hasattr(self.loader, "__iter__"):
+            raise InputError(f"a data loader can be iterated over; {type(self.loader).__name__} cannot")
+        if isinstance(self.loader, Iterator):  # not iter(loader): that draws a random number
+            raise InputError(
+                "the data loader can be read only once (a generator or iterator): pass a list or a DataLoader"
+            )
+
+    @classmethod
+    def of_forward_loop(cls, model: nn.Module, loop: Callable[[nn.Module], Any], *, num_batches: int = 50) -> Data:
+        """The batches that ``loop(model)`` passes to the model. Raises InputError if it never calls the model."""
+        seen: list[Any] = []
+
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if len(seen) == num_batches:
+                raise _Enough
+            seen.append((*args, dict(kwargs)))
+
+        handle = model.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                loop(model)
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+        if not seen:
+            raise InputError("the forward_loop never called the model: it is called as forward_loop(model)")
+        return cls(loader=seen, collect=_itself, num_batches=num_batches)
+
+    def batches(self, model: nn.Module) -> Iterator[Any]:
+        """The batches on the model's device. Raises InputError where there is none."""
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        empty = True
+        for batch in islice(iter(self.loader), self.num_batches):
+            empty = False
+            yield to_device(batch, device)
+        if empty:
+            raise InputError("the data loader gave no batch")
+
+    def limited(self, model: nn.Module, samples: int) -> Data:
+        """The same data up to the batch that completes so many samples, kept in memory."""
+        from secateur.torch.running.example import batch_size
+
+        seen, kept = 0, []
+        for batch in self.batches(model):
+            kept.append(batch)
+            seen += batch_size(Example.of(model, self.collect(batch)))
+            if seen >= samples:
+                break
+        return replace(self, loader=kept)
+
+    def output(self, model: nn.Module, batch: Any) -> Any:
+        """Run the model on one batch."""
+        return call(model, self.collect(batch))
+
+    def loss_of(self, output: Any, batch: Any) -> torch.Tensor:
+        """The loss of an output: ``loss`` where given, else the output's own, else cross entropy with the labels.
+
+        Raises InputError where none of these can be had.
+        """
+        if self.loss is not None:
+            value = self.loss(output, batch)
+        elif isinstance(getattr(output, "loss", None), torch.Tensor):
+            value = output.loss
+        else:
+            value = _cross_entropy(output, batch)
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            raise InputError(f"the loss is a tensor with one element, not {_described(value)}")
+        return value
+
+
+def _itself(batch: Any) -> Any:
+    return batch
+
+
+def _cross_entropy(output: Any, batch: Any) -> torch.Tensor:
+    logits = getattr(output, "logits", output)
+    labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    if isinstance(logits, torch.Tensor) and isinstance(labels, torch.Tensor) and _are_labels(labels, logits):
+        return torch.nn.functional.cross_entropy(logits, labels)
+    raise InputError(
+        "no loss: batches are not (inputs, integer labels) and the model's output has no .loss; "
+        "pass loss_func, called as loss_func(output, batch)"
+    )
+
+
+def _are_labels(labels: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Whether these are class numbers, one for each of the logits' rows."""
+    one_each = logits.dim() >= 2 and labels.shape == (logits.shape[0], *logits.shape[2:])
+    return one_each and not labels.is_floating_point()
+
+
+def _described(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def call(model: nn.Module, given: Any) -> Any:
+    """Run a model on what ``collect_func`` returned: a tensor, a tuple of arguments (last may be a dict), or a dict."""
+    from secateur.torch.running.example import Example
+
+    example = Example.of(model, given)
+    return model(*example.args, **example.kwargs)
+
+
+def to_device(tree: Any, device: torch.device) -> Any:
+    """The same nested structure with every tensor on a device: tuples, lists, dicts, dataclasses, and what has ``.to``."""
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda leaf: _moved(leaf, device), tree, is_leaf=_moves_itself)
+
+
+def _moves_itself(entry: Any) -> bool:
+    return not isinstance(entry, type) and callable(getattr(entry, "to", None))
+
+
+def _moved(leaf: Any, device: torch.device) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.to(device)
+    if _moves_itself(leaf):
+        return copy(leaf).to(device)  # Hugging Face's BatchEncoding moves its own tensors
+    if is_dataclass(leaf) and not isinstance(leaf, type):
+        return replace(leaf, **{f.name: to_device(getattr(leaf, f.name), device) for f in fields(leaf) if f.init})
+    return leaf

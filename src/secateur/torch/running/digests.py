@@ -1,0 +1,90 @@
+"""What tells one network, one data set, one function from another: in journals, so that no result is taken for another's.
+
+    digest_of_weights(model)   digest_of_data(data, seed)   described(loader)   name_of(function)
+
+Invariant: equal things give equal digests in every process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, TensorDataset
+
+from secateur.torch.running.data import Data
+from secateur.torch.running.randomness import seeded
+from secateur.torch.running.restoring import named_tensors
+
+
+def described(given: Any) -> Any:
+    """What can be said of an argument in JSON so that another data set is told from this one.
+
+    Tensors by their values, loaders by data set and batch size, functions by name, anything else by its type.
+    """
+    match given:
+        case None | bool() | int() | str():
+            return given
+        case float():
+            return given if math.isfinite(given) else str(given)
+        case torch.Tensor():
+            return {"shape": list(given.shape), "sha256": hashlib.sha256(_bytes(given)).hexdigest()}
+        case TensorDataset():
+            return [described(tensor) for tensor in given.tensors]
+        case DataLoader():
+            return {"dataset": _dataset(given.dataset), "batch_size": given.batch_size}
+        case list() | tuple():
+            return [described(entry) for entry in given]
+        case Mapping():
+            return {str(key): described(entry) for key, entry in given.items()}
+    if is_dataclass(given) and not isinstance(given, type):
+        return {field.name: described(getattr(given, field.name)) for field in fields(given)}
+    return name_of(given)
+
+
+def _dataset(dataset: Any) -> Any:
+    said = described(dataset)
+    size = len(dataset) if hasattr(dataset, "__len__") else None
+    return {"type": said, "size": size} if isinstance(said, str) else said
+
+
+def _bytes(tensor: torch.Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def digest_of_weights(model: nn.Module) -> str:
+    """A hash over the values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in named_tensors(model).items():
+        digest.update(name.encode())
+        _add(digest, tensor)
+    return digest.hexdigest()
+
+
+def digest_of_data(data: Data | None, seed: int) -> str | None:
+    """A hash over the first batch, or None where there is no data."""
+    if data is None:
+        return None
+    digest = hashlib.sha256()
+    with seeded(seed):
+        first = next(iter(data.loader), None)
+    for leaf in tree_leaves(first):
+        _add(digest, leaf) if isinstance(leaf, torch.Tensor) else digest.update(repr(leaf).encode())
+    return digest.hexdigest()
+
+
+def name_of(given: Any) -> str:
+    """How a journal calls a function, or an object that is called like one."""
+    name = getattr(given, "__qualname__", None)
+    return name if isinstance(name, str) else type(given).__qualname__
+
+
+def _add(digest: Any, tensor: torch.Tensor) -> None:
+    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -1,0 +1,97 @@
+"""The example a model is run on, and what ``dummy_input`` may be.
+
+    x                     one positional argument
+    (a, b)                positional arguments
+    (a, b, {"mask": m})   positional and keyword arguments
+    (a, {"k": v}, {})     the escape: the last positional argument really is a dict
+    {"input_ids": ids}    keyword arguments alone
+
+Invariant: an Example never changes its tensors; whoever runs it gets clones where the model might write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+from secateur.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A model with the arguments of one forward pass."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, dummy_input: Any) -> Example:
+        """Read ``dummy_input`` by the convention above. Raises InputError where it is none of these."""
+        if not isinstance(model, nn.Module):
+            raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
+        if dummy_input is None:
+            raise InputError("a dummy_input is needed: a tensor, a tuple of arguments, or a tuple ending in a dict")
+        if isinstance(dummy_input, dict) or hasattr(dummy_input, "keys"):
+            return cls(model, (), dict(dummy_input))
+        if not isinstance(dummy_input, tuple):
+            return cls(model, (dummy_input,), {})
+        if dummy_input and isinstance(dummy_input[-1], dict):
+            *positional, keywords = dummy_input
+            if not all(isinstance(key, str) for key in keywords):
+                raise InputError("keyword arguments need string keys; to pass a dict itself, append an empty dict {}")
+            return cls(model, tuple(positional), dict(keywords))
+        return cls(model, dummy_input, {})
+
+    def map(self, function: Any) -> Example:
+        """The same example with every tensor replaced by ``function(tensor)``."""
+
+        def one(leaf: Any) -> Any:
+            return function(leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+        return Example(self.model, tree_map(one, self.args), tree_map(one, self.kwargs))
+
+    def beside_model(self) -> Example:
+        """The same example with host tensors moved to where the model's first parameter is."""
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        if device.type in ("cpu", "meta"):
+            return self
+        return self.map(lambda t: t.to(device) if t.device.type == "cpu" else t)
+
+
+def output_tensors(output: Any) -> list[torch.Tensor]:
+    """All tensors in a model's output: nested tuples, dicts, dataclasses and Hugging Face outputs."""
+    found: list[torch.Tensor] = []
+    seen: set[int] = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, dict):
+            for item in value.values():
+                visit(item)
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            for item in value:
+                visit(item)
+        elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)) and id(value) not in seen:
+            seen.add(id(value))
+            for item in vars(value).values():
+                visit(item)
+        elif not isinstance(value, (str, bytes)):
+            found.extend(t for t in tree_flatten(value)[0] if isinstance(t, torch.Tensor) and t is not value)
+
+    visit(output)
+    return found
+
+
+def batch_size(example: Example) -> int:
+    """The size of the first dimension of the first tensor: how many samples a batch has."""
+    return next((t.shape[0] for t in _leaves(example) if isinstance(t, torch.Tensor) and t.dim() > 0), 1)
+
+
+def _leaves(example: Example) -> list[Any]:
+    return tree_leaves((example.args, example.kwargs))

@@ -1,9 +1,0 @@
-"""Masks by a user's own rule, training under them, then narrowing: the sparsifier, its rules, its configuration.
-
-Sparsifier(rule) ── prepare ──► masks of ones ── step ──► rows masked ── training ──► prune ──► narrowed
-"""
-
-from secateur.torch.sparsifier.rules import FPGMRule, LSTMSaliencyRule, RowScores, SaliencyRule
-from secateur.torch.sparsifier.sparsifier import Sparsifier
-
-__all__ = ["FPGMRule", "LSTMSaliencyRule", "RowScores", "SaliencyRule", "Sparsifier"]

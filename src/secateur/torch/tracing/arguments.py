@@ -1,0 +1,395 @@
+"""Integers on their way into tensors: which expression of the code is the size of which space.
+
+    B, N, C = x.shape                       sizes read from tensors carry their space
+    x.view(B, N, self.num_heads, -1)        an argument that carries an origin states an equation
+
+A torch-function mode sees the calls with their Python arguments, before these become plain integers below.
+
+Invariant: an origin that arrives where no reader is known makes what it stands for constant; none is lost silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from secateur.core.sized import Origin, Sized, origin_of
+from secateur.core.space import constant, freeze, is_frozen, split, unify
+from secateur.torch.rules.attention import attention_shape
+from secateur.torch.rules.matmul import linear_shape
+from secateur.torch.rules.registry import FUNCTION_RULES
+from secateur.torch.tracing.tracer import Tracer
+
+Reading = Iterator[tuple[Any, torch.Tensor, int]]  # (integer, tensor, dimension it is the size of)
+
+
+Reader = Callable[[Any, tuple[Any, ...], dict[str, Any]], Reading]
+
+
+_ABSTRACT = {
+    torch.nn.functional.linear: linear_shape,
+    torch.nn.functional.scaled_dot_product_attention: attention_shape,
+}
+
+
+_SHAPE = torch.Tensor.shape
+
+
+_DATA = torch.Tensor.data
+
+
+class Sizes(TorchFunctionMode):
+    """Reads sizes out of calls; runs linear layers and attention as one operator each."""
+
+    def __init__(self, tracer: Tracer, *, reading: bool = True) -> None:
+        super().__init__()
+        self.tracer, self.reading = tracer, reading
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        whole = FUNCTION_RULES.get(func)
+        if whole is not None:
+            return self._whole(func, args, kwargs)
+        first = len(self.tracer.records)
+        out = func(*args, **kwargs)
+        if not self.reading:
+            return out
+        name = func.__name__
+        if name in _VIEWS:
+            self._note_constants(name, out, args, kwargs, first)
+        if name in _EQUAL_PARTS and isinstance(args[1] if len(args) > 1 else None, int):
+            self._equal_parts(_EQUAL_PARTS[name], out, args, kwargs)
+            return out
+        if name == "__get__":
+            if func.__self__ is _SHAPE:
+                return self._sized_shape(args[0], out)
+            if func.__self__ is _DATA and hasattr(args[0], "_secateur"):
+                out._secateur = args[0]._secateur
+            return out
+        if name == "size" and isinstance(args[0], torch.Tensor):
+            return self._sized_size(args, kwargs, out)
+        if any(isinstance(v, Sized) for v in _flat_ints((args, kwargs))):
+            self._read(name, out, args, kwargs)
+        return out
+
+    def _whole(self, func: Any, args: Any, kwargs: Any) -> Any:
+        tracer = self.tracer
+        abstract = _ABSTRACT.get(func)
+        tracer.muted += 1
+        try:
+            if abstract is not None and any(isinstance(a, torch.Tensor) and a.is_meta for a in args):
+                out = abstract(*args, **kwargs)
+            else:
+                out = func(*args, **kwargs)
+        finally:
+            tracer.muted -= 1
+        tracer.observe(func, out, args, kwargs)
+        return out
+
+    def _note_constants(self, name: str, out: Any, args: Any, kwargs: Any, first: int) -> None:
+        """Remember which sizes of a view were written into the code: if it fails when narrowed, these are why."""
+        for value, tensor, dim in READERS[name](out, args, kwargs):
+            if type(value) is int and value > 1:
+                space = self.tracer.spaces(tensor)[dim % tensor.dim()]
+                self.tracer.constants.append((first, len(self.tracer.records), space))
+
+    def _equal_parts(self, fixed: int | None, parts: Any, args: Any, kwargs: Any) -> None:
+        """``chunk`` and its like divide what they are given evenly: the parts must stay of one size, so they are one space."""
+        dim = fixed if fixed is not None else args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        if fixed == 1 and args[0].dim() == 1:
+            dim = 0
+        spaces = [self.tracer.spaces(part)[dim] for part in parts if part.dim()]
+        for space in spaces:
+            if space.root().size == spaces[0].root().size:
+                unify(spaces[0], space, "equal chunks")
+            else:
+                freeze(space, "the last of unequal chunks")
+                freeze(spaces[0], "unequal chunks")
+
+    def _sized_shape(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Size:
+        known = getattr(tensor, "_secateur", None)
+        if known is None:
+            return shape
+        listener = self.tracer
+        return torch.Size(
+            [n if n == 1 or is_frozen(s) else Sized(n, s, listener) for n, s in zip(shape, known.spaces, strict=True)]
+        )
+
+    def _sized_size(self, args: Any, kwargs: Any, out: Any) -> Any:
+        shape = self._sized_shape(args[0], args[0].shape)
+        dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        return shape if dim is None else shape[dim]
+
+    def _read(self, name: str, out: Any, args: Any, kwargs: Any) -> None:
+        tracer = self.tracer
+        where = f"{name} in {tracer.module}" if tracer.module else name
+        reader = READERS.get(name)
+        if reader is not None:
+            found = list(reader(out, args, kwargs))
+            for value, tensor, dim in found:
+                if isinstance(value, Sized) and tensor.dim():
+                    tracer.equations.append((value.origin, tracer.spaces(tensor)[dim % tensor.dim()], where))
+            return
+        grouped = GROUP_ARGUMENT.get(name)
+        if grouped is not None:
+            self._read_groups(grouped, args, kwargs, where)
+            return
+        for value in _flat_ints((args, kwargs)):
+            if not isinstance(value, Sized):
+                continue
+            if name in _ARITHMETIC:
+                tracer.float_uses.append((value.origin, where))
+            elif name not in _POSITIONS:
+                fixed = constant(abs(int.__index__(value)), f"a size is used as a number in {where}")
+                origin = value.origin if value >= 0 else ("-", 0, value.origin)
+                tracer.equations.append((origin, fixed, where))
+
+    def _read_groups(self, place: tuple[int, str, int], args: Any, kwargs: Any, where: str) -> None:
+        position, key, axis = place
+        groups = args[position] if len(args) > position else kwargs.get(key)
+        x = args[0]
+        if not isinstance(groups, Sized):
+            return
+        channels = self.tracer.spaces(x)[x.dim() + axis if axis < 0 else axis]
+        pieces = split(channels, (int.__index__(groups), channels.root().size // int.__index__(groups)))
+        if pieces is not None:
+            self.tracer.equations.append((groups.origin, pieces[0], where))
+
+
+def _flat_ints(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, int):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from _flat_ints(item)
+    elif isinstance(tree, dict):
+        for item in tree.values():
+            yield from _flat_ints(item)
+    elif isinstance(tree, slice):
+        yield from _flat_ints((tree.start, tree.stop, tree.step))
+
+
+def _size(tensor: torch.Tensor, dim: int) -> int:
+    """A dimension's size with its space, for arithmetic with other origins."""
+    known = getattr(tensor, "_secateur", None)
+    return Sized(tensor.shape[dim], known.spaces[dim], _DEAF) if known is not None else tensor.shape[dim]
+
+
+class _Deaf:
+    """A listener for numbers that our own reading, not the model, does arithmetic with."""
+
+    def float_use(self, origin: Origin) -> None:
+        pass
+
+    def compared(self, a: Origin, b: Origin, *, equal: bool) -> None:
+        pass
+
+
+_DEAF = _Deaf()
+
+
+def _sizes(args: Any, kwargs: Any, key: str = "size") -> list[Any]:
+    flat: list[Any] = []
+    for arg in (*args, *([kwargs[key]] if key in kwargs else [])):
+        flat.extend(arg if isinstance(arg, (tuple, list)) else [arg])
+    return [v for v in flat if isinstance(v, int) and not isinstance(v, bool)]
+
+
+def _whole_shape(out: Any, args: Any, kwargs: Any) -> Reading:
+    start = 1 if args and isinstance(args[0], torch.Tensor) else 0
+    sizes = _sizes(args[start:], kwargs, "shape" if "shape" in kwargs else "size")
+    if isinstance(out, torch.Tensor) and len(sizes) >= out.dim():
+        yield from ((v, out, i) for i, v in enumerate(sizes[: out.dim()]))
+
+
+def _full(out: Any, args: Any, kwargs: Any) -> Reading:
+    start = 1 if args and isinstance(args[0], torch.Tensor) else 0
+    yield from _whole_shape(out, args[start : start + 1], kwargs)
+
+
+def _unflatten(out: Any, args: Any, kwargs: Any) -> Reading:
+    dim = args[1] if len(args) > 1 else kwargs["dim"]
+    sizes = args[2] if len(args) > 2 else kwargs["sizes"]
+    first = dim % args[0].dim()
+    yield from ((v, out, first + i) for i, v in enumerate(sizes))
+
+
+def _arange(out: Any, args: Any, kwargs: Any) -> Reading:
+    numbers = [a for a in args if isinstance(a, int)]
+    end = kwargs.get("end", numbers[0] if len(numbers) == 1 else None)
+    if len(numbers) >= 2:
+        end = numbers[1] - numbers[0]
+    step = kwargs.get("step", numbers[2] if len(numbers) > 2 else 1)
+    if end is not None:
+        yield (end if step == 1 else (end + step - 1) // step), out, 0
+
+
+def _split(out: Any, args: Any, kwargs: Any) -> Reading:
+    keys = ("split_size_or_sections", "split_size", "split_sizes")
+    sizes = args[1] if len(args) > 1 else next((kwargs[k] for k in keys if k in kwargs), None)
+    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    for i, part in enumerate(out):
+        yield (sizes[i] if isinstance(sizes, (tuple, list)) else sizes), part, dim
+
+
+def _narrow(out: Any, args: Any, kwargs: Any) -> Reading:
+    dim = args[1] if len(args) > 1 else kwargs["dim"]
+    yield (args[3] if len(args) > 3 else kwargs["length"]), out, dim
+
+
+def _getitem(out: Any, args: Any, kwargs: Any) -> Reading:
+    x, index = args[0], args[1]
+    index = index if isinstance(index, tuple) else (index,)
+    if not isinstance(out, torch.Tensor):
+        return
+    consumed = sum(1 for q in index if q is not None and q is not Ellipsis)
+    source = target = 0
+    for q in index:
+        if q is Ellipsis:
+            skip = x.dim() - consumed
+            source, target = source + skip, target + skip
+        elif q is None:
+            target += 1
+        elif isinstance(q, slice):
+            length = _slice_length(q, _size(x, source))
+            if length is not None:
+                yield length, out, target
+            source, target = source + 1, target + 1
+        elif isinstance(q, int):
+            source += 1
+        else:
+            return  # advanced indexing moves dimensions; slices beside it are left to the self-check
+
+
+def _slice_length(q: slice, size: int) -> Any:
+    start, stop = q.start, q.stop
+    if q.step not in (None, 1) or not any(isinstance(v, Sized) for v in (start, stop)):
+        return None
+    start = 0 if start is None else start + size if start < 0 else start
+    stop = size if stop is None else stop + size if stop < 0 else stop
+    if int(stop) > int(size):
+        return None
+    return _minus(stop, start) if int(start) else stop
+
+
+def _minus(stop: Any, start: Any) -> Any:
+    """``(a + b) - a`` is b: the length of a slice between two sums of sizes."""
+    whole, gone = origin_of(stop), origin_of(start)
+    if isinstance(whole, tuple) and whole[0] == "+" and gone in whole[1:]:
+        rest = whole[2] if whole[1] == gone else whole[1]
+        return Sized(int(stop) - int(start), rest, _DEAF)
+    return stop - start
+
+
+def _repeat(out: Any, args: Any, kwargs: Any) -> Reading:
+    x, counts = args[0], _sizes(args[1:], kwargs, "repeats")
+    ahead = out.dim() - x.dim()
+    for i, count in enumerate(counts[-out.dim() :]):
+        yield count * (_size(x, i - ahead) if i >= ahead else 1), out, i
+
+
+def _repeat_interleave(out: Any, args: Any, kwargs: Any) -> Reading:
+    x = args[0]
+    count = args[1] if len(args) > 1 else kwargs["repeats"]
+    dim = args[2] if len(args) > 2 else kwargs.get("dim")
+    if isinstance(count, int) and dim is not None:
+        yield count * _size(x, dim), out, dim
+
+
+def _layer_norm(out: Any, args: Any, kwargs: Any) -> Reading:
+    shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
+    yield from ((v, args[0], args[0].dim() - len(shape) + i) for i, v in enumerate(shape))
+
+
+READERS: dict[str, Reader] = {
+    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to"), _whole_shape),
+    **dict.fromkeys(("zeros", "ones", "empty", "rand", "randn", "new_zeros", "new_ones", "new_empty"), _whole_shape),
+    **dict.fromkeys(("full", "new_full"), _full),
+    "unflatten": _unflatten,
+    "arange": _arange,
+    **dict.fromkeys(("split", "split_with_sizes", "tensor_split"), _split),
+    "narrow": _narrow,
+    "__getitem__": _getitem,
+    **dict.fromkeys(("repeat", "tile"), _repeat),
+    "repeat_interleave": _repeat_interleave,
+    **dict.fromkeys(("layer_norm", "rms_norm", "native_layer_norm"), _layer_norm),
+}
+
+
+# functions that divide a dimension into a number of parts -> the dimension, where the name says it
+_EQUAL_PARTS: dict[str, int | None] = {"chunk": None, "tensor_split": None, "hsplit": 1, "vsplit": 0, "dsplit": 2}
+
+
+_VIEWS = frozenset({"view", "reshape", "unflatten", "expand"})
+
+
+# function -> (position of the groups argument, its keyword, channel axis of the first argument)
+GROUP_ARGUMENT: dict[str, tuple[int, str, int]] = {
+    "group_norm": (1, "num_groups", 1),
+    "conv1d": (6, "groups", -2),
+    "conv2d": (6, "groups", -3),
+    "conv3d": (6, "groups", -4),
+    "conv_transpose1d": (6, "groups", -2),
+    "conv_transpose2d": (6, "groups", -3),
+    "conv_transpose3d": (6, "groups", -4),
+}
+
+
+_ARITHMETIC = frozenset(
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "pow",
+        "__add__",
+        "__radd__",
+        "__sub__",
+        "__rsub__",
+        "__mul__",
+        "__rmul__",
+        "__truediv__",
+        "__rtruediv__",
+        "__div__",
+        "add_",
+        "sub_",
+        "mul_",
+        "div_",
+        "true_divide",
+        "floor_divide",
+        "__floordiv__",
+        "__mod__",
+        "remainder",
+        "__pow__",
+        "__rpow__",
+        "sqrt",
+        "full_like",
+        "fill_",
+        "tensor",
+        "clamp",
+        "maximum",
+        "minimum",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "__eq__",
+        "__ne__",
+        "__lt__",
+        "__le__",
+        "__gt__",
+        "__ge__",
+        "scaled_dot_product_attention",
+    ]
+)
+
+
+# arguments that are positions or flags, not sizes
+_POSITIONS = frozenset(
+    ["__setitem__", "dim", "ndim", "stride", "__get__", "__set__", "__len__", "numel", "transpose", "permute"]
+)

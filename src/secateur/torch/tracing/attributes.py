@@ -1,0 +1,87 @@
+"""Integers that remember where they came from.
+
+    self.num_heads * self.head_dim   ->   Sized(768, ("*", attribute num_heads, attribute head_dim))
+
+While tracing, the integers a module holds and the sizes read from tensors are `Sized`: an ``int`` that carries its
+expression through ``+ - * // %``. Where such an integer arrives as a size, the tracer records an equation.
+
+Invariant: a Sized compares, hashes, prints and pickles as the plain integer it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from typing import Any
+
+from torch import nn
+
+from secateur.core.equations import Attribute
+from secateur.core.sized import Listener, Sized
+from secateur.torch.running.restoring import shallow_copy
+
+TORCH_SIZES = frozenset(
+    [
+        "groups",
+        "num_groups",
+        "normalized_shape",
+        "embed_dim",
+        "num_heads",
+        "head_dim",
+        "kdim",
+        "vdim",
+        "hidden_size",
+        "unflattened_size",
+    ]
+)
+
+
+CONFIG_NAMES = frozenset({"config", "cfg", "args", "hparams", "opt", "options"})
+
+
+CONFIG_SUFFIXES = ("Config", "Args", "Namespace", "Params")
+
+
+@contextmanager
+def sized_attributes(model: nn.Module, listener: Listener) -> Iterator[dict[Attribute, int]]:
+    """Replace the integers that modules hold by Sized ones; yields their values. Everything is put back by the caller's
+    snapshot (see `secateur.torch.running.restoring`)."""
+    values: dict[Attribute, int] = {}
+
+    def wrap(value: Any, module: str, path: str, depth: int) -> Any:
+        if type(value) is int and value > 1:
+            attribute = Attribute(module, path)
+            values[attribute] = value
+            return Sized(value, attribute, listener)
+        if isinstance(value, (tuple, list)) and type(value) in (tuple, list) and _few_integers(value):
+            return type(value)(wrap(v, module, f"{path}[{i}]", depth) for i, v in enumerate(value))
+        if depth < 2 and _is_config(path.rpartition(".")[2], value):
+            twin = shallow_copy(value)
+            twin.__dict__.update(
+                {k: wrap(v, module, f"{path}.{k}", depth + 1) for k, v in vars(value).items() if isinstance(k, str)}
+            )
+            return twin
+        return value
+
+    for name, module in model.named_modules():
+        builtin = type(module).__module__.startswith("torch.nn.modules")
+        for key, value in list(vars(module).items()):
+            if builtin and key not in TORCH_SIZES:
+                continue
+            if key.startswith("_") and key[1:2] != "" and type(value) is not int:
+                continue
+            wrapped = wrap(value, name, key, 0)
+            if wrapped is not value:
+                module.__dict__[key] = wrapped
+    yield values
+
+
+def _few_integers(values: Sequence[Any]) -> bool:
+    return 0 < len(values) <= 8 and all(type(v) is int for v in values)
+
+
+def _is_config(name: str, value: Any) -> bool:
+    if isinstance(value, (nn.Module, type)) or not hasattr(value, "__dict__") or callable(value):
+        return False
+    return name in CONFIG_NAMES or type(value).__name__.endswith(CONFIG_SUFFIXES) or is_dataclass(value)

@@ -1,0 +1,240 @@
+"""From one run to a Graph: leaves get names, axes and costs are written over these names.
+
+Invariant: building reads spaces and changes none; the same observation gives the same graph.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from secateur.core.cost import Cost, Peak, Polynomial
+from secateur.core.graph import Graph, Use, Width
+from secateur.core.layout import Axis, Layout, Product, Sum, Unit
+from secateur.core.settle import axis_of, differences_for, equations_for
+from secateur.core.space import Form, Space, factors, freeze, leaves
+from secateur.torch.narrowing.fingerprint import fingerprint
+from secateur.torch.running.restoring import named_tensors
+from secateur.torch.tracing.names import Names, module_types
+from secateur.torch.tracing.observe import Observation
+
+UNUSED = "the example does not exercise it"
+
+
+VIEWS = frozenset(
+    ["slice", "select", "split", "split_with_sizes", "unbind", "narrow", "chunk", "_to_copy", "detach", "alias"]
+)
+
+
+def used_leaves(seen: Observation) -> set[int]:
+    """Identities of the leaves that some operator other than a view touched."""
+    used: set[int] = set()
+    for record in [*seen.tracer.records, *seen.training_records]:
+        if record.view or record.name in VIEWS:
+            continue
+        for layout in (record.inputs, *record.outputs):
+            for space in layout:
+                if id(space) not in used:
+                    used.add(id(space))
+                    used.update(id(leaf) for leaf in leaves(space))
+    return used
+
+
+def has_unused_parameters(seen: Observation, used: set[int]) -> bool:
+    """Whether some parameter takes no part in the run at all: training might use it."""
+    return any(
+        not any(id(leaf) in used for space in seen.spaces[name] for leaf in leaves(space))
+        for name, _ in seen.example.model.named_parameters()
+    )
+
+
+def freeze_unused(seen: Observation) -> None:
+    """Freeze leaves that neither evaluation nor training exercises: a longer input might use them."""
+    used = used_leaves(seen)
+    for spaces in seen.spaces.values():
+        for leaf in (leaf for space in spaces for leaf in leaves(space)):
+            if id(leaf) not in used:
+                freeze(leaf, UNUSED)
+
+
+def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
+    """The graph of a run, as it stands."""
+    model = seen.example.model
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    names = Names(model, seen, parameters)
+    memo: dict[int, Axis] = {}
+
+    def axis(space: Space) -> Axis:
+        return axis_of(space, names.by_leaf, memo)
+
+    layouts: dict[str, Layout] = {name: tuple(axis(s) for s in spaces) for name, spaces in seen.spaces.items()}
+    inner = _inner_widths(seen, names)
+    positions = _positions_by_width(layouts)
+    widths = tuple(_width(name, names, positions, inner) for name in names.ordered)
+    return Graph(
+        widths=widths,
+        layouts=layouts,
+        equations=equations_for(seen, axis),
+        differences=differences_for(seen, axis),
+        attributes=dict(seen.attributes),
+        costs=_costs(seen, layouts, axis),
+        fingerprint=fingerprint(model),
+        module_types=module_types(model),
+        parameters=frozenset(parameters),
+        notes=_notes(seen),
+        seconds=dict(seconds),
+        outputs=tuple(tuple(axis(s) for s in layout) for layout in seen.outputs),
+        example=seen.example,
+    )
+
+
+def _width(name: str, names: Names, positions: Mapping[str, int], inner: Mapping[int, Space]) -> Width:
+    leaf = names.leaf[name]
+    uses = names.uses.get(id(leaf), [])
+    outer = inner.get(id(leaf))
+    return Width(
+        name=name,
+        kind=names.kind[name],
+        size=leaf.size,
+        choices=_choices(leaf),
+        exact=leaf.inexact is None,
+        frozen=leaf.frozen,
+        inexact_reason=leaf.inexact,
+        outer=names.by_leaf.get(id(outer)) if outer is not None and not leaf.frozen else None,
+        multiplier=positions.get(name, 1),
+        uses=tuple(dict.fromkeys(Use(tensor=t, axis=a) for t, a in uses)),
+    )
+
+
+def _choices(leaf: Space) -> tuple[int, ...]:
+    if leaf.frozen or leaf.size <= leaf.multiple:
+        return (leaf.size,)
+    counts = range(leaf.multiple, leaf.size + 1, leaf.multiple)
+    return tuple(counts) if counts[-1] == leaf.size else (*counts, leaf.size)
+
+
+def _positions_by_width(layouts: Mapping[str, Layout]) -> dict[str, int]:
+    """How many positions of an axis one unit of each width stands for: the sizes of the factors inside it."""
+    found: dict[str, int] = {}
+
+    def visit(axis: Axis, inside: int) -> None:
+        match axis:
+            case Unit():
+                found[axis.width] = max(found.get(axis.width, 1), inside)
+            case Product():
+                for factor in reversed(axis.factors):
+                    visit(factor, inside)
+                    inside *= factor.size
+            case Sum():
+                for part in axis.parts:
+                    visit(part, inside)
+            case _:
+                pass
+
+    for axis in {axis for layout in layouts.values() for axis in layout}:
+        visit(axis, 1)
+    return found
+
+
+def _inner_widths(seen: Observation, names: Names) -> dict[int, Space]:
+    """Leaves that may keep another set under each index of the leaf just outside them.
+
+    That needs the outer leaf beside the inner one in every tensor that has the inner one.
+    """
+    outer: dict[int, Space] = {}
+    for spaces in seen.spaces.values():
+        for space in spaces:
+            _pair(space, outer)
+    outer = {k: v for k, v in outer.items() if k in names.by_leaf and id(v) in names.by_leaf}
+    if not outer:
+        return {}
+    tensors = [*seen.spaces.values(), *(o for r in seen.tracer.records for o in r.outputs), *seen.outputs]
+    for tensor in tensors:
+        _strike_out(tensor, outer)
+    return {inner: o for inner, o in outer.items() if id(o) not in outer}
+
+
+def _pair(space: Space, outer: dict[int, Space]) -> None:
+    top = space.root()
+    if top.form is Form.PRODUCT:
+        chain = factors(top)
+        for before, after in pairwise(chain):
+            both_leaves = before.root().form is after.root().form is Form.LEAF
+            if both_leaves and not before.root().frozen and not after.root().frozen:
+                outer.setdefault(id(after.root()), before.root())
+    for child in top.children:
+        _pair(child, outer)
+
+
+def _strike_out(tensor: list[Space], outer: dict[int, Space]) -> None:
+    present = [{id(leaf) for leaf in leaves(space)} for space in tensor]
+    for place, space in enumerate(tensor):
+        for before, leaf in _chains(space):
+            needed = outer.get(id(leaf))
+            if needed is None:
+                continue
+            elsewhere = any(id(needed) in found for i, found in enumerate(present) if i != place)
+            crossing = before is None and elsewhere and not _has_sums(tensor) and _only_one(tensor, needed)
+            if not (before is needed or crossing):
+                del outer[id(leaf)]
+
+
+def _only_one(tensor: list[Space], outer: Space) -> bool:
+    """Whether a free outer width is the only factor of its size, so that a matrix of kept sets can belong to no other."""
+    return not outer.frozen and sum(f.root().size == outer.size for space in tensor for f in factors(space)) == 1
+
+
+def _has_sums(tensor: list[Space]) -> bool:
+    return any(f.root().form is Form.SUM for space in tensor for f in factors(space))
+
+
+def _chains(space: Space) -> list[tuple[Space | None, Space]]:
+    """Every leaf of a space with the leaf just outside it in the same product, or None."""
+    top = space.root()
+    if top.form is Form.LEAF:
+        return [(None, top)]
+    if top.form is Form.SUM:
+        return [pair for child in top.children for pair in _chains(child)]
+    found: list[tuple[Space | None, Space]] = []
+    before: Space | None = None
+    for factor in factors(top):
+        if factor.root().form is Form.LEAF:
+            found.append((before, factor.root()))
+            before = factor.root()
+        else:
+            found.extend((Space(1) if b is None and before is not None else b, leaf) for b, leaf in _chains(factor))
+            before = Space(1)
+    return found
+
+
+def _costs(seen: Observation, layouts: Mapping[str, Layout], axis: Any) -> dict[str, Cost]:
+    model = seen.example.model
+    tensors = named_tensors(model)
+    parameters = dict(model.named_parameters())
+    norms = {name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase)}
+    outside = [(1, layouts[n]) for n in parameters if n.rpartition(".")[0] not in norms]
+    distinct = {id(t): n for n, t in reversed(list(tensors.items()))}
+    macs: Counter[tuple[int, tuple[Space, ...]]] = Counter(seen.tracer.macs)
+    memory = [(number, tuple(axis(s) for s in spaces)) for number, spaces in seen.tracer.memory_events]
+    return {
+        "macs": Polynomial.of([(n * times, tuple(axis(s) for s in spaces)) for (n, spaces), times in macs.items()]),
+        "params": Polynomial.of([(1, layouts[n]) for n in parameters]),
+        "params_without_batchnorm": Polynomial.of(outside),
+        "weight_bytes": Polynomial.of([(tensors[n].element_size(), layouts[n]) for n in distinct.values()]),
+        "peak_activation_bytes": Peak.of(memory),
+    }
+
+
+def _notes(seen: Observation) -> tuple[str, ...]:
+    notes = [
+        f"no rule for {count} × {name}: what it touches is kept whole" for name, count in seen.tracer.unknown.items()
+    ]
+    if seen.fallback:
+        notes.append(f"traced with real tensors, since the code reads values ({seen.fallback})")
+    if seen.tracer.data_dependent:
+        notes.append("some sizes depend on the values of the example: costs hold for this example only")
+    return tuple(notes)

@@ -1,0 +1,110 @@
+"""Operators on tensors without data, for those whose own shape functions are slow or missing.
+
+    run(operator, args, kwargs)  ->  the abstract result, or None: then the operator's own shape function runs
+
+PyTorch computes the shapes of batch norm, layer norm or gelu by running their decompositions in Python, which costs
+milliseconds; the shapes are those of the input.
+
+Invariant: shape, dtype and aliasing are those of the real operator; every entry is held against it by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Kernel = Callable[..., Any]
+
+
+_aten = torch.ops.aten
+
+
+KERNELS: dict[Any, Kernel] = {}
+
+
+def run(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The abstract result of an operator, or None where there is no kernel here for these arguments."""
+    kernel = KERNELS.get(operator)
+    if kernel is None or not isinstance(args[0], torch.Tensor) or not args[0].is_meta:
+        return None
+    return kernel(*args, **kwargs)
+
+
+def _kernel(*names: str) -> Callable[[Kernel], Kernel]:
+    def register(function: Kernel) -> Kernel:
+        for name in names:
+            packet, _, overload = name.partition(".")
+            operator = getattr(getattr(_aten, packet, None), overload or "default", None)
+            if operator is not None:
+                KERNELS[operator] = function
+        return function
+
+    return register
+
+
+@_kernel(
+    "relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "mish", "softplus"
+)  # fmt: skip
+def _same(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    return torch.empty_like(x) if x.is_floating_point() else None
+
+
+@_kernel(
+    "relu_", "gelu_", "silu_", "sigmoid_", "tanh_", "hardswish_", "hardsigmoid_", "hardtanh_", "leaky_relu_", "elu_"
+)
+def _in_place(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return x
+
+
+@_kernel("add.Tensor", "sub.Tensor", "mul.Tensor")
+def _binary(x: torch.Tensor, y: Any, *args: Any, **kwargs: Any) -> Any:
+    if not isinstance(y, torch.Tensor) or x.dtype != y.dtype or not x.is_floating_point():
+        return None
+    if x.shape == y.shape:
+        return torch.empty_like(x)
+    if x.dim() >= y.dim() and all(n in (1, m) for n, m in zip(reversed(y.shape), reversed(x.shape), strict=False)):
+        return torch.empty_like(x)
+    return None
+
+
+@_kernel("native_batch_norm")
+def _batch_norm(
+    x: torch.Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, epsilon: float
+) -> Any:
+    fits = all(t is None or t.shape[0] == x.shape[1] for t in (weight, bias, mean, variance))
+    if not fits or any(t is not None and t.dtype != x.dtype for t in (weight, bias)):
+        return None
+    saved = x.new_empty(x.shape[1] if training else 0)
+    return torch.empty_like(x), saved, torch.empty_like(saved)
+
+
+@_kernel("native_layer_norm")
+def _layer_norm(x: torch.Tensor, shape: Any, weight: Any, bias: Any, epsilon: float) -> Any:
+    tail = tuple(shape)
+    if tuple(x.shape[x.dim() - len(tail) :]) != tail or any(
+        t is not None and (tuple(t.shape) != tail or t.dtype != x.dtype) for t in (weight, bias)
+    ):
+        return None
+    saved = x.new_empty((*x.shape[: x.dim() - len(tail)], *([1] * len(tail))))
+    return x.new_empty(x.shape), saved, torch.empty_like(saved)
+
+
+@_kernel("embedding")
+def _embedding(weight: torch.Tensor, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    return weight.new_empty((*ids.shape, weight.shape[1]))
+
+
+@_kernel("_softmax")
+def _softmax(x: torch.Tensor, dim: int, half_to_float: bool) -> Any:
+    return None if half_to_float else torch.empty_like(x)
+
+
+@_kernel("_grouped_mm")
+def _grouped_mm(a: torch.Tensor, b: torch.Tensor, offsets: Any = None, *args: Any, **kwargs: Any) -> Any:
+    if a.dim() != 2 or b.dim() != 3:
+        return None
+    if a.shape[1] != b.shape[1]:
+        raise RuntimeError(f"grouped_mm: rows of {a.shape[1]} do not fit matrices of {b.shape[1]}")
+    return a.new_empty((a.shape[0], b.shape[2]))

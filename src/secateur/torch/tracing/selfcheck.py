@@ -1,0 +1,200 @@
+"""Nothing broken leaves the building: what a graph says can be narrowed is narrowed, and run.
+
+    narrow every free width, each to another share ──► run ──► each operator gives the sizes its spaces foretold?
+                ▲                                          │ no: freeze what that operator touched, why
+                └──────────────────────────────────────────┘
+
+Runs on tensors without data (milliseconds a round), or on real ones where the trace needed them.
+
+Invariant: ends with a graph whose narrowed network has been seen to run.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from secateur.core.equations import Contradiction, solve
+from secateur.core.graph import Graph, Width
+from secateur.core.layout import size_of
+from secateur.core.plan import Plan
+from secateur.core.settle import size_now
+from secateur.core.space import Space, freeze, is_frozen, leaves
+from secateur.errors import Coincidence, PlanError, TraceError
+from secateur.torch.narrowing.bookkeeping import refresh
+from secateur.torch.narrowing.installing import install
+from secateur.torch.narrowing.slices import narrowed_tensors
+from secateur.torch.running.example import output_tensors
+from secateur.torch.running.restoring import abstract_like, swap_weights, untouched
+from secateur.torch.running.switches import tracing_switches
+from secateur.torch.tracing.arguments import Sizes
+from secateur.torch.tracing.observe import Observation, module_names
+from secateur.torch.tracing.tracer import Record, Tracer, _flat
+
+ROUNDS = 60
+
+
+class Mismatch(Exception):
+    """An operator gave another size than its spaces foretold."""
+
+
+class Replay(Tracer):
+    """Runs operators without rules and holds their output sizes against the record of the trace."""
+
+    def __init__(self, *, abstract: bool, records: list[Record], sizes: dict[int, int]) -> None:
+        super().__init__(abstract=abstract)
+        self.expected, self.sizes = records, sizes
+        self.place = 0
+        self.following = True
+        self._random = random.Random(0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        except Mismatch:
+            raise
+        except Exception as error:
+            raise Mismatch(f"{error}".splitlines()[0][:160]) from error
+
+    def observe(self, func: Any, out: Any, args: Any, kwargs: Any) -> None:
+        name = (func._schema.name if hasattr(func, "_schema") else func.__name__).removeprefix("aten::")
+        outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
+        if name.startswith("prim::") or not outputs or not self.following:
+            return
+        if self.place >= len(self.expected) or self.expected[self.place].name != name:
+            self.following = False
+            return
+        record = self.expected[self.place]
+        for tensor, layout in zip(outputs, record.outputs, strict=False):
+            self.compare(name, tensor, layout)
+        self.place += 1
+
+    def compare(self, name: str, tensor: torch.Tensor, layout: list[Space]) -> None:
+        """Raise Mismatch unless a tensor has the sizes that its spaces foretell."""
+        for got, space in zip(tensor.shape, layout, strict=False):
+            if not self.abstract and is_frozen(space):
+                continue
+            want = size_now(space, self.sizes, self._random)
+            if got != want:
+                raise Mismatch(f"{name} gives a dimension of {got} where {want} is due")
+
+
+def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space]) -> str | None:
+    """Narrow and run once; None if all went as foretold, else what was frozen because of it."""
+    generator = random.Random(0)
+    counts = {w.name: _some_count(w, generator.uniform(0.3, 0.8)) for w in graph.free if len(w.choices) > 1}
+    try:
+        plan = _without_coincidence(graph, counts)
+    except PlanError as error:
+        return _freeze_contradiction(graph, counts, leaf_of, str(error))
+    sizes = {id(leaf_of[name].root()): count for name, count in counts.items()}
+    replay = Replay(abstract=seen.tracer.abstract, records=seen.tracer.records, sizes=sizes)
+    try:
+        _run_narrowed(seen, plan, replay)
+    except Exception as error:
+        return _freeze_around(seen, replay, f"{type(error).__name__}: {error}".splitlines()[0][:160])
+    return None
+
+
+def _some_count(width: Width, share: float) -> int:
+    """A count that is allowed, near this share of the width, and less than all."""
+    return min(width.choices[:-1], key=lambda count: abs(count - share * width.size))
+
+
+def _without_coincidence(graph: Graph, counts: dict[str, int]) -> Plan:
+    """A plan for about these counts; moves a count that would make two sizes equal which the code tells apart."""
+    for _ in range(100):
+        try:
+            return _some_plan(graph, counts)
+        except Coincidence as coincidence:
+            choices = graph[coincidence.width].choices
+            counts[coincidence.width] = choices[(choices.index(coincidence.count) + 1) % len(choices)]
+    return _some_plan(graph, counts)
+
+
+def _some_plan(graph: Graph, counts: dict[str, int]) -> Plan:
+    generator = np.random.default_rng(0)
+    kept = {name: np.sort(generator.choice(graph[name].size, count, replace=False)) for name, count in counts.items()}
+    return graph.plan(kept)
+
+
+def _run_narrowed(seen: Observation, plan: Plan, replay: Replay) -> None:
+    model = seen.example.model
+    abstract = seen.tracer.abstract
+    with untouched(model), tracing_switches():
+        if abstract:
+            swap_weights(model, lambda name, tensor: abstract_like(tensor, _narrowed_shape(plan, name, tensor)))
+            install(model, {}, plan.edits)
+        else:
+            narrowed = narrowed_tensors(model, plan)
+            swap_weights(model, lambda name, tensor: narrowed.get(name, tensor.detach().clone()))
+            install(model, {}, plan.edits)
+        _refresh_all(model)
+        for module in model.modules():
+            module.training = False
+        placed = seen.example if abstract else seen.example.beside_model()
+        ready = placed.map(lambda t: abstract_like(t.detach()) if abstract else t.detach().clone())
+        with module_names(model, replay), replay, Sizes(replay, reading=False):
+            output = model(*ready.args, **ready.kwargs)
+        if abstract:
+            for tensor, layout in zip(output_tensors(output), seen.outputs, strict=False):
+                replay.compare("the model", tensor, layout)
+
+
+def _refresh_all(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if type(module).__module__.startswith("torch.nn."):
+            refresh(module)
+
+
+def _narrowed_shape(plan: Plan, name: str, tensor: torch.Tensor) -> tuple[int, ...] | None:
+    if name not in plan.layouts:
+        return None
+    shape = tuple(int(size_of(axis, plan.sizes)) for axis in plan.layouts[name])
+    return None if shape == tuple(tensor.shape) else shape
+
+
+def _freeze_around(seen: Observation, replay: Replay, why: str) -> str:
+    """Freeze what the failing operator touched; if that was frozen already, what its module holds; then its parent."""
+    module = replay.module
+    reason = f"does not run when narrowed ({module or 'the model'}: {why})"
+    records = seen.tracer.records
+    if replay.following and records:
+        place = min(replay.place, len(records) - 1)
+        written = [space for first, last, space in seen.tracer.constants if first <= place < last]
+        if _freeze_free(written, f"a size written into the code ({module or 'the model'})"):
+            return reason
+        record = records[place]
+        if _freeze_free([*record.inputs, *(s for layout in record.outputs for s in layout)], reason):
+            return reason
+    while True:
+        prefix = f"{module}." if module else ""
+        spaces = [s for name, layout in seen.spaces.items() if name.startswith(prefix) for s in layout]
+        if _freeze_free(spaces, reason):
+            return reason
+        if not module:
+            raise TraceError(f"the narrowed model does not run and nothing is left to freeze: {why}")
+        module = module.rpartition(".")[0]
+
+
+def _freeze_free(spaces: list[Space], reason: str) -> bool:
+    free = [leaf for space in spaces for leaf in leaves(space) if not leaf.frozen and leaf.size > 1]
+    for leaf in free:
+        freeze(leaf, reason)
+    return bool(free)
+
+
+def _freeze_contradiction(graph: Graph, counts: dict[str, int], leaf_of: dict[str, Space], why: str) -> str:
+    from secateur.core.layout import widths_of
+
+    reason = f"sizes in the code contradict each other ({why[:120]})"
+    try:
+        solve(graph.equations, graph.attributes, counts)
+    except Contradiction as contradiction:
+        names = {n for e in contradiction.equations for n in widths_of(e.axis)}
+        for name in names or set(counts):
+            freeze(leaf_of[name], reason)
+    return reason

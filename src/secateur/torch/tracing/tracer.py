@@ -1,0 +1,300 @@
+"""One forward pass, operator by operator, each saying which dimensions are the same.
+
+    Tracer          sees every ATen operator: runs it, calls its rule, records its output and its cost
+    Value           what is known of one tensor: its spaces, and along which axes removed units are zero
+    rules.RULES     operator -> rule; without one (or if it fails) everything the operator touches is frozen
+
+Invariant: a tensor whose origin the tracer does not know is frozen; the tracer never guesses.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.core.equations import Attribute
+from secateur.core.sized import Origin
+from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexact, unify
+from secateur.torch.rules.registry import find
+from secateur.torch.tracing.meta_kernels import run as run_abstract
+
+
+class Memory:
+    """One allocation; reports its release when the last tensor on it dies."""
+
+    __slots__ = ("events", "monomial", "spoiled")
+
+    def __init__(self, events: list[Any], monomial: tuple[int, tuple[Space, ...]]) -> None:
+        self.events, self.monomial, self.spoiled = events, monomial, False
+        events.append(monomial)
+
+    def __del__(self) -> None:
+        number, spaces = self.monomial
+        self.events.append((-number, spaces))
+
+
+class Value:
+    """What is known of one tensor. ``zero[i]``: at removed units of axis i the tensor is zero.
+
+    ``when_read``: a space to freeze, and why, as soon as an operator reads the tensor (its shape may be read freely).
+    """
+
+    __slots__ = ("memory", "spaces", "when_read", "zero")
+
+    def __init__(self, spaces: list[Space], zero: list[bool], memory: Memory | None = None) -> None:
+        self.spaces, self.zero, self.memory = spaces, zero, memory
+        self.when_read: tuple[Space, str] | None = None
+
+
+class Record:
+    """One operator of the run: what it was, the spaces of its inputs and outputs, and the module it ran in."""
+
+    __slots__ = ("inputs", "module", "name", "outputs", "view")
+
+    def __init__(self, name: str, module: str, inputs: list[Space], outputs: list[list[Space]], view: bool) -> None:
+        self.name, self.module, self.inputs, self.outputs, self.view = name, module, inputs, outputs, view
+
+
+class Tracer(TorchDispatchMode):
+    """Runs operators and keeps the equations they state. ``abstract``: floating tensors have no data."""
+
+    def __init__(self, *, abstract: bool) -> None:
+        super().__init__()
+        self.abstract = abstract
+        self.muted = 0
+        self.where = ""
+        self.module = ""
+        self.operator: Any = None
+        self.data_dependent = False
+        self.records: list[Record] = []
+        self.macs: list[tuple[int, tuple[Space, ...]]] = []
+        self.memory_events: list[tuple[int, tuple[Space, ...]]] = []
+        self.unknown: Counter[str] = Counter()
+        self.equations: list[tuple[Origin, Space, str]] = []
+        self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
+        self.differences: list[tuple[Origin, Origin, str]] = []
+        self.float_uses: list[tuple[Origin, str]] = []
+        self.strangers: list[torch.Tensor] = []
+
+    # -- what rules call ------------------------------------------------------------------------------------------
+
+    def value(self, tensor: torch.Tensor) -> Value:
+        """What is known of a tensor; a tensor of unknown origin is a frozen constant."""
+        known = getattr(tensor, "_secateur", None)
+        if known is None:
+            reason = "a constant in the code"
+            spaces = [constant(n, reason if n != 1 else ONE) for n in tensor.shape]
+            known = tensor._secateur = Value(spaces, [False] * len(spaces))  # type: ignore[attr-defined]
+            self.strangers.append(tensor)
+        return known
+
+    def spaces(self, tensor: torch.Tensor) -> list[Space]:
+        """The spaces of a tensor's dimensions."""
+        return self.value(tensor).spaces
+
+    def zero(self, tensor: torch.Tensor) -> list[bool]:
+        """Along which dimensions removed units are certainly zero."""
+        known = self.value(tensor)
+        if known.memory is not None and known.memory.spoiled:
+            return [False] * len(known.zero)
+        return known.zero
+
+    def put(self, tensor: torch.Tensor, spaces: Sequence[Space], zero: Sequence[bool] | None = None) -> None:
+        """Say what an output is made of."""
+        roots = [s.root() for s in spaces]
+        shape = tensor.shape
+        if len(roots) != len(shape) or any(s.size != n for s, n in zip(roots, shape, strict=True)):
+            raise ValueError(f"{self.where}: {roots} is not the shape {tuple(shape)}")
+        flags = list(zero) if zero is not None else [False] * len(roots)
+        known = getattr(tensor, "_secateur", None)
+        if known is None:
+            tensor._secateur = Value(roots, flags)  # type: ignore[attr-defined]
+            return
+        if known.memory is not None and any(a and not b for a, b in zip(known.zero, flags, strict=False)):
+            known.memory.spoiled = True
+        known.spaces, known.zero = roots, flags
+
+    def same(self, a: Space, b: Space) -> Space:
+        """Unify two dimensions, with this operator as the reason."""
+        return unify(a, b, self.where)
+
+    def float_use(self, origin: Origin) -> None:
+        """The code used a size as a number."""
+        self.float_uses.append((origin, self.module))
+
+    def compared(self, a: Origin, b: Origin, *, equal: bool) -> None:
+        """The code compared two sizes: an attribute equal to a size is that size, different ones must stay different."""
+        if not equal:
+            self.differences.append((a, b, self.module))
+            return
+        for attribute, space in ((a, b), (b, a)):
+            if isinstance(attribute, Attribute) and isinstance(space, Space):
+                self.equations.append((attribute, space, f"a comparison in {self.module}"))
+
+    def forget(self) -> None:
+        """Take our notes off tensors that are not ours: constants of the model's code."""
+        for tensor in self.strangers:
+            if hasattr(tensor, "_secateur"):
+                del tensor._secateur  # type: ignore[attr-defined]
+        self.strangers.clear()
+
+    def multiply(self, coefficient: int, *spaces: Space) -> None:
+        """Count multiply-accumulates."""
+        self.macs.append((coefficient, spaces))
+
+    def contract(self, space: Space, *, zero: bool) -> None:
+        """A sum runs over this dimension; unless one side is zero at removed units, removing is not exact."""
+        if not zero:
+            mark_inexact(space, f"summed in {self.where} where removed units are not zero")
+
+    def statistic(self, space: Space) -> None:
+        """A statistic runs over this dimension: removing its units changes the function by design."""
+        mark_inexact(space, f"a statistic runs over it in {self.where}")
+
+    def align(self, space: Space, multiple: int) -> None:
+        """A kernel takes only sizes that are multiples of a number."""
+        align(space, multiple)
+
+    def freeze_all(self, tensors: Iterable[torch.Tensor], reason: str) -> None:
+        """Nothing that these tensors are made of may be narrowed."""
+        for tensor in tensors:
+            for space in self.spaces(tensor):
+                freeze(space, reason)
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.abstract:
+            args, kwargs = self._abstract_arguments(func, args, kwargs)
+            out = run_abstract(func, args, kwargs) if args else None
+            if out is None:
+                out = func(*args, **kwargs)
+        else:
+            out = func(*args, **kwargs)
+        if not self.muted:
+            self.observe(func, out, args, kwargs)
+        return out
+
+    def observe(self, func: Any, out: Any, args: Any, kwargs: Any) -> None:
+        """Let the rule of an operator that has run speak, and record it."""
+        self.operator = func
+        name = func._schema.name if hasattr(func, "_schema") else func.__name__
+        if name.startswith("prim::"):
+            return
+        name = name.removeprefix("aten::")
+        self.where = f"{name} in {self.module}" if self.module else name
+        outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
+        if not outputs:
+            self.read(t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor))
+            inputs = [t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor)]
+            self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
+            return
+        inputs = [t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor)]
+        self.read(inputs)
+        rule = find(func)
+        try:
+            if rule is None:
+                raise NotImplementedError
+            rule(self, out, *args, **kwargs)
+        except Exception as error:  # an operator we cannot explain must never be wrong, only unprunable
+            self._give_up(name, inputs, outputs, rule is not None, error)
+        self._remember(func, name, inputs, outputs)
+
+    def read(self, inputs: Iterable[torch.Tensor]) -> None:
+        """These tensors' values are used: freeze what that freezes."""
+        for tensor in inputs:
+            known = getattr(tensor, "_secateur", None)
+            if known is not None and known.when_read is not None:
+                freeze(*known.when_read)
+
+    def freeze_when_read(self, tensor: torch.Tensor, space: Space, reason: str) -> None:
+        """Freeze a space if anything ever reads the values of this tensor."""
+        self.value(tensor).when_read = (space, reason)
+
+    def _give_up(
+        self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], has_rule: bool, error: Exception
+    ) -> None:
+        reason = f"{self.where}: {error}" if has_rule else f"no rule for operator {name}"
+        self.unknown[name] += 1
+        self.freeze_all(inputs, reason)
+        for tensor in outputs:
+            known = getattr(tensor, "_secateur", None)
+            if known is not None:
+                self.freeze_all([tensor], reason)
+            spaces = [constant(n, reason if n != 1 else ONE) for n in tensor.shape]
+            tensor._secateur = Value(spaces, [False] * len(spaces), known.memory if known else None)  # type: ignore[attr-defined]
+
+    def _remember(self, func: Any, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
+        view = getattr(func, "is_view", False)
+        first = next((k for t in inputs if (k := getattr(t, "_secateur", None)) is not None), None)
+        for tensor in outputs:
+            known = self.value(tensor)
+            if known.memory is None:
+                if view and first is not None and first.memory is not None:
+                    known.memory = first.memory
+                elif not view:
+                    size = tensor.element_size()
+                    known.memory = Memory(self.memory_events, (size, tuple(known.spaces)))
+        touched = [s for t in inputs for s in self.spaces(t)]
+        self.records.append(Record(name, self.module, touched, [list(self.spaces(t)) for t in outputs], view))
+
+    def _abstract_arguments(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Factories of floating tensors and everything that meets an abstract tensor become abstract."""
+        if "device" in kwargs and kwargs["device"] is not None:
+            kwargs = {**kwargs, "device": _factory_device(func, args, kwargs)}
+        has_abstract = has_real = False
+        for arg in args:
+            if isinstance(arg, torch.Tensor):
+                has_abstract |= arg.is_meta
+                has_real |= not arg.is_meta
+            elif type(arg) in (list, tuple):
+                for item in arg:
+                    if isinstance(item, torch.Tensor):
+                        has_abstract |= item.is_meta
+                        has_real |= not item.is_meta
+        if not (has_abstract and has_real):
+            return args, kwargs
+        if func._schema.name in ("aten::copy_", "aten::index_put_") and not args[0].is_meta:
+            raise NotImplementedError("abstract values are written into a real tensor")
+        return tuple(self._to_abstract(a) for a in args), kwargs
+
+    def _to_abstract(self, arg: Any) -> Any:
+        if isinstance(arg, torch.Tensor) and not arg.is_meta:
+            if arg.dim() == 0:
+                return arg
+            twin = torch.empty_strided(arg.shape, arg.stride(), dtype=arg.dtype, device="meta")
+            twin._secateur = self.value(arg)  # type: ignore[attr-defined]
+            return twin
+        if type(arg) in (list, tuple):
+            return type(arg)(self._to_abstract(a) for a in arg)
+        return arg
+
+
+def _flat(tree: Any) -> list[Any]:
+    """The leaves of nested tuples, lists and dicts; operators know no other containers."""
+    if isinstance(tree, (tuple, list)):
+        return [leaf for item in tree for leaf in _flat(item)]
+    if isinstance(tree, dict):
+        return [leaf for item in tree.values() for leaf in _flat(item)]
+    return [tree]
+
+
+def _factory_device(func: Any, args: Any, kwargs: dict[str, Any]) -> torch.device:
+    """Where a factory or a copy puts its result in an abstract run: integers stay real, the rest is abstract."""
+    device = torch.device(kwargs["device"])
+    if func._schema.name == "aten::_to_copy":
+        keep_real = not args[0].is_meta and not (kwargs.get("dtype") or args[0].dtype).is_floating_point
+        return torch.device("cpu") if keep_real else torch.device("meta")
+    dtype = kwargs.get("dtype")
+    if dtype is None or dtype.is_floating_point or dtype.is_complex:
+        inferred_integer = func._schema.name == "aten::arange" and not any(isinstance(a, float) for a in args)
+        if not (dtype is None and inferred_integer):
+            return torch.device("meta")
+    if any(isinstance(a, torch.Tensor) and a.is_meta for a in args):
+        return device
+    return torch.device("cpu")
