@@ -7,7 +7,7 @@ from typing import Any
 
 from secateur.core.cost import Peak, Polynomial
 from secateur.core.graph import Graph, Use, Width
-from secateur.core.layout import Axis, Layout, Product, Unit, Whole, size_of, units_of
+from secateur.core.layout import Along, Axis, Layout, Product, Whole, alongs_of, size_of
 
 AREA = 16  # places that each matrix is multiplied at
 TYPES = {
@@ -23,7 +23,7 @@ def graph_of(layouts: Mapping[str, Layout], *, changes: Mapping[str, Mapping[str
     sizes: dict[str, int] = {}
     for tensor, layout in layouts.items():
         for axis, made_of in enumerate(layout):
-            for unit in units_of(made_of):
+            for unit in alongs_of(made_of):
                 sizes[unit.width] = unit.size
                 uses.setdefault(unit.width, []).append(Use(tensor=tensor, axis=axis))
     widths = [
@@ -60,17 +60,17 @@ def graph_of(layouts: Mapping[str, Layout], *, changes: Mapping[str, Mapping[str
 
 def chain(*sizes: int, first: int = 3, last: int = 10) -> Graph:
     """``conv0 → conv1 → … → head``: one free width for each size, between a fixed input and a fixed output."""
-    axes: list[Axis] = [Whole(first), *(Unit(f"conv{i}.out", size) for i, size in enumerate(sizes))]
+    axes: list[Axis] = [Whole(first), *(Along(f"conv{i}.out", size) for i, size in enumerate(sizes))]
     layouts: dict[str, Layout] = {f"conv{i}.weight": (axes[i + 1], axes[i], Whole(9)) for i in range(len(sizes))}
     return graph_of({**layouts, "head.weight": (Whole(last), axes[-1])})
 
 
 def residual(blocks: Sequence[Sequence[int]], stream: int) -> Graph:
     """Blocks around one stream; each block has inner widths of its own, and a batch norm on the stream."""
-    axis = Unit("stem.out", stream)
+    axis = Along("stem.out", stream)
     layouts: dict[str, Layout] = {"stem.weight": (axis, Whole(3), Whole(49)), "norm.weight": (axis,)}
     for number, sizes in enumerate(blocks):
-        inner: list[Axis] = [axis, *(Unit(f"layer{number}.conv{i}.out", size) for i, size in enumerate(sizes)), axis]
+        inner: list[Axis] = [axis, *(Along(f"layer{number}.conv{i}.out", size) for i, size in enumerate(sizes)), axis]
         for i in range(len(inner) - 1):
             layouts[f"layer{number}.conv{i}.weight"] = (inner[i + 1], inner[i], Whole(9))
     return graph_of({**layouts, "fc.weight": (Whole(100), axis)})
@@ -78,7 +78,7 @@ def residual(blocks: Sequence[Sequence[int]], stream: int) -> Graph:
 
 def heads(num_heads: int = 4, head_dim: int = 6, features: int = 10) -> Graph:
     """A projection into heads, whose dimensions may differ from head to head, and one back."""
-    axis = Product((Unit("heads", num_heads), Unit("head_dim", head_dim)))
+    axis = Product((Along("heads", num_heads), Along("head_dim", head_dim)))
     layouts: dict[str, Layout] = {"v.weight": (axis, Whole(features)), "o.weight": (Whole(features), axis)}
     return graph_of(layouts, changes={"head_dim": {"outer": "heads"}, "heads": {"multiplier": head_dim}})
 

@@ -317,7 +317,7 @@ def test_the_published_search_space_of_resnet50_is_reproduced() -> None:
     model = build("torchvision:resnet50")
     graph = secateur.trace(model, torch.empty(1, 3, 224, 244, device="meta"))
     stream = next(width.name for width in graph.widths if width.size == 2048)
-    limits = Limits(multiple_of=32, ratios=tuple(i / 20 for i in range(1, 21)), keep=[stream])
+    limits = Limits(multiple_of=32, ratios=tuple(i / 20 for i in range(1, 21)), exclude=[stream])
     lines = graph_summary(restrict(graph, limits)).splitlines()
     cells = {row[0].strip(): [c.strip() for c in row[1:]] for line in lines if (row := line.strip("│").split("│"))[1:]}
     assert cells["MACs"] == ["274.34M", "1.28G", "4.59G", "16.73"]

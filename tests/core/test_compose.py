@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from secateur.core.compose import composed
 from secateur.core.graph import Graph
-from secateur.core.layout import Axis, Product, Sum, Unit, Whole, kept_indices
+from secateur.core.layout import Along, Axis, Product, Sum, Whole, kept_indices
 from tests.handmade import graph_of
 
 SIZES = {"channels": 6, "heads": 4, "head_dim": 5, "groups": 3, "in_group": 4}
@@ -22,8 +22,8 @@ OUTER = {"head_dim": "heads", "in_group": "groups"}
 def network(sizes: Mapping[str, int]) -> Graph:
     """A plain width, heads with features of their own, and groups with channels of their own."""
 
-    def unit(name: str) -> Unit:
-        return Unit(name, sizes[name])
+    def unit(name: str) -> Along:
+        return Along(name, sizes[name])
 
     heads, groups = Product((unit("heads"), unit("head_dim"))), Product((unit("groups"), unit("in_group")))
     layouts: dict[str, tuple[Axis, ...]] = {

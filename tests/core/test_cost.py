@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.cost import Monomial, Peak, Polynomial
-from secateur.core.layout import Axis, Product, Sum, Unit, Whole, size_of
+from secateur.core.layout import Along, Axis, Product, Sum, Whole, size_of
 from secateur.errors import InputError
 from tests.handmade import chain, counted, heads, residual
 
 STEADY = settings(deadline=None)  # shared machines pause
 
-A, B = Unit("a", 8), Unit("b", 5)
+A, B = Along("a", 8), Along("b", 5)
 
 
 def axes(depth: int = 2) -> st.SearchStrategy[Axis]:
-    leaf = st.one_of(st.builds(Whole, st.integers(1, 5)), st.sampled_from([A, B, Unit("c", 3)]))
+    leaf = st.one_of(st.builds(Whole, st.integers(1, 5)), st.sampled_from([A, B, Along("c", 3)]))
     if depth == 0:
         return leaf
     inner = st.lists(axes(depth - 1), min_size=2, max_size=3).map(tuple)
@@ -108,7 +108,7 @@ def test_like_terms_are_collected_and_constants_folded():
 
 
 def test_concatenations_share_their_beginnings():
-    parts = [Unit(f"w{i}", 4) for i in range(50)]
+    parts = [Along(f"w{i}", 4) for i in range(50)]
     polynomial = Polynomial.of([(1, (Sum(tuple(parts[:k])),)) for k in range(2, 51)])
     assert len(polynomial._tape.steps) == 49
 

@@ -23,10 +23,10 @@ from secateur.core.equations import (
     solve,
     widths_in,
 )
-from secateur.core.layout import Product, Sum, Unit, Whole
+from secateur.core.layout import Along, Product, Sum, Whole
 
 HEADS, DIM, HIDDEN, RATIO = (Attribute("attn", name) for name in ("num_heads", "head_dim", "hidden", "ratio"))
-H, D = Unit("heads", 8), Unit("dim", 16)
+H, D = Along("heads", 8), Along("dim", 16)
 OLD = {HEADS: 8, DIM: 16, HIDDEN: 128, RATIO: 2}
 
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.layout import (
+    Along,
     Axis,
     Product,
     Sum,
-    Unit,
     Whole,
     from_json,
     kept_indices,
@@ -24,7 +24,7 @@ from secateur.core.layout import (
 )
 
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 5}
-UNITS = st.sampled_from([Unit(name, size) for name, size in SIZES.items()])
+UNITS = st.sampled_from([Along(name, size) for name, size in SIZES.items()])
 WHOLES = st.integers(1, 4).map(Whole)
 
 
@@ -52,7 +52,7 @@ def by_hand(axis: Axis, kept: dict) -> list[bool]:
     match axis:
         case Whole():
             return [True] * axis.size
-        case Unit():
+        case Along():
             return [axis.width not in kept or i in kept[axis.width] for i in range(axis.size)]
         case Product():
             alive = [True]
@@ -107,36 +107,36 @@ def test_what_is_no_axis_is_refused(data: object) -> None:
 
 
 def test_a_product_is_laid_out_row_by_row() -> None:
-    axis = Product((Unit("heads", 3), Unit("dim", 4)))
+    axis = Product((Along("heads", 3), Along("dim", 4)))
     kept = {"heads": np.array([0, 2]), "dim": np.array([1, 3])}
     assert kept_indices(axis, kept).tolist() == [1, 3, 9, 11]
 
 
 def test_a_sum_is_laid_out_part_after_part() -> None:
-    axis = Sum((Unit("a", 2), Whole(3), Unit("b", 3)))
+    axis = Sum((Along("a", 2), Whole(3), Along("b", 3)))
     assert kept_indices(axis, {"a": np.array([1]), "b": np.array([0, 2])}).tolist() == [1, 2, 3, 4, 5, 7]
 
 
 def test_an_inner_width_may_keep_another_set_under_each_outer_index() -> None:
-    axis = Product((Unit("groups", 3), Unit("inside", 4)))
+    axis = Product((Along("groups", 3), Along("inside", 4)))
     rows = np.array([[0, 1], [2, 3], [0, 3]])
     assert kept_indices(axis, {"inside": rows}).tolist() == [0, 1, 6, 7, 8, 11]
     assert kept_indices(axis, {"inside": rows, "groups": np.array([0, 2])}).tolist() == [0, 1, 8, 11]
 
 
 def test_a_factor_inside_a_ragged_one_is_repeated_under_each_row() -> None:
-    axis = Product((Unit("groups", 2), Unit("inside", 3), Unit("pair", 2)))
+    axis = Product((Along("groups", 2), Along("inside", 3), Along("pair", 2)))
     rows = np.array([[0, 2], [1, 2]])
     assert kept_indices(axis, {"inside": rows, "pair": np.array([1])}).tolist() == [1, 5, 9, 11]
 
 
 def test_a_ragged_width_under_a_whole_axis_in_front_keeps_its_rows() -> None:
-    axis = Product((Whole(2), Unit("groups", 2), Unit("inside", 3)))
+    axis = Product((Whole(2), Along("groups", 2), Along("inside", 3)))
     rows = np.array([[0], [2]])
     assert kept_indices(axis, {"inside": rows}).tolist() == [0, 5, 6, 11]
 
 
 def test_a_ragged_width_in_each_part_of_a_sum_keeps_its_rows() -> None:
-    part = Product((Unit("heads", 2), Unit("dim", 3)))
+    part = Product((Along("heads", 2), Along("dim", 3)))
     rows = np.array([[0, 1], [1, 2]])
     assert kept_indices(Sum((part, part)), {"dim": rows}).tolist() == [0, 1, 4, 5, 6, 7, 10, 11]

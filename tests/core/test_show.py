@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from secateur.core.cost import Polynomial
 from secateur.core.graph import Graph, Use, Width
-from secateur.core.layout import Unit, Whole
+from secateur.core.layout import Along, Whole
 from secateur.core.show import constraint_table, graph_summary, plan_table, profile, profile_table
 from secateur.core.text import choices_text, family_name, few, human, pattern_of, scientific, visible
 
 
 def make_graph(blocks: int = 2, *, step: int = 32, name: str = "layer.{}.conv1.out_channels") -> Graph:
     """A stem of 64 and ``blocks`` inner widths of 512, each in two weights; one frozen output."""
-    stem = Unit("stem.out_channels", 64)
-    inner = [Unit(name.format(i), 512) for i in range(blocks)]
-    layouts = {"stem.weight": (stem, Whole(3)), "head.weight": (Unit("head.out_features", 10), stem)}
+    stem = Along("stem.out_channels", 64)
+    inner = [Along(name.format(i), 512) for i in range(blocks)]
+    layouts = {"stem.weight": (stem, Whole(3)), "head.weight": (Along("head.out_features", 10), stem)}
     layouts |= {f"layer.{i}.conv1.weight": (axis, stem) for i, axis in enumerate(inner)}
     layouts |= {f"layer.{i}.conv2.weight": (stem, axis) for i, axis in enumerate(inner)}
     widths = [

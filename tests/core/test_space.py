@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from secateur.core.layout import Axis, Product, Sum, Unit, Whole, kept_indices, size_of, units_of
+from secateur.core.layout import Along, Axis, Product, Sum, Whole, alongs_of, kept_indices, size_of
 from secateur.core.space import (
     Form,
     Space,
@@ -37,7 +37,7 @@ def axis_of(space: Space) -> Axis:
     """The axis a settled space is, with a width for each free leaf, named by identity."""
     top = space.root()
     if top.form is Form.LEAF:
-        return Whole(top.size) if top.frozen or top.size < 2 else Unit(str(id(top)), top.size)
+        return Whole(top.size) if top.frozen or top.size < 2 else Along(str(id(top)), top.size)
     children = tuple(axis_of(child) for child in top.children)
     return Product(children) if top.form is Form.PRODUCT else Sum(children)
 
@@ -47,7 +47,7 @@ def keep_at(axes: list[Axis], seed: int) -> dict[str, object]:
     generator = np.random.default_rng(seed)
     kept: dict[str, object] = {}
     for axis in axes:
-        for unit in units_of(axis):
+        for unit in alongs_of(axis):
             if unit.width not in kept:
                 count = int(generator.integers(1, unit.size + 1))
                 kept[unit.width] = np.sort(generator.choice(unit.size, count, replace=False))
@@ -168,7 +168,7 @@ RECIPES = st.tuples(st.sampled_from(SIZES[3:]), st.lists(st.integers(0, 99), min
 def kept_sets(space: Space) -> set[tuple[int, ...]]:
     """Every set of indices that may be kept of a small space: its meaning."""
     axis = axis_of(space)
-    sizes = {unit.width: unit.size for unit in units_of(axis)}
+    sizes = {unit.width: unit.size for unit in alongs_of(axis)}
     choices = [[np.array(c) for k in range(1, n + 1) for c in combinations(range(n), k)] for n in sizes.values()]
     return {tuple(kept_indices(axis, dict(zip(sizes, chosen, strict=True))).tolist()) for chosen in product(*choices)}
 

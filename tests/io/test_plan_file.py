@@ -18,12 +18,12 @@ from secateur.core.cost import Peak, Polynomial
 from secateur.core.equations import Attribute, Difference, Equation, Operation
 from secateur.core.graph import Graph, Use, Width
 from secateur.core.json.graph import GraphDocument, WidthDocument, graph_from_json, graph_to_json
-from secateur.core.layout import Product, Sum, Unit, Whole
+from secateur.core.layout import Along, Product, Sum, Whole
 from secateur.core.plan import Edit, Plan
 from secateur.errors import ArtifactError, InputError, PlanError, SecateurError
 from secateur.io.plan_file import Manifest, manifest_from_json, manifest_to_json, plan_from_json, plan_to_json
 
-HEADS, DIMS, FFN = Unit("attn.num_heads", 4), Unit("attn.head_dim", 8), Unit("ffn.out_features", 6)
+HEADS, DIMS, FFN = Along("attn.num_heads", 4), Along("attn.head_dim", 8), Along("ffn.out_features", 6)
 
 
 def make_graph() -> Graph:
@@ -140,7 +140,7 @@ def test_the_text_is_the_same_every_time_and_has_a_line_for_each_name() -> None:
 
 def test_tuples_in_provenance_are_stored_as_lists_and_objects_refused() -> None:
     plan = dataclasses.replace(make_plan(), provenance={"keep": ("head", "stem")})
-    assert plan_from_json(plan_to_json(plan)).provenance == {"keep": ["head", "stem"]}
+    assert plan_from_json(plan_to_json(plan)).provenance == {"exclude": ["head", "stem"]}
     with pytest.raises(PlanError, match="provenance → score_func: a function cannot be written"):
         plan_to_json(dataclasses.replace(plan, provenance={"score_func": lambda: 0}))
     with pytest.raises(PlanError, match="not JSON compliant"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from secateur.core.budget import Budget
 from secateur.core.graph import Graph
-from secateur.core.layout import Product, Unit, Whole
+from secateur.core.layout import Along, Product, Whole
 from secateur.core.profile import maximum, minimum
 from secateur.errors import ConfigError, Infeasible, InputError
 from secateur.search.allocate import allocate, keep_best
@@ -175,8 +175,8 @@ def test_local_takes_the_same_share_of_each_score():
 
 def test_per_cost_takes_expensive_units_first():
     layouts = {
-        "a.weight": (Unit("cheap", 200), Whole(3)), "b.weight": (Whole(10), Unit("cheap", 200)),
-        "c.weight": (Unit("dear", 200), Whole(300)), "d.weight": (Whole(10), Unit("dear", 200)),
+        "a.weight": (Along("cheap", 200), Whole(3)), "b.weight": (Whole(10), Along("cheap", 200)),
+        "c.weight": (Along("dear", 200), Whole(300)), "d.weight": (Whole(10), Along("dear", 200)),
     }  # fmt: skip
     graph = graph_of(layouts)
     scores = dict.fromkeys(("cheap", "dear"), np.linspace(1, 2, 200))
@@ -187,10 +187,10 @@ def test_per_cost_takes_expensive_units_first():
 
 def test_per_cost_counts_the_units_of_every_outer_index():
     """Each of the 16 dimensions of 8 heads stands for 8 units, which cost as much as 8 of the other width's."""
-    axis = Product((Unit("heads", 8), Unit("head_dim", 16)))
+    axis = Product((Along("heads", 8), Along("head_dim", 16)))
     layouts = {
         "v.weight": (axis, Whole(10)), "o.weight": (Whole(10), axis),
-        "up.weight": (Unit("hidden", 128), Whole(10)), "down.weight": (Whole(10), Unit("hidden", 128)),
+        "up.weight": (Along("hidden", 128), Whole(10)), "down.weight": (Whole(10), Along("hidden", 128)),
     }  # fmt: skip
     graph = graph_of(layouts, changes={"head_dim": {"outer": "heads"}, "heads": {"choices": (8,), "frozen": "kept"}})
     scores = {"hidden": np.linspace(1, 2, 128), "head_dim": np.tile(np.linspace(1, 2, 16), (8, 1))}
@@ -262,7 +262,7 @@ class TestRaggedWidths:
 
 class TestRefusals:
     def test_an_unreachable_budget_names_what_is_reachable_and_what_would_help(self):
-        space = restrict(chain(20, 40, 30), Limits(multiple_of=32, keep=["conv2.out"]))
+        space = restrict(chain(20, 40, 30), Limits(multiple_of=32, exclude=["conv2.out"]))
         with pytest.raises(Infeasible) as refused:
             allocate(space, random_scores(space), Budget.of({"macs": "50%"}, space))
         least = space.cost("macs", minimum(space))
@@ -273,7 +273,7 @@ class TestRefusals:
         assert said.startswith("cannot reach macs ≤ ")
         assert "Allow conv1.out fewer than 32 of its 40 units" in said
         assert "free " in said
-        assert "free conv2.out (kept (conv2.out))" in said or "free conv0.out (no other choice" in said
+        assert "free conv2.out (excluded (conv2.out))" in said or "free conv0.out (no other choice" in said
 
     def test_of_several_bounds_the_one_missed_most_is_named(self):
         space = restrict(chain(20, 40), Limits(floor=0.9))

@@ -149,7 +149,7 @@ def test_the_last_layer_stays_whole_unless_it_is_said_otherwise() -> None:
 
 
 def test_limits_hold_beside_the_list() -> None:
-    assert narrowed(plan_for(ALL, keep=["hidden"], multiple_of=4)) == {"a.out_channels": 12}
+    assert narrowed(plan_for(ALL, exclude=["hidden"], multiple_of=4)) == {"a.out_channels": 12}
 
 
 def test_a_budget_holds_beside_the_list_or_an_error_says_why() -> None:
@@ -217,7 +217,7 @@ def test_a_layer_that_cannot_be_pruned_is_an_error_where_it_is_named() -> None:
     with pytest.raises(ConfigError, match="'head' cannot be pruned: the model's output"):
         plan_for([{"sparsity": 0.5, "op_names": ["head"]}], exclude_last_layer=False)
     with pytest.raises(ConfigError, match=r"'hidden' cannot be pruned: kept \(hidden\)"):
-        plan_for([{"sparsity": 0.5, "op_names": ["hidden"]}], keep=["hidden"])
+        plan_for([{"sparsity": 0.5, "op_names": ["hidden"]}], exclude=["hidden"])
 
 
 def test_options_that_cannot_be_meant_are_refused() -> None:

@@ -132,7 +132,7 @@ def test_shares_are_of_the_whole_network_and_pruning_happens_when_an_epoch_is_ov
 
 @pytest.mark.parametrize("loop", [HuggingFaceLoop, LightningLoop])
 def test_steps_can_be_counted_and_a_part_be_pruned(loop: Any) -> None:
-    callback = PruningCallback({3: {"macs": "60%"}}, X[:1], unit="step", module="net", config={"keep": ["0"]})
+    callback = PruningCallback({3: {"macs": "60%"}}, X[:1], unit="step", module="net", config={"exclude": ["0"]})
     run = loop(Shell(), callback)
     run.train(1)
     assert run.sizes[0] == run.sizes[1] > run.sizes[2] == run.sizes[3]

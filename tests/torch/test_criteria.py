@@ -10,7 +10,7 @@ from tests.handmade import chain
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.layout import Axis, kept_indices, units_of, widths_of
+from secateur.core.layout import Axis, alongs_of, kept_indices, widths_of
 from secateur.errors import ConfigError, InputError
 from secateur.testing import check_criterion, small_network
 from secateur.torch.criteria import CRITERIA, FPGM, L1, L2, LAMP, BatchNormScale, Random, make
@@ -130,7 +130,7 @@ def counting(graph: Graph, model: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 def positions(made_of: Axis, width: str, unit: int) -> list[int]:
     """Where on an axis a unit is: what is gone when all but this unit are kept."""
-    size = next(u.size for u in units_of(made_of) if u.width == width)
+    size = next(u.size for u in alongs_of(made_of) if u.width == width)
     left = kept_indices(made_of, {width: np.delete(np.arange(size), unit)})
     return sorted(set(range(made_of.size)) - set(left.tolist()))
 

@@ -187,7 +187,7 @@ def test_a_larger_allowance_makes_only_the_evaluations_that_are_missing(tmp_path
 def test_other_limits_use_the_same_journal(tmp_path: Path) -> None:
     search(Score(), checkpoint=tmp_path)
     score = Score()
-    result = search(score, checkpoint=tmp_path, keep=["0.out_channels"], constraints={"macs": "70%"})
+    result = search(score, checkpoint=tmp_path, exclude=["0.out_channels"], constraints={"macs": "70%"})
     assert score.widths == []
     assert result.plan.sizes["0.out_channels"] == 12
 

@@ -66,7 +66,7 @@ def test_heads_and_features_of_language_models_are_narrowed(make: Any, loss: Any
     model, batches = make()
     kinds = {w.kind for w in sc.trace(model, batches[0][0]).free}
     assert {"heads", "features"} <= kinds
-    config = {"data_loader": batches, "loss_func": loss, "max_iter_data_loader": 2, "keep": [stream]}
+    config = {"data_loader": batches, "loss_func": loss, "max_iter_data_loader": 2, "exclude": [stream]}
     model, result = sc.prune(model, "gradnas", {"params": "60%"}, batches[0][0], config)
     narrowed = {result.plan.graph[name].kind for name in result.plan.kept}
     assert {"heads", "features"} <= narrowed
@@ -121,13 +121,13 @@ class TestCheckpoint:
 
     def test_other_constraints_and_limits_score_nothing_again(self, tmp_path: Path) -> None:
         assert self.run(tmp_path)[1] == 3
-        for share, more in (("60%", {}), ("45%", {}), ("60%", {"keep": ["*word_embeddings*"]})):
+        for share, more in (("60%", {}), ("45%", {}), ("60%", {"exclude": ["*word_embeddings*"]})):
             found, calls = self.run(tmp_path, share, **more)
             assert calls == 0
             assert found == self.run(None, share, **more)[0]
 
     def test_a_width_that_was_not_scored_before_is(self, tmp_path: Path) -> None:
-        self.run(tmp_path, "80%", keep=["*word_embeddings*"])
+        self.run(tmp_path, "80%", exclude=["*word_embeddings*"])
         found, calls = self.run(tmp_path)
         assert calls == 3
         assert found == self.run(None)[0]

@@ -249,17 +249,17 @@ def test_an_analysis_with_other_data_is_refused(tmp_path: Path) -> None:
 
 def test_excluded_widths_stay_whole_and_pruned_ones_stay_as_they_are() -> None:
     pruner = analysed()
-    small = pruner.prune(0.3, excludes=["0"], mode="slim")
+    small = pruner.prune(0.3, exclude=["0"], mode="slim")
     assert small[0].out_channels == 16
     pruner.prune(0.4)
     assert pruner.plan is not None
     width, earlier = pruner.plan.sizes["3.out_channels"], pruner.plan.kept["3.out_channels"]
-    pruner.prune(0.6, excludes=["3"])
+    pruner.prune(0.6, exclude=["3"])
     assert width < 24
     assert pruner.plan.kept["3.out_channels"] == earlier
 
     partly = IterativePruner(trained(), INPUT)
-    assert "0.out_channels" not in partly.analyze(accuracy, (VALID,), ratios=(0.5,), excludes=["0"]).scores
+    assert "0.out_channels" not in partly.analyze(accuracy, (VALID,), ratios=(0.5,), exclude=["0"]).scores
     assert partly.prune(0.3, mode="slim")[0].out_channels == 16
 
 
@@ -268,7 +268,7 @@ def test_attention_and_linear_widths_are_analysed_and_nest() -> None:
     pruner = IterativePruner(model, torch.zeros(2, 1, 8, 8))
     inexact = [width.name for width in pruner.graph.free if not width.exact]
     assert len(pruner.analyze(accuracy, (VALID,), ratios=(0.5,)).scores) >= 3
-    pruner.prune(0.1, excludes=inexact)
+    pruner.prune(0.1, exclude=inexact)
     x = VALID[0][0][:8]
     torch.testing.assert_close(pruner.slim()(x), model(x), rtol=1e-4, atol=1e-4)
     earlier = pruner.plan

@@ -64,7 +64,7 @@ def test_sizes_and_a_budget_together():
 
 
 def test_limits_narrow_the_search_space():
-    made = plan(GRAPH, "l1", {"macs": "60%"}, multiple_of=8, keep=[FIRST], floor={THIRD: 0.5})
+    made = plan(GRAPH, "l1", {"macs": "60%"}, multiple_of=8, exclude=[FIRST], floor={THIRD: 0.5})
     assert made.sizes[FIRST] == 16
     assert made.sizes[SECOND] % 8 == made.sizes[THIRD] % 8 == 0
     assert made.sizes[THIRD] >= 32
@@ -82,7 +82,7 @@ def test_scores_made_before_are_taken():
 
 
 def test_the_provenance_says_how_the_plan_was_made_and_is_json():
-    made = plan(GRAPH, L2(), {"macs": "50%"}, allocation="local", multiple_of=2, keep=(FIRST,))
+    made = plan(GRAPH, L2(), {"macs": "50%"}, allocation="local", multiple_of=2, exclude=(FIRST,))
     record = json.loads(json.dumps(made.provenance))
     assert record == made.provenance
     assert record["criterion"] == {"name": "l2", "reduction": "mean", "normalizer": "mean", "bias": False}
@@ -129,8 +129,8 @@ def test_a_ready_made_budget_is_taken():
         ({"sizes": {FIRST: 17}}, InputError, "the nearest choice is 16"),
         ({"sizes": {FIRST: 3}, "multiple_of": 4}, InputError, "the nearest choice is 4"),
         ({"sizes": {FIRST: 2.0}}, InputError, "a count is a whole number"),
-        ({"sizes": {FIRST: 8}, "keep": [FIRST]}, InputError, "kept"),
-        ({"budget": {"macs": "50%"}, "keep": ["*"]}, Infeasible, "cannot reach macs"),
+        ({"sizes": {FIRST: 8}, "exclude": [FIRST]}, InputError, "excluded"),
+        ({"budget": {"macs": "50%"}, "exclude": ["*"]}, Infeasible, "cannot reach macs"),
         ({"budget": {"macs": "50%"}, "multiple_of": 64}, Infeasible, "multiple_of=64"),
     ],
 )

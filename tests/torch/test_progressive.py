@@ -263,7 +263,7 @@ def test_multiples_are_multiples_of_the_original_widths(steps: int) -> None:
 @pytest.mark.parametrize("mode", ["progressive", "magnitude"])
 def test_floors_and_kept_widths_are_those_of_the_original_in_all_rounds(mode: str) -> None:
     model = network()
-    config = {"data_loader": BATCHES, "steps": 4, "floor": 0.7, "keep": ["widen"]}
+    config = {"data_loader": BATCHES, "steps": 4, "floor": 0.7, "exclude": ["widen"]}
     _, result = sc.prune(model, mode, {"macs": "65%"}, X[:1], config)
     assert model.widen.out_channels == 40
     for name in result.plan.kept:

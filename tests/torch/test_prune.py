@@ -84,7 +84,7 @@ def test_a_budget_out_of_reach_is_refused_with_the_nearest_value() -> None:
         ({"multiple_of": "8"}, "multiple_of"),
         ({"multiple_of": 0}, "multiple_of"),
         ({"verify": 1}, "verify"),
-        ({"keep": ["no.such.layer"]}, "no.such.layer"),
+        ({"exclude": ["no.such.layer"]}, "no.such.layer"),
         ({"rules": {"nn.Conv2d": {"*": {"multipel_of": 4}}}}, "multiple_of"),
     ],
 )
@@ -139,7 +139,7 @@ def test_options_beside_the_mode_in_a_list_and_those_of_config_go_together() -> 
 
 def test_keep_and_only_and_rules_say_what_may_be_narrowed() -> None:
     # a module that is kept keeps all its sizes, also the one that feeds it
-    kept = sc.prune(network(), "magnitude", {"macs": "60%"}, INPUT, {"keep": ["7"]})[1].plan
+    kept = sc.prune(network(), "magnitude", {"macs": "60%"}, INPUT, {"exclude": ["7"]})[1].plan
     assert set(kept.kept) == {"0.out_channels"}
     only = sc.prune(network(), "magnitude", {"macs": "80%"}, INPUT, {"only": ["3.out_channels"]})[1].plan
     assert set(only.kept) == {"3.out_channels"}

@@ -134,7 +134,7 @@ def _constraint(job: Job, target: float) -> dict[str, Any]:
 
 def _kept(job: Job) -> dict[str, Any]:
     """In the text network heads and feed-forward channels are narrowed; the hidden width is left, as GradNAS leaves it."""
-    return {} if job.network in VISION else {"keep": ["*embeddings*", "*pooler*"]}
+    return {} if job.network in VISION else {"exclude": ["*embeddings*", "*pooler*"]}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.core.layout import Axis, Product, Sum, Unit, Whole, from_json, size_of, to_json, widths_of
+from secateur.core.layout import Along, Axis, Product, Sum, Whole, from_json, size_of, to_json, widths_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Operation:
     right: Expression
 
 
-Expression = int | Attribute | Operation | Whole | Unit | Product | Sum
+Expression = int | Attribute | Operation | Whole | Along | Product | Sum
 
 OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
@@ -98,7 +98,7 @@ def _axes_of(expression: Expression) -> list[Axis]:
     match expression:
         case Operation():
             return _axes_of(expression.left) + _axes_of(expression.right)
-        case Whole() | Unit() | Product() | Sum():
+        case Whole() | Along() | Product() | Sum():
             return [expression]
         case _:
             return []

@@ -1,8 +1,8 @@
 """What an axis of a tensor is made of, once the trace is over, and which of its indices a plan keeps.
 
-    qkv.weight axis 0  =  Product(Whole(3), Unit("attn.num_heads"), Unit("attn.head_dim"))
+    qkv.weight axis 0  =  Product(Whole(3), Along("attn.num_heads"), Along("attn.head_dim"))
 
-An axis is a `Whole` (never narrowed), a `Unit` (one width), a `Product` (row-major) or a `Sum` (concatenated). Kept sets
+An axis is a `Whole` (never narrowed), a `Along` (one width), a `Product` (row-major) or a `Sum` (concatenated). Kept sets
 are sorted integer arrays; an inner width may keep another set under each index of the width just outside it, then its
 kept set is a matrix ``[outer size, kept]``.
 
@@ -36,7 +36,7 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Along:
     """A dimension that is exactly one width."""
 
     width: str
@@ -65,30 +65,30 @@ class Sum:
         return sum(p.size for p in self.parts)
 
 
-Axis = Whole | Unit | Product | Sum
+Axis = Whole | Along | Product | Sum
 
 
 Layout = tuple[Axis, ...]
 
 
-def units_of(axis: Axis) -> Iterator[Unit]:
+def alongs_of(axis: Axis) -> Iterator[Along]:
     """The units in an axis, outermost first, repeated where they repeat."""
     match axis:
-        case Unit():
+        case Along():
             yield axis
         case Product():
             for factor in axis.factors:
-                yield from units_of(factor)
+                yield from alongs_of(factor)
         case Sum():
             for part in axis.parts:
-                yield from units_of(part)
+                yield from alongs_of(part)
         case Whole():
             return
 
 
 def widths_of(axis: Axis) -> Iterator[str]:
     """The names of the widths in an axis, outermost first, repeated where they repeat."""
-    return (unit.width for unit in units_of(axis))
+    return (unit.width for unit in alongs_of(axis))
 
 
 def has_widths(layout: Layout) -> bool:
@@ -101,7 +101,7 @@ def size_of(axis: Axis, counts: Mapping[str, Count]) -> Count:
     match axis:
         case Whole():
             return axis.size
-        case Unit():
+        case Along():
             return counts.get(axis.width, axis.size)
         case Product():
             size: Count = 1
@@ -117,7 +117,7 @@ def kept_indices(axis: Axis, kept: Kept) -> Indices:
     match axis:
         case Whole():
             return np.arange(axis.size)
-        case Unit():
+        case Along():
             found = kept.get(axis.width)
             if found is None:
                 return np.arange(axis.size)
@@ -141,7 +141,7 @@ def _kept_of_product(axis: Product, kept: Kept) -> Indices:
     combined = np.zeros(1, dtype=np.int64)
     outer: Indices | None = None  # the index of the factor just outside, for each combination so far
     for factor in axis.factors:
-        ragged = kept.get(factor.width) if isinstance(factor, Unit) else None
+        ragged = kept.get(factor.width) if isinstance(factor, Along) else None
         if ragged is not None and ragged.ndim == 2 and outer is not None and len(ragged) > outer.max(initial=-1):
             inner = ragged[outer]
         else:
@@ -156,7 +156,7 @@ def to_json(axis: Axis) -> Any:
     match axis:
         case Whole():
             return axis.size
-        case Unit():
+        case Along():
             return [axis.width, axis.size]
         case Product():
             return ["*", *map(to_json, axis.factors)]
@@ -176,7 +176,7 @@ def from_json(data: Any) -> Axis:
         case ["+", *parts] if len(parts) > 1:
             return Sum(tuple(map(from_json, parts)))
         case [str() as width, int() as size] if size > 0 and size is not True and width not in ("*", "+"):
-            return Unit(width, size)
+            return Along(width, size)
         case _:
             pass
     raise ValueError(f"not an axis: {str(data)[:80]}")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from secateur.core.layout import Axis, Indices, Layout, Product, Sum, Unit, Whole, widths_of
+from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, Whole, widths_of
 
 Outer = Mapping[str, str]  # ragged width -> the width just outside it
 
@@ -36,7 +36,7 @@ def crossed(layout: Layout, outer: Outer) -> Iterator[tuple[str, int, int]]:
 
 def _walk(axis: Axis, positions: Indices, outer: Outer) -> Iterator[tuple[str, Indices]]:
     match axis:
-        case Unit():
+        case Along():
             yield axis.width, positions
         case Sum():
             start = 0
@@ -53,7 +53,7 @@ def _walk_factors(factors: tuple[Axis, ...], positions: Indices, outer: Outer) -
     cube = positions.reshape(*(f.size for f in factors), -1)
     for k, factor in enumerate(factors):
         around = [i for i in range(k) if _is_outer(factors[i], factor, outer)]
-        if around and isinstance(factor, Unit):
+        if around and isinstance(factor, Along):
             pair = np.moveaxis(cube, (around[-1], k), (0, 1))
             yield factor.width, pair.reshape(*pair.shape[:2], -1)
         elif not isinstance(factor, Whole):
@@ -61,7 +61,7 @@ def _walk_factors(factors: tuple[Axis, ...], positions: Indices, outer: Outer) -
 
 
 def _is_outer(candidate: Axis, factor: Axis, outer: Outer) -> bool:
-    return isinstance(factor, Unit) and isinstance(candidate, Unit) and outer.get(factor.width) == candidate.width
+    return isinstance(factor, Along) and isinstance(candidate, Along) and outer.get(factor.width) == candidate.width
 
 
 def flat(axis: Axis) -> tuple[Axis, ...]:
@@ -72,7 +72,7 @@ def flat(axis: Axis) -> tuple[Axis, ...]:
 def finest(axis: Axis) -> tuple[str, ...]:
     """The names of these widths, each once."""
     match axis:
-        case Unit():
+        case Along():
             return (axis.width,)
         case Sum():
             return tuple(dict.fromkeys(name for part in axis.parts for name in finest(part)))

@@ -11,28 +11,42 @@ Invariant: after `settle`, every equation holds whatever the free leaves keep.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from secateur.core.equations import OPERATORS, Attribute, Difference, Equation, Expression, Operation
-from secateur.core.layout import Axis, Product, Sum, Unit, Whole
+from secateur.core.layout import Along, Axis, Product, Sum, Whole
 from secateur.core.sized import Origin, spaces_in
 from secateur.core.space import Form, Space, concat, constant, freeze, leaves, mark_inexact, merge, split, unify
 from secateur.core.space import factors as factors_of
-from secateur.torch.tracing.observe import Observation
 
-RawEquation = tuple[Origin, Space, str]
+AxisOf = Callable[[Space], Axis]
+RawEquation = tuple[Origin, Space, str]  # expression, the dimension it is the size of, where the code said so
 
 
-def settle(seen: Observation) -> None:
+@dataclass(slots=True)
+class SizeFacts:
+    """What one run of the code said about its integers.
+
+    ``attributes`` are the values that modules hold; ``equations`` say which expression is the size of which dimension,
+    ``differences`` which sizes a branch of the code tells apart, ``float_uses`` which sizes became ordinary numbers.
+    """
+
+    attributes: dict[Attribute, int] = field(default_factory=dict)
+    equations: list[RawEquation] = field(default_factory=list)
+    differences: list[tuple[Origin, Origin, str]] = field(default_factory=list)
+    float_uses: list[tuple[Origin, str]] = field(default_factory=list)
+
+
+def settle(facts: SizeFacts) -> None:
     """Make all size equations of a run hold for arbitrary widths, by unifying or freezing."""
-    meaning = _attribute_spaces(seen)
-    _unify_repeated(seen)
-    for origin, space, where in seen.tracer.equations:
+    meaning = _attribute_spaces(facts)
+    _unify_repeated(facts)
+    for origin, space, where in facts.equations:
         if isinstance(origin, Space) and origin.root().size == space.root().size and not _always_equal(origin, space):
             unify(origin, space, where)
     for attempt in range(6):
-        wrong = _failing(seen, meaning)
+        wrong = _failing(facts, meaning)
         if not wrong:
             break
         learnt = [_learn(origin, space, meaning) for origin, space, _ in wrong]
@@ -40,12 +54,12 @@ def settle(seen: Observation) -> None:
             continue
         for origin, space, where in wrong:
             if attempt < 4:
-                _relate(origin, space, where, meaning, seen.attributes)
+                _relate(origin, space, where, meaning, facts.attributes)
             else:
                 _freeze_equation(origin, space, where, meaning)
-    for origin, space, where in _failing(seen, meaning):
+    for origin, space, where in _failing(facts, meaning):
         _freeze_equation(origin, space, where, meaning)
-    _mark_float_uses(seen, meaning)
+    _mark_float_uses(facts, meaning)
 
 
 def _always_equal(a: Space, b: Space) -> bool:
@@ -54,27 +68,27 @@ def _always_equal(a: Space, b: Space) -> bool:
     return size_now(a, sizes, generator) == size_now(b, sizes, generator)
 
 
-def _unify_repeated(seen: Observation) -> None:
+def _unify_repeated(facts: SizeFacts) -> None:
     """The same expression for two dimensions makes them one: ``x.split(self.dim // 2)`` has equal halves."""
     first: dict[Origin, Space] = {}
-    for origin, space, where in seen.tracer.equations:
+    for origin, space, where in facts.equations:
         if isinstance(origin, tuple):
             earlier = first.setdefault(origin, space)
             if earlier is not space and earlier.root().size == space.root().size:
                 unify(earlier, space, where)
 
 
-def _attribute_spaces(seen: Observation) -> dict[Attribute, Space]:
+def _attribute_spaces(facts: SizeFacts) -> dict[Attribute, Space]:
     meaning: dict[Attribute, Space] = {}
-    for origin, space, where in seen.tracer.equations:
-        if not isinstance(origin, Attribute) or seen.attributes.get(origin) != space.root().size:
+    for origin, space, where in facts.equations:
+        if not isinstance(origin, Attribute) or facts.attributes.get(origin) != space.root().size:
             continue
         meaning[origin] = unify(meaning[origin], space, where) if origin in meaning else space
     return meaning
 
 
-def _mark_float_uses(seen: Observation, meaning: Mapping[Attribute, Space]) -> None:
-    for origin, where in seen.tracer.float_uses:
+def _mark_float_uses(facts: SizeFacts, meaning: Mapping[Attribute, Space]) -> None:
+    for origin, where in facts.float_uses:
         for space in _spaces_of(origin, meaning):
             mark_inexact(space, f"its size is used as a number in {where or 'the model'}")
 
@@ -89,17 +103,17 @@ def _spaces_of(origin: Origin, meaning: Mapping[Attribute, Space]) -> list[Space
     return []
 
 
-def _failing(seen: Observation, meaning: Mapping[Attribute, Space]) -> list[RawEquation]:
+def _failing(facts: SizeFacts, meaning: Mapping[Attribute, Space]) -> list[RawEquation]:
     """The equations that do not hold for some random widths."""
     wrong: list[RawEquation] = []
     for seed in range(2):
         generator = random.Random(seed)
         sizes: dict[int, int] = {}
-        for equation in seen.tracer.equations:
+        for equation in facts.equations:
             origin, space, _ = equation
             if isinstance(origin, Attribute) and origin in meaning:
                 continue
-            value = _number(origin, meaning, seen.attributes, sizes, generator)
+            value = _number(origin, meaning, facts.attributes, sizes, generator)
             if value != size_now(space, sizes, generator) and equation not in wrong:
                 wrong.append(equation)
     return wrong
@@ -235,10 +249,10 @@ def _freeze_equation(origin: Origin, space: Space, where: str, meaning: Mapping[
         freeze(involved, reason)
 
 
-def equations_for(seen: Observation, axis_of: Any) -> tuple[Equation, ...]:
+def equations_for(facts: SizeFacts, axis_of: AxisOf) -> tuple[Equation, ...]:
     """The equations of a run over resolved axes, without those nothing can change and without repetitions."""
     found: dict[tuple[Expression, Axis], Equation] = {}
-    for origin, space, where in seen.tracer.equations:
+    for origin, space, where in facts.equations:
         free = any(not leaf.frozen for s in [space, *spaces_in(origin)] for leaf in leaves(s))
         expression, axis = _expression(origin, axis_of), axis_of(space)
         if (free or isinstance(origin, Attribute)) and not isinstance(origin, Space):
@@ -246,10 +260,10 @@ def equations_for(seen: Observation, axis_of: Any) -> tuple[Equation, ...]:
     return tuple(e for e in found.values() if _has_attribute(e.expression))
 
 
-def differences_for(seen: Observation, axis_of: Any) -> tuple[Difference, ...]:
+def differences_for(facts: SizeFacts, axis_of: AxisOf) -> tuple[Difference, ...]:
     """The comparisons of the code that must go on to come out unequal, over resolved axes."""
     found: dict[tuple[Expression, Expression], Difference] = {}
-    for a, b, where in seen.tracer.differences:
+    for a, b, where in facts.differences:
         left, right = _expression(a, axis_of), _expression(b, axis_of)
         if not (isinstance(left, Whole) and isinstance(right, Whole)):
             found.setdefault((left, right), Difference(left, right, where))
@@ -262,7 +276,7 @@ def _has_attribute(expression: Expression) -> bool:
     return isinstance(expression, Attribute)
 
 
-def _expression(origin: Origin, axis_of: Any) -> Expression:
+def _expression(origin: Origin, axis_of: AxisOf) -> Expression:
     if isinstance(origin, Space):
         return axis_of(origin)
     if isinstance(origin, tuple):
@@ -278,7 +292,7 @@ def axis_of(space: Space, names: Mapping[int, str], memo: dict[int, Axis]) -> Ax
         return known
     if top.form is Form.LEAF:
         name = names.get(id(top))
-        made: Axis = Whole(top.size) if top.frozen or name is None else Unit(name, top.size)
+        made: Axis = Whole(top.size) if top.frozen or name is None else Along(name, top.size)
     else:
         made = _composite(top, [axis_of(child, names, memo) for child in top.children])
     memo[id(top)] = made

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from secateur.core.budget import Budget
 from secateur.core.graph import Graph, Width
-from secateur.core.layout import units_of
+from secateur.core.layout import alongs_of
 from secateur.core.plan import Plan
 from secateur.core.profile import centroid, maximum, minimum, search_space_size
 from secateur.core.text import choices_text, family_name, few, human, pattern_of, scientific, visible
@@ -177,7 +177,7 @@ def _frozen(graph: Graph, limit: int | None) -> str:
 
 
 def _sizes_before(plan: Plan) -> dict[str, int]:
-    return {unit.width: unit.size for layout in plan.layouts.values() for axis in layout for unit in units_of(axis)}
+    return {unit.width: unit.size for layout in plan.layouts.values() for axis in layout for unit in alongs_of(axis)}
 
 
 def _families(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from secateur.core.layout import Axis, Product, Sum, Unit, Whole
+from secateur.core.layout import Along, Axis, Product, Sum, Whole
 from secateur.errors import InputError
 
 
@@ -88,7 +88,7 @@ class _Writer:
         match axis:
             case Whole():
                 return self._node(("constant", axis.size))
-            case Unit():
+            case Along():
                 return self._node(("width", axis.width, axis.size))
             case Product():
                 return self._fold("×", [self._axis(factor) for factor in axis.factors], 1)

@@ -36,7 +36,7 @@ from secateur.torch.running.distributed import agree, digest_of
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.trace import trace
 
-_NO_LIMITS = {"multiple_of": 1, "keep": (), "only": (), "floor": None, "ceiling": None, "rules": {}}
+_NO_LIMITS = {"multiple_of": 1, "exclude": (), "only": (), "floor": None, "ceiling": None, "rules": {}}
 
 
 _SHARE_ON_THE_WAY = 0.25  # of the calibration samples, before the last round

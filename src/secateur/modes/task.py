@@ -87,7 +87,7 @@ class Mode(BaseModel):
     calibration_samples: int = Field(default=1024, ge=1)
     steps: int = Field(default=1, ge=1)
     multiple_of: int = Field(default=1, ge=1)
-    keep: Sequence[str] = ()
+    exclude: Sequence[str] = ()
     only: Sequence[str] = ()
     floor: Any = None
     ceiling: Any = None
@@ -128,7 +128,7 @@ class Mode(BaseModel):
         """What narrows the search space."""
         return Limits(
             multiple_of=self.multiple_of,
-            keep=self.keep,
+            exclude=self.exclude,
             only=self.only,
             floor=self.floor,
             ceiling=self.ceiling,
@@ -146,7 +146,7 @@ class Mode(BaseModel):
             allocation=allocation,
             sizes=sizes,
             multiple_of=self.multiple_of,
-            keep=self.keep,
+            exclude=self.exclude,
             only=self.only,
             floor=self.floor,
             ceiling=self.ceiling,

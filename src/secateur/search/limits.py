@@ -33,13 +33,13 @@ Spans = Span | Mapping[str, Span]  # for all widths, or by name or pattern: the 
 class Limits:
     """What narrows a search space.
 
-    ``keep`` leaves the matching widths whole, ``only`` all but the matching ones. ``multiple_of`` counts positions: any
+    ``exclude`` leaves the matching widths whole, ``only`` all but the matching ones. ``multiple_of`` counts positions: any
     number of heads of 64 satisfies 32. ``ratios`` are shares of the size, rounded to the multiple. ``floor`` and
     ``ceiling`` are shares (floats up to 1.0) or counts (ints). ``rules`` says all this by module type and name.
     """
 
     multiple_of: int = 1
-    keep: Collection[str] = ()
+    exclude: Collection[str] = ()
     only: Collection[str] = ()
     ratios: tuple[float, ...] = ()
     floor: Spans | None = None
@@ -57,7 +57,7 @@ def restrict(graph: Graph, limits: Limits) -> Graph:
     if limits == Limits():
         return graph
     names, rules = Names.of(graph), read_rules(limits.rules, graph)
-    frozen = {**_left_out(names, limits.only), **_kept(names, limits.keep)}
+    frozen = {**_left_out(names, limits.only), **_excluded(names, limits.exclude)}
     floor, ceiling = _spans(names, limits.floor, "floor"), _spans(names, limits.ceiling, "ceiling")
 
     def narrowed(width: Width) -> Width:
@@ -100,8 +100,8 @@ def _apply(width: Width, specs: Sequence[Spec], said: str) -> Width:
     return replace(width, choices=inside) if inside != width.choices else width
 
 
-def _kept(names: Names, patterns: Collection[str]) -> dict[str, str]:
-    return {name: f"kept ({p})" for p in _patterns(patterns, "keep") for name in names.matching(p, "keep")}
+def _excluded(names: Names, patterns: Collection[str]) -> dict[str, str]:
+    return {name: f"excluded ({p})" for p in _patterns(patterns, "exclude") for name in names.matching(p, "exclude")}
 
 
 def _left_out(names: Names, patterns: Collection[str]) -> dict[str, str]:

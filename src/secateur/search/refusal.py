@@ -1,7 +1,7 @@
 """Why a budget cannot be met, and what would help.
 
     cannot reach macs ≤ 1.00G: the smallest network in the search space has 1.31G. Allow layer1.0.conv1 fewer than 32 of
-    its 64 units, or free fc.in_features (kept (fc)).
+    its 64 units, or free fc.in_features (excluded (fc)).
 
 Invariant: the value named as reachable is the cost of a network that the search space holds.
 """

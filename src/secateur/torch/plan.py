@@ -36,7 +36,7 @@ def plan(
     allocation: str = "global",
     sizes: Mapping[str, int] | None = None,
     multiple_of: int = 1,
-    keep: Collection[str] = (),
+    exclude: Collection[str] = (),
     only: Collection[str] = (),
     floor: Spans | None = None,
     ceiling: Spans | None = None,
@@ -51,7 +51,9 @@ def plan(
     Raises InputError for an argument that cannot be used, Infeasible where no network is small enough.
     """
     _ = ALLOCATIONS[allocation]
-    limits = Limits(multiple_of=multiple_of, keep=keep, only=only, floor=floor, ceiling=ceiling, rules=rules or {})
+    limits = Limits(
+        multiple_of=multiple_of, exclude=exclude, only=only, floor=floor, ceiling=ceiling, rules=rules or {}
+    )
     space = _pinned(restrict(graph, limits), sizes or {})
     bounds = None if budget is None else Budget.of(budget, graph)
     if bounds is None and not sizes:

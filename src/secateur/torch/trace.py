@@ -38,7 +38,7 @@ def trace(model: nn.Module, dummy_input: Any, *, interface: bool = True, check: 
     seen = observe(example, interface=interface)
     if has_unused_parameters(seen, used_leaves(seen)):
         listen_in_training(seen)
-    settle(seen)
+    settle(seen.tracer.facts)
     freeze_unused(seen)
     graph = build(seen, {})
     traced = time.perf_counter()
@@ -55,7 +55,7 @@ def _checked(seen: Observation, graph: Graph) -> Graph:
         failure = check_by_running(seen, graph, _leaf_of(seen))
         if failure is None:
             return graph
-        settle(seen)
+        settle(seen.tracer.facts)
         graph = build(seen, {})
     raise TraceError(f"after {ROUNDS} rounds of freezing, the narrowed model still does not run")
 

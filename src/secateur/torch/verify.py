@@ -51,7 +51,7 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
     except Exception as error:
         sentence = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ApplyError(
-            f"the narrowed model does not run ({sentence}). The model is unchanged. Keep whole what this names, with keep=[…]."
+            f"the narrowed model does not run ({sentence}). The model is unchanged. Keep whole what this names, with exclude=[…]."
         ) from error
     arrays, inexact = comparison.plan.arrays(), comparison.base.arrays()
     tolerance = FLOAT32 if low_precision and chosen is torch.float64 else BY_DTYPE.get(chosen, FLOAT32)
@@ -74,7 +74,7 @@ def _disagreement(result: Verification, graph: Graph) -> str:
         f"the narrowed model differs from the masked one by {result.max_difference:.2e} of its largest output "
         f"(bound {result.tolerance:.0e}, {result.dtype}), with {len(result.compared)} widths compared, "
         f"first {', '.join(result.compared[:3])}. The model is unchanged. Please report this; until it is mended, "
-        "keep the widths concerned with keep=[…]."
+        "keep the widths concerned with exclude=[…]."
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, StringConstraints
 
 from secateur.core.json.strict import check_version, fit, read_json, write_json
-from secateur.core.layout import Axis, Layout, Product, Sum, Unit, from_json, to_json, units_of
+from secateur.core.layout import Along, Axis, Layout, Product, Sum, alongs_of, from_json, to_json
 from secateur.core.plan import Edit, KeptSet, Plan, check_kept
 from secateur.core.text import visible
 from secateur.errors import PlanError
@@ -182,7 +182,7 @@ def plain(value: Any, place: str) -> Any:
 def _unit_sizes(layouts: Mapping[str, Layout]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for tensor, layout in layouts.items():
-        for unit in (unit for axis in layout for unit in units_of(axis)):
+        for unit in (unit for axis in layout for unit in alongs_of(axis)):
             if sizes.setdefault(unit.width, unit.size) != unit.size:
                 other = sizes[unit.width]
                 raise PlanError(f"{visible(tensor)}: {visible(unit.width)} has {unit.size} units, elsewhere {other}")
@@ -196,7 +196,7 @@ def _check_rows(plan: Plan) -> None:
         return
     for axis in (axis for layout in plan.layouts.values() for axis in layout):
         for outer, inner in _neighbours(axis):
-            if isinstance(inner, Unit) and rows.get(inner.width, outer.size) != outer.size:
+            if isinstance(inner, Along) and rows.get(inner.width, outer.size) != outer.size:
                 found = rows[inner.width]
                 raise PlanError(f"{visible(inner.width)}: {found} kept sets for {outer.size} outer units")
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from secateur.core.graph import Graph
-from secateur.core.layout import Unit, Values
+from secateur.core.layout import Along, Values
 from secateur.core.positions import Outer, crossed, places
 from secateur.torch.measuring.weights import Item
 
@@ -107,7 +107,7 @@ def in_order(graph: Graph, said: dict[str, list[Values]]) -> dict[str, list[Valu
 def _folded(item: Item, axis: int, vector: Values, outer: Outer, power: float) -> dict[str, Values]:
     """The sums of each width on one axis, all its occurrences together."""
     made_of = item.layout[axis]
-    if isinstance(made_of, Unit) and made_of.width not in outer:
+    if isinstance(made_of, Along) and made_of.width not in outer:
         return {made_of.width: vector}
     across = {name: rows for name, rows, own in crossed(item.layout, outer) if own == axis} if outer else {}
     folded: dict[str, Values] = {}

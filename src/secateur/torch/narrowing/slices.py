@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.core.layout import Axis, Indices, Layout, Product, Sum, Unit, kept_indices, touches, widths_of
+from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, kept_indices, touches, widths_of
 from secateur.core.plan import Plan
 from secateur.errors import PlanError
 from secateur.torch.running.restoring import named_tensors
@@ -110,7 +110,7 @@ def crosses(layout: Layout, arrays: Mapping[str, Indices]) -> bool:
 
 def _starts_ragged(axis: Axis, arrays: Mapping[str, Indices]) -> bool:
     match axis:
-        case Unit():
+        case Along():
             found = arrays.get(axis.width)
             return found is not None and found.ndim == 2
         case Product():
@@ -161,7 +161,7 @@ def _outer_places(layout: Layout, factors: list[Axis], arrays: Mapping[str, Indi
         position += len(axis.factors) if isinstance(axis, Product) else 1
     found: dict[int, int] = {}
     for i, factor in enumerate(factors):
-        matrix = arrays.get(factor.width) if isinstance(factor, Unit) else None
+        matrix = arrays.get(factor.width) if isinstance(factor, Along) else None
         if matrix is None or matrix.ndim != 2:
             continue
         candidates = [i - 1] if i not in starts else [j for j in range(len(factors)) if j != i]

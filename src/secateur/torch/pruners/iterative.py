@@ -1,6 +1,6 @@
 """Iterative pruning: measure once how much each width matters, then prune to any ratio, in rounds with training between.
 
-    pruner = IterativePruner(model, inputs)
+    pruner = IterativePruner(model, dummy_input)
     pruner.analyze(eval_fn, (loader,))                  every width alone at a few counts; once, resumable
     for ratio in schedule("agp", 5, 0.6):
         train(pruner.prune(ratio))                      masks; the same parameters, the same optimizer
@@ -45,15 +45,15 @@ RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class IterativePruner:
-    """Prune ``model`` in rounds. ``inputs`` is an example input; ``criterion`` says which units of a width go first.
+    """Prune ``model`` in rounds. ``dummy_input`` is an example input; ``criterion`` says which units of a width go first.
 
     It has state because the masks of one round bind the next: ``plan`` is what was decided last (None before), and
     ``sensitivity`` what `analyze` measured.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any, *, criterion: str | Criterion = "l1") -> None:
+    def __init__(self, model: nn.Module, dummy_input: Any, *, criterion: str | Criterion = "l1") -> None:
         self.model = model
-        self.graph = trace(model, inputs)
+        self.graph = trace(model, dummy_input)
         self.plan: Plan | None = None
         self.sensitivity: Sensitivity | None = None
         self._criterion = make(criterion)
@@ -65,7 +65,7 @@ class IterativePruner:
         *,
         path: str | Path | None = None,
         ratios: Sequence[float] = RATIOS,
-        excludes: Collection[str] = (),
+        exclude: Collection[str] = (),
         data_loader: Iterable[Any] | None = None,
         num_batches: int = 50,
         collect_func: Collect = first_of,
@@ -74,7 +74,7 @@ class IterativePruner:
 
         With a ``data_loader`` batch-norm statistics are measured again for each network, over ``num_batches``. With a
         ``path`` (a file or a folder) every result is kept there: nothing finished is measured twice, in no later run.
-        ``excludes`` are names or patterns of what is left alone. The model is not changed.
+        ``exclude`` are names or patterns of what is left alone. The model is not changed.
 
         Raises InputError for arguments that cannot be used, ArtifactError where the file is of another analysis.
         """
@@ -89,7 +89,7 @@ class IterativePruner:
             "data": [described(eval_fn), described(tuple(args)), described(data_loader), num_batches],
         }
         with self._bare(), Journal.open(path, header) as journal, progress("analyze") as tell:
-            space = judged(restrict(self.graph, Limits(keep=excludes)), self._criterion, self.model)
+            space = judged(restrict(self.graph, Limits(exclude=exclude)), self._criterion, self.model)
             measure = _Measure(self.model, space, journal, eval_fn, tuple(args), calibration)
             self.sensitivity = measure.all(ratios, tell)
         return self.sensitivity
@@ -100,7 +100,7 @@ class IterativePruner:
         *,
         mode: str = "sparse",
         threshold: float | None = None,
-        excludes: Collection[str] = (),
+        exclude: Collection[str] = (),
         multiple_of: int = 1,
         objective: Objective = "largest",
     ) -> nn.Module:
@@ -118,7 +118,7 @@ class IterativePruner:
             raise InputError(f"objective is one of {', '.join(get_args(Objective))}, not {objective!r}")
         with self._bare():
             target = _target(removal_ratio, threshold, self.graph)
-            plan = self._decided(target, Limits(keep=excludes, multiple_of=multiple_of), objective)
+            plan = self._decided(target, Limits(exclude=exclude, multiple_of=multiple_of), objective)
             if mode == "slim":
                 return apply(self.model, plan)
             self.plan = plan

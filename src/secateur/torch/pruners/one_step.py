@@ -1,6 +1,6 @@
 """One-step pruning: measure many networks of the wanted cost, and take the best.
 
-    pruner = OneStepPruner(model, inputs)
+    pruner = OneStepPruner(model, dummy_input)
     pruner.search(None, (train_loader,), eval_fn, (val_loader,), num_subnet=100, removal_ratio=0.7, path="search")
     small = pruner.prune()                              the best; prune(3) is candidate number 3, prune(0) the first
 
@@ -61,26 +61,26 @@ class Candidate:
 
 
 class OneStepPruner:
-    """Search for the best network of a given cost. ``inputs`` is an example input.
+    """Search for the best network of a given cost. ``dummy_input`` is an example input.
 
-    ``criterion`` says which units of a width stay; ``excludes`` are names or patterns of what is left whole;
+    ``criterion`` says which units of a width stay; ``exclude`` are names or patterns of what is left whole;
     ``multiple_of`` rounds widths. It has state because `search` fills ``results`` (best first) and `prune` reads them.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        inputs: Any,
+        dummy_input: Any,
         *,
         criterion: str | Criterion = "l1",
-        excludes: Collection[str] = (),
+        exclude: Collection[str] = (),
         multiple_of: int = 1,
     ) -> None:
         self.model = model
-        self.graph = trace(model, inputs)
+        self.graph = trace(model, dummy_input)
         self.results: tuple[Candidate, ...] = ()
         self._criterion = make(criterion)
-        self._limits = Limits(keep=excludes, multiple_of=multiple_of)
+        self._limits = Limits(exclude=exclude, multiple_of=multiple_of)
         self._ranked: Ranked | None = None
         self._trial: Trial | None = None
 

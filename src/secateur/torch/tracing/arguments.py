@@ -131,7 +131,7 @@ class Sizes(TorchFunctionMode):
             found = list(reader(out, args, kwargs))
             for value, tensor, dim in found:
                 if isinstance(value, Sized) and tensor.dim():
-                    tracer.equations.append((value.origin, tracer.spaces(tensor)[dim % tensor.dim()], where))
+                    tracer.facts.equations.append((value.origin, tracer.spaces(tensor)[dim % tensor.dim()], where))
             return
         grouped = GROUP_ARGUMENT.get(name)
         if grouped is not None:
@@ -141,11 +141,11 @@ class Sizes(TorchFunctionMode):
             if not isinstance(value, Sized):
                 continue
             if name in _ARITHMETIC:
-                tracer.float_uses.append((value.origin, where))
+                tracer.facts.float_uses.append((value.origin, where))
             elif name not in _POSITIONS:
                 fixed = constant(abs(int.__index__(value)), f"a size is used as a number in {where}")
                 origin = value.origin if value >= 0 else ("-", 0, value.origin)
-                tracer.equations.append((origin, fixed, where))
+                tracer.facts.equations.append((origin, fixed, where))
 
     def _read_groups(self, place: tuple[int, str, int], args: Any, kwargs: Any, where: str) -> None:
         position, key, axis = place
@@ -156,7 +156,7 @@ class Sizes(TorchFunctionMode):
         channels = self.tracer.spaces(x)[x.dim() + axis if axis < 0 else axis]
         pieces = split(channels, (int.__index__(groups), channels.root().size // int.__index__(groups)))
         if pieces is not None:
-            self.tracer.equations.append((groups.origin, pieces[0], where))
+            self.tracer.facts.equations.append((groups.origin, pieces[0], where))
 
 
 def _flat_ints(tree: Any) -> Iterator[Any]:

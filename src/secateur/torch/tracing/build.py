@@ -14,7 +14,7 @@ from torch import nn
 
 from secateur.core.cost import Cost, Peak, Polynomial
 from secateur.core.graph import Graph, Use, Width
-from secateur.core.layout import Axis, Layout, Product, Sum, Unit
+from secateur.core.layout import Along, Axis, Layout, Product, Sum
 from secateur.core.settle import axis_of, differences_for, equations_for
 from secateur.core.space import Form, Space, factors, freeze, leaves
 from secateur.torch.narrowing.fingerprint import fingerprint
@@ -78,9 +78,9 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
     return Graph(
         widths=widths,
         layouts=layouts,
-        equations=equations_for(seen, axis),
-        differences=differences_for(seen, axis),
-        attributes=dict(seen.attributes),
+        equations=equations_for(seen.tracer.facts, axis),
+        differences=differences_for(seen.tracer.facts, axis),
+        attributes=dict(seen.tracer.facts.attributes),
         costs=_costs(seen, layouts, axis),
         fingerprint=fingerprint(model),
         module_types=module_types(model),
@@ -123,7 +123,7 @@ def _positions_by_width(layouts: Mapping[str, Layout]) -> dict[str, int]:
 
     def visit(axis: Axis, inside: int) -> None:
         match axis:
-            case Unit():
+            case Along():
                 found[axis.width] = max(found.get(axis.width, 1), inside)
             case Product():
                 for factor in reversed(axis.factors):

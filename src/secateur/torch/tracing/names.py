@@ -92,7 +92,7 @@ class Names:
                 used.update(id(leaf) for leaf in found if tensor in parameters)
                 if len(found) > 1:
                     composed.update(id(leaf) for leaf in found)
-        for origin, space, _ in seen.tracer.equations:
+        for origin, space, _ in seen.tracer.facts.equations:
             if not isinstance(origin, Attribute):
                 continue
             found = leaves(space)

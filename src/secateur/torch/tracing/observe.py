@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 import secateur.torch.rules  # noqa: F401  importing them registers them
-from secateur.core.equations import Attribute
 from secateur.core.space import ONE, Space, constant, freeze
 from secateur.errors import TraceError
 from secateur.torch.running.example import Example, output_tensors
@@ -38,7 +37,6 @@ class Observation:
     example: Example
     tracer: Tracer
     spaces: dict[str, list[Space]]
-    attributes: dict[Attribute, int]
     outputs: list[list[Space]]
     inputs: list[Space] = field(default_factory=list)
     fallback: str | None = None
@@ -80,7 +78,7 @@ def listen_in_training(seen: Observation) -> None:
         more = _observe(seen.example, False, abstract=seen.tracer.abstract, trained=seen)
     except Exception:
         return
-    seen.tracer.equations.extend(more.tracer.equations)
+    seen.tracer.facts.equations.extend(more.tracer.facts.equations)
     seen.training_records = more.tracer.records
 
 
@@ -113,11 +111,12 @@ def _observe(example: Example, interface: bool, *, abstract: bool, trained: Obse
         tracer.read(returned)
         outputs = [list(tracer.spaces(t)) for t in returned]
         del output, returned, ready
+    tracer.facts.attributes.update(attributes)
     tracer.forget()
     for layout in outputs if interface else []:
         for space in layout:
             freeze(space, OUTPUT)
-    return Observation(example, tracer, spaces, attributes, outputs, inputs)
+    return Observation(example, tracer, spaces, outputs, inputs)
 
 
 def _names_by_tensor(model: nn.Module) -> dict[int, list[str]]:

@@ -17,6 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.equations import Attribute
+from secateur.core.settle import SizeFacts
 from secateur.core.sized import Origin
 from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexact, unify
 from secateur.torch.rules.registry import find
@@ -74,10 +75,8 @@ class Tracer(TorchDispatchMode):
         self.macs: list[tuple[int, tuple[Space, ...]]] = []
         self.memory_events: list[tuple[int, tuple[Space, ...]]] = []
         self.unknown: Counter[str] = Counter()
-        self.equations: list[tuple[Origin, Space, str]] = []
+        self.facts = SizeFacts()
         self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
-        self.differences: list[tuple[Origin, Origin, str]] = []
-        self.float_uses: list[tuple[Origin, str]] = []
         self.strangers: list[torch.Tensor] = []
 
     # -- what rules call ------------------------------------------------------------------------------------------
@@ -124,16 +123,16 @@ class Tracer(TorchDispatchMode):
 
     def float_use(self, origin: Origin) -> None:
         """The code used a size as a number."""
-        self.float_uses.append((origin, self.module))
+        self.facts.float_uses.append((origin, self.module))
 
     def compared(self, a: Origin, b: Origin, *, equal: bool) -> None:
         """The code compared two sizes: an attribute equal to a size is that size, different ones must stay different."""
         if not equal:
-            self.differences.append((a, b, self.module))
+            self.facts.differences.append((a, b, self.module))
             return
         for attribute, space in ((a, b), (b, a)):
             if isinstance(attribute, Attribute) and isinstance(space, Space):
-                self.equations.append((attribute, space, f"a comparison in {self.module}"))
+                self.facts.equations.append((attribute, space, f"a comparison in {self.module}"))
 
     def forget(self) -> None:
         """Take our notes off tensors that are not ours: constants of the model's code."""

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.layout import Unit, widths_of
+from secateur.core.layout import Along, widths_of
 from secateur.core.plan import Plan
 from secateur.core.positions import places
 from secateur.torch.narrowing.masks import mask_plan, remove_masks, tensor_of
@@ -98,7 +98,7 @@ def _newly_removed(name: str, plan: Plan, folded: Plan) -> list[int]:
 def _deltas_of(
     name: str, removed: Sequence[int], entries: Sequence[Entry], graph: Graph, twin: nn.Module, tap: _Sites
 ) -> Deltas:
-    if not all(isinstance(entry.axis, Unit) for entry in entries):
+    if not all(isinstance(entry.axis, Along) for entry in entries):
         raise _NotFoldable("several rows make one of their units")
     found: Deltas = {}
     for fqn in dict.fromkeys(use.tensor for use in graph[name].uses):

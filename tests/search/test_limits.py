@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.graph import Graph
-from secateur.core.layout import Unit, Whole
+from secateur.core.layout import Along, Whole
 from secateur.core.profile import centroid, maximum, minimum, search_space_size
 from secateur.errors import ConfigError, InputError
 from secateur.search.limit_rules import make_divisible
@@ -53,7 +53,7 @@ def test_a_multiple_counts_positions_not_units():
 @STEADY
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 48))
 def test_choices_are_ascending_multiples_and_end_with_the_size(size, divisor, multiplier):
-    graph = graph_of({"a.weight": (Unit("a", size), Whole(3))}, changes={"a": {"multiplier": multiplier}})
+    graph = graph_of({"a.weight": (Along("a", size), Whole(3))}, changes={"a": {"multiplier": multiplier}})
     found = choices(restrict(graph, Limits(multiple_of=divisor)), "a")
     assert found == tuple(sorted(set(found)))
     assert found[-1] == size
@@ -100,18 +100,22 @@ def test_a_ceiling_that_no_choice_meets_is_refused_with_the_smallest():
 
 @pytest.mark.parametrize("pattern", ["layer1.conv0", "layer1.conv0.weight", "layer1.conv0.out", "layer1.conv0*"])
 def test_keep_takes_a_module_a_tensor_a_width_or_a_glob(pattern):
-    graph = restrict(GRAPH, Limits(keep=[pattern]))
-    assert frozen(graph)["layer1.conv0.out"] == f"kept ({pattern})"
+    graph = restrict(GRAPH, Limits(exclude=[pattern]))
+    assert frozen(graph)["layer1.conv0.out"] == f"excluded ({pattern})"
     assert "layer0.conv0.out" not in frozen(graph)
 
 
 def test_keep_reaches_what_is_inside_a_module():
-    assert set(frozen(restrict(GRAPH, Limits(keep=["layer1"])))) == {"layer1.conv0.out", "layer1.conv1.out", "stem.out"}
+    assert set(frozen(restrict(GRAPH, Limits(exclude=["layer1"])))) == {
+        "layer1.conv0.out",
+        "layer1.conv1.out",
+        "stem.out",
+    }
 
 
 @pytest.mark.parametrize("kind", ["nn.Linear", "Linear"])
 def test_keep_by_type_keeps_what_its_modules_use(kind):
-    assert set(frozen(restrict(GRAPH, Limits(keep=[kind])))) == {"stem.out"}
+    assert set(frozen(restrict(GRAPH, Limits(exclude=[kind])))) == {"stem.out"}
 
 
 def test_only_leaves_everything_else_alone():
@@ -121,31 +125,31 @@ def test_only_leaves_everything_else_alone():
 
 
 def test_keep_wins_over_only():
-    graph = restrict(GRAPH, Limits(only=["layer0.conv?.out"], keep=["layer0.conv0.out"]))
+    graph = restrict(GRAPH, Limits(only=["layer0.conv?.out"], exclude=["layer0.conv0.out"]))
     assert {w.name for w in graph.free} == {"layer0.conv1.out"}
 
 
-@pytest.mark.parametrize("option", ["keep", "only"])
+@pytest.mark.parametrize("option", ["exclude", "only"])
 def test_a_pattern_that_matches_nothing_names_the_nearest(option):
     with pytest.raises(InputError, match=rf"{option}: 'layer1.conv9' matches no .* Did you mean 'layer1.conv"):
         restrict(GRAPH, Limits(**{option: ["layer1.conv9"]}))
 
 
 def test_a_string_in_place_of_a_list_is_refused():
-    with pytest.raises(InputError, match=r"keep: write a list, \['fc'\]"):
-        restrict(GRAPH, Limits(keep="fc"))
+    with pytest.raises(InputError, match=r"exclude: write a list, \['fc'\]"):
+        restrict(GRAPH, Limits(exclude="fc"))
 
 
 def test_keeping_what_cannot_be_narrowed_anyway_is_no_error():
-    graph = graph_of({"a.weight": (Unit("a", 4), Whole(3)), "b.weight": (Whole(5), Whole(3))})
-    assert restrict(graph, Limits(keep=["b"])) is graph
+    graph = graph_of({"a.weight": (Along("a", 4), Whole(3)), "b.weight": (Whole(5), Whole(3))})
+    assert restrict(graph, Limits(exclude=["b"])) is graph
     with pytest.raises(InputError, match="only: nothing of 'b' has a width"):
         restrict(graph, Limits(only=["b"]))
 
 
 def test_a_frozen_width_keeps_its_reason():
-    graph = graph_of({"a.weight": (Unit("a", 4), Whole(3))}, changes={"a": {"frozen": "the model's output"}})
-    assert frozen(restrict(graph, Limits(keep=["a"], multiple_of=2))) == {"a": "the model's output"}
+    graph = graph_of({"a.weight": (Along("a", 4), Whole(3))}, changes={"a": {"frozen": "the model's output"}})
+    assert frozen(restrict(graph, Limits(exclude=["a"], multiple_of=2))) == {"a": "the model's output"}
 
 
 class TestRules:
@@ -156,7 +160,7 @@ class TestRules:
         assert frozen(graph)["layer1.conv0.out"] == "left alone by rules['nn.Conv2d']['layer1.*'] at layer1.conv0"
 
     def test_a_width_obeys_the_rules_of_all_its_modules(self):
-        graph = graph_of({"a.weight": (Unit("x", 24), Whole(3)), "b.weight": (Whole(3), Unit("x", 24), Whole(9))})
+        graph = graph_of({"a.weight": (Along("x", 24), Whole(3)), "b.weight": (Whole(3), Along("x", 24), Whole(9))})
         rules = {"Linear": {"*": {"multiple_of": 4}}, "nn.Conv2d": {"*": {"multiple_of": 6}}}
         assert choices(restrict(graph, Limits(rules=rules)), "x") == (12, 24)
 
@@ -212,11 +216,11 @@ def test_limits_that_mean_nothing_are_refused(limits):
 def test_the_size_of_the_search_space_is_a_product_of_any_length():
     assert search_space_size(restrict(GRAPH, Limits(multiple_of=8))) == 8 * 2 * 3 * 2 * 4
     assert search_space_size(chain(*[100] * 50)) == 100**50
-    assert search_space_size(restrict(GRAPH, Limits(keep=["*"]))) == 1
+    assert search_space_size(restrict(GRAPH, Limits(exclude=["*"]))) == 1
 
 
 def test_minimum_centroid_and_maximum():
-    graph = restrict(chain(64, 128, 512), Limits(multiple_of=32, keep=["conv0.out"]))
+    graph = restrict(chain(64, 128, 512), Limits(multiple_of=32, exclude=["conv0.out"]))
     assert list(minimum(graph).values()) == [64, 32, 32]
     assert list(maximum(graph).values()) == [64, 128, 512]
     assert list(centroid(graph).values()) == [64, 64, 256], "the smaller of two in the middle"
