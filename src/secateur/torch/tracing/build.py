@@ -21,6 +21,7 @@ from secateur.torch.narrowing.fingerprint import fingerprint
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.tracing.names import Names, module_types
 from secateur.torch.tracing.observe import Observation
+from secateur.torch.tracing.tracer import Record
 
 UNUSED = "the example does not exercise it"
 
@@ -143,7 +144,8 @@ def _positions_by_width(layouts: Mapping[str, Layout]) -> dict[str, int]:
 def _inner_widths(seen: Observation, names: Names) -> dict[int, Space]:
     """Leaves that may keep another set under each index of the leaf just outside them.
 
-    That needs the outer leaf beside the inner one in every tensor that has the inner one.
+    That needs the outer leaf beside the inner one in every tensor that has the inner one, and operators that keep the
+    outer leaf's indices apart.
     """
     outer: dict[int, Space] = {}
     for spaces in seen.spaces.values():
@@ -152,9 +154,11 @@ def _inner_widths(seen: Observation, names: Names) -> dict[int, Space]:
     outer = {k: v for k, v in outer.items() if k in names.by_leaf and id(v) in names.by_leaf}
     if not outer:
         return {}
-    tensors = [*seen.spaces.values(), *(o for r in seen.tracer.records for o in r.outputs), *seen.outputs]
-    for tensor in tensors:
+    records = [*seen.tracer.records, *seen.training_records]
+    for tensor in [*seen.spaces.values(), *(o for r in records for o in r.outputs), *seen.outputs]:
         _strike_out(tensor, outer)
+    for record in records if outer else []:
+        _strike_out_mixed(record, outer)
     return {inner: o for inner, o in outer.items() if id(o) not in outer}
 
 
@@ -181,6 +185,20 @@ def _strike_out(tensor: list[Space], outer: dict[int, Space]) -> None:
             crossing = before is None and elsewhere and not _has_sums(tensor) and _only_one(tensor, needed)
             if not (before is needed or crossing):
                 del outer[id(leaf)]
+
+
+def _strike_out_mixed(record: Record, outer: dict[int, Space]) -> None:
+    """Where an operator sums over the outer leaf, what it gives has no outer index that a kept set could be under.
+
+    Unless the two are one product wherever the inner leaf is: then each pair stays one position.
+    """
+    over = {id(leaf) for space in record.over for leaf in leaves(space)}
+    given = [space for layout in record.outputs for space in layout]
+    mixed = {id(leaf) for space in given for leaf in leaves(space) if over and id(outer.get(id(leaf))) in over}
+    for leaf in mixed:
+        chains = (chain for space in (*record.inputs, *given) for chain in _chains(space))
+        if not all(before is outer[leaf] for before, end in chains if id(end) == leaf):
+            del outer[leaf]
 
 
 def _only_one(tensor: list[Space], outer: Space) -> bool:

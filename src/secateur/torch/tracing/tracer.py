@@ -52,12 +52,16 @@ class Value:
 
 
 class Record:
-    """One operator of the run: what it was, the spaces of its inputs and outputs, and the module it ran in."""
+    """One operator of the run: what it was, the spaces of its inputs and outputs, and the module it ran in.
 
-    __slots__ = ("inputs", "module", "name", "outputs", "view")
+    ``over``: the spaces that it sums or takes a statistic over, so that what it gives mixes their units.
+    """
+
+    __slots__ = ("inputs", "module", "name", "outputs", "over", "view")
 
     def __init__(self, name: str, module: str, inputs: list[Space], outputs: list[list[Space]], view: bool) -> None:
         self.name, self.module, self.inputs, self.outputs, self.view = name, module, inputs, outputs, view
+        self.over: tuple[Space, ...] = ()
 
 
 class Tracer(TorchDispatchMode):
@@ -78,6 +82,7 @@ class Tracer(TorchDispatchMode):
         self.facts = SizeFacts()
         self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
         self.strangers: list[torch.Tensor] = []
+        self._over: list[Space] = []
 
     # -- what rules call ------------------------------------------------------------------------------------------
 
@@ -147,11 +152,13 @@ class Tracer(TorchDispatchMode):
 
     def contract(self, space: Space, *, zero: bool) -> None:
         """A sum runs over this dimension; unless one side is zero at removed units, removing is not exact."""
+        self._over.append(space)
         if not zero:
             mark_inexact(space, f"summed in {self.where} where removed units are not zero")
 
     def statistic(self, space: Space) -> None:
         """A statistic runs over this dimension: removing its units changes the function by design."""
+        self._over.append(space)
         mark_inexact(space, f"a statistic runs over it in {self.where}")
 
     def align(self, space: Space, multiple: int) -> None:
@@ -196,6 +203,7 @@ class Tracer(TorchDispatchMode):
         inputs = [t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor)]
         self.read(inputs)
         rule = find(func)
+        self._over.clear()
         try:
             if rule is None:
                 raise NotImplementedError
@@ -240,7 +248,9 @@ class Tracer(TorchDispatchMode):
                     size = tensor.element_size()
                     known.memory = Memory(self.memory_events, (size, tuple(known.spaces)))
         touched = [s for t in inputs for s in self.spaces(t)]
-        self.records.append(Record(name, self.module, touched, [list(self.spaces(t)) for t in outputs], view))
+        record = Record(name, self.module, touched, [list(self.spaces(t)) for t in outputs], view)
+        record.over = tuple(self._over)
+        self.records.append(record)
 
     def _abstract_arguments(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Factories of floating tensors and everything that meets an abstract tensor become abstract."""
