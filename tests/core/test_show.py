@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from secateur.core.cost import Polynomial
 from secateur.core.graph import Graph, Use, Width
 from secateur.core.layout import Along, Whole
-from secateur.core.show import constraint_table, graph_summary, plan_table, profile, profile_table
+from secateur.core.show import constraint_table, cost_table, graph_summary, plan_table, profile, profile_table
 from secateur.core.text import choices_text, family_name, few, human, pattern_of, scientific, visible
+from secateur.errors import PlanError
 
 
 def make_graph(blocks: int = 2, *, step: int = 32, name: str = "layer.{}.conv1.out_channels") -> Graph:
@@ -31,13 +32,13 @@ def make_graph(blocks: int = 2, *, step: int = 32, name: str = "layer.{}.conv1.o
     for i, axis in enumerate(inner):
         uses = (Use(tensor=f"layer.{i}.conv1.weight", axis=0), Use(tensor=f"layer.{i}.conv2.weight", axis=1))
         widths.append(_width(axis.width, 512, tuple(range(step, 513, step)), exact=i % 2 == 0, uses=uses))
-    terms = [(1, layout) for layout in layouts.values()]
+    terms = [(1, layout, name.rpartition(".")[0]) for name, layout in layouts.items()]
     return Graph(
         widths=tuple(widths),
         layouts=layouts,
         equations=(),
         attributes={},
-        costs={"params": Polynomial.of(terms), "macs": Polynomial.of([(7 * n, axes) for n, axes in terms])},
+        costs={"params": Polynomial.of(terms), "macs": Polynomial.of([(7 * n, axes, m) for n, axes, m in terms])},
         fingerprint="by hand",
         notes=("no rule for frobnicate",),
     )
@@ -174,3 +175,66 @@ def test_hostile_names_stay_inside_their_cell(name: str) -> None:
     assert sum(line.startswith("*") for line in shown.splitlines()) == sum(
         line.startswith("*") for line in plain.splitlines()
     )
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("│┃ ").split("│")]
+
+
+def rows_of(table: str) -> list[list[str]]:
+    return [cells(line) for line in table.splitlines() if line.startswith("│")]
+
+
+def number(cell: str) -> int:
+    return int(cell.replace(",", ""))
+
+
+@pytest.mark.parametrize("limit", [None, 60, 6])
+@pytest.mark.parametrize("blocks", [2, 40])
+def test_the_rows_of_a_cost_table_sum_to_the_total(blocks: int, limit: int | None) -> None:
+    graph = make_graph(blocks)
+    plan = graph.plan({"stem.out_channels": range(32), "layer.1.conv1.out_channels": range(32, 96)})
+    *rows, total = rows_of(graph.table("macs", plan, limit=limit))
+    assert len(rows) == 2 + 2 * blocks if limit is None else len(rows) <= limit
+    assert total[0] == "total"
+    assert sum(number(row[1]) for row in rows) == number(total[1]) == graph.macs
+    assert sum(number(row[3]) for row in rows) == number(total[3]) == graph.cost("macs", plan.sizes)
+
+
+def test_a_cost_table_names_every_module_its_share_and_what_is_left() -> None:
+    graph = make_graph()
+    plan = graph.plan({"stem.out_channels": range(32)})
+    names = ["stem", "head", "layer.0.conv1", "layer.1.conv1", "layer.0.conv2", "layer.1.conv2", "total"]
+    assert [row[0] for row in rows_of(graph.table("params"))] == names
+    stem, head, *_ = rows_of(graph.table("params", plan))
+    assert stem == ["stem", "192", "0.1%", "96", "0.1%", "50%"]
+    assert head == ["head", "640", "0.5%", "320", "0.5%", "50%"]
+
+
+def test_siblings_share_a_line_of_a_long_cost_table_and_the_smallest_are_summed() -> None:
+    graph = make_graph(40)
+    lines = [row[0] for row in rows_of(graph.table())]
+    assert lines == ["stem", "head", "layer.{0..39}.conv{1,2} (×80)", "total"]
+    assert [row[0] for row in rows_of(graph.table(limit=2))][-2] == "… 2 smaller lines; limit=None shows them"
+
+
+@pytest.mark.parametrize("width", [48, 60, 80, 120])
+def test_a_cost_table_fits_the_width_given(width: int) -> None:
+    graph = make_graph(2, name="a_rather_long_name.of_a_module.{}.out_channels")
+    plan = graph.plan({"stem.out_channels": range(32)})
+    table = graph.table("macs", plan, width=width)
+    assert max(map(len, table.splitlines())) <= width
+    assert len(rows_of(table)) == 7
+    assert {row[0][-5:] for row in rows_of(table)} == {"stem", "head", "conv1", "conv2", "total"}
+
+
+def test_a_plan_of_another_model_has_no_place_in_a_cost_table() -> None:
+    graph = make_graph()
+    with pytest.raises(PlanError, match="of another model"):
+        cost_table(replace(graph, fingerprint="another"), "macs", graph.plan({"stem.out_channels": range(32)}))
+    with pytest.raises(PlanError, match="no cost is called 'mac'"):
+        graph.table("mac")
+
+
+def test_an_empty_cost_has_a_table_too() -> None:
+    assert rows_of(make_graph().with_cost("nothing", Polynomial.of([])).table("nothing")) == [["total", "0"]]

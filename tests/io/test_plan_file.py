@@ -50,8 +50,8 @@ def make_graph() -> Graph:
         differences=(Difference(heads, 5, "attn"),),
         attributes={heads: 4, Attribute("attn", "dim"): 32},
         costs={
-            "params": Polynomial.of([(1, layout) for layout in layouts.values()]),
-            "peak_activation_bytes": Peak.of([(4, (FFN,)), (-4, (FFN,)), (8, (HEADS, DIMS))]),
+            "params": Polynomial.of([(1, layout, name.rpartition(".")[0]) for name, layout in layouts.items()]),
+            "peak_activation_bytes": Peak.of([(4, (FFN,), "ffn"), (-4, (FFN,), "ffn"), (8, (HEADS, DIMS))]),
         },
         fingerprint="0123abcd",
         module_types={"attn": ("Attention", "Module")},
@@ -85,6 +85,10 @@ def test_a_graph_comes_back_equal_with_its_costs() -> None:
     assert back == graph
     counts = {"attn.num_heads": 2, "ffn.out_features": 4}
     assert [back.cost(m, counts) for m in back.costs] == [graph.cost(m, counts) for m in graph.costs]
+    assert [back.cost_by_module(m, counts) for m in back.costs] == [
+        graph.cost_by_module(m, counts) for m in graph.costs
+    ]
+    assert set(back.cost_by_module("params")) == {"qkv", "out", "ffn", "join"}
     assert back.plan(make_plan().kept) == dataclasses.replace(make_plan(), provenance={})
 
 
@@ -277,7 +281,8 @@ def test_errors_show_no_control_characters() -> None:
         (put("widths", 0, "choices", []), "choices"),
         (put("widths", 0, "choices", {"from": 1, "to": 2**40, "step": 1}), "choices"),
         (put("costs", "params", "form", "python"), "form"),
-        (put("costs", "params", "terms", [["1", []]]), "cost term"),
+        (put("costs", "params", "terms", [["1", [], ""]]), "cost term"),
+        (put("costs", "params", "terms", [[1, []]]), "cost term"),
         (put("equations", 0, "expression", {"**": [1, 2]}), "not an expression"),
         (put("outputs", [[["*"]]]), "not an axis"),
         (drop("notes"), "notes"),
@@ -288,6 +293,20 @@ def test_a_damaged_graph_is_refused_and_the_place_named(change: Damage, expected
     change(data)
     with pytest.raises(InputError, match=expected):
         graph_from_json(json.dumps(data))
+
+
+def test_a_cost_that_no_file_can_hold_is_refused_by_name() -> None:
+    class Measured:
+        monotone = True
+
+        def value(self, counts: object) -> int:
+            return 1
+
+        def by_module(self, counts: object) -> dict[str, int]:
+            return {"": 1}
+
+    with pytest.raises(InputError, match="'latency_ms' is a Measured, which no file can hold"):
+        make_graph().with_cost("latency_ms", Measured()).to_json()
 
 
 def make_manifest() -> Manifest:

@@ -136,6 +136,10 @@ def _check_metric(metric: str, graph: Graph) -> None:
         raise ConfigError(
             f"no cost is called {metric!r}.{nearest(str(metric), known)} Known are {', '.join(sorted(set(known)))}."
         )
+    if metric in graph.costs and not graph.costs[metric].monotone:
+        raise ConfigError(
+            f"{metric} cannot be bounded: a wider network may cost less of it, and a search relies on more"
+        )
 
 
 def _read(metric: str, bound: Any) -> tuple[Fraction, bool]:

@@ -4,7 +4,7 @@
     ├── widths      the independent dimensions, each with its uses, its choices, and why it is frozen if it is
     ├── layouts     every tensor's axes, made of widths
     ├── equations   integers in the code that follow from widths
-    └── costs       macs, params, weight_bytes, … as polynomials
+    └── costs       macs, params, weight_bytes, … as functions of the widths, each share known by module
 
 Invariant: a Graph is data. It holds no tensor and no module but the example the trace ran on, and never changes.
 """
@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from secateur.core.cost import Cost, Counts
+from secateur.core.cost import Amount, Cost
 from secateur.core.equations import Attribute, Contradiction, Difference, Equation, evaluate, solve, widths_in
 from secateur.core.layout import Indices, Layout
 from secateur.core.plan import Edit, Plan, check_kept
+from secateur.core.tape import Counts
 from secateur.errors import Coincidence, PlanError, nearest
 
 
@@ -95,18 +96,40 @@ class Graph:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one forward pass on the example, all widths whole."""
-        return self.cost("macs")
+        return int(self.cost("macs"))
 
     @property
     def params(self) -> int:
         """Number of parameters, all widths whole."""
-        return self.cost("params")
+        return int(self.cost("params"))
 
-    def cost(self, metric: str, counts: Counts | None = None) -> Any:
+    def cost(self, metric: str, counts: Counts | None = None) -> Amount:
         """A cost at given counts (ints, or integer arrays of candidates); widths not named are whole."""
-        if metric not in self.costs:
-            raise PlanError(f"no cost is called {metric!r}.{nearest(metric, self.costs)}")
-        return self.costs[metric](counts or {})
+        return self._cost(metric).value(counts or {})
+
+    def cost_by_module(self, metric: str, counts: Mapping[str, int] | None = None) -> Mapping[str, float]:
+        """The share of each module in a cost, by dotted name, ``""`` for what the model itself does; they sum to the cost."""
+        return self._cost(metric).by_module(counts or {})
+
+    def _cost(self, metric: str) -> Cost:
+        try:
+            return self.costs[metric]
+        except KeyError:
+            raise PlanError(f"no cost is called {metric!r}.{nearest(metric, self.costs)}") from None
+
+    def with_cost(self, metric: str, cost: Cost) -> Graph:
+        """The same graph with one more cost to bound, to report and to tabulate (or another one under that name)."""
+        return replace(self, costs={**self.costs, metric: cost})
+
+    def table(self, metric: str = "macs", plan: Plan | None = None, *, limit: int | None = 60, width: int = 120) -> str:
+        """A cost layer by layer, as text: every module that has a share in it, and with a plan what is left of it.
+
+        Siblings share a line once there are more than ``limit`` lines, and beyond that the smallest are summed in one;
+        ``limit=None`` gives each module its own. No line is longer than ``width``.
+        """
+        from secateur.core.show import cost_table
+
+        return cost_table(self, metric, plan, limit=limit, width=width)
 
     def full(self) -> dict[str, int]:
         """The count of every width, all whole."""

@@ -25,9 +25,11 @@ from secateur.core.layout import alongs_of
 from secateur.core.plan import Plan
 from secateur.core.profile import centroid, maximum, minimum, search_space_size
 from secateur.core.text import choices_text, family_name, few, human, pattern_of, scientific, visible
+from secateur.errors import PlanError
 
 LINES = 60  # above this, siblings share a line; above it again, the middle is left out
 _WIDTH = 120
+_NAME_WIDTH = 24  # of a module's name, before columns beside it are dropped
 _LABELS = {
     "macs": "MACs",
     "flops": "FLOPs (2 × MACs)",
@@ -99,6 +101,21 @@ def plan_table(plan: Plan, limit: int | None = LINES) -> str:
     return f"{_render(table)}\n{len(plan.kept)} widths narrowed, {whole} whole, {len(plan.edits)} attributes rewritten"
 
 
+def cost_table(
+    graph: Graph, metric: str, plan: Plan | None = None, *, limit: int | None = LINES, width: int = _WIDTH
+) -> str:
+    """A cost module by module: what each takes of it, and with a plan what is left. The rows sum to the total."""
+    if plan is not None and plan.fingerprint != graph.fingerprint:
+        raise PlanError("this plan is of another model than this graph: tabulate it with the graph it was made from")
+    before = graph.cost_by_module(metric)
+    after = None if plan is None else graph.cost_by_module(metric, plan.sizes)
+    rows = _module_rows(before, after, limit)
+    wholes = [sum(amounts) for amounts in zip(*(row[1] for row in rows), strict=True)] or [0] * (2 if after else 1)
+    shown = [_cost_cells(name, amounts, wholes) for name, amounts in [*rows, ("total", wholes)]]
+    heads = [label(metric), "share"] if after is None else ["was", "share", "becomes", "share", "left"]
+    return _fitting(f"{label(metric)} by module", ["Module", *heads], shown, width)
+
+
 def label(metric: str) -> str:
     """A metric as tables call it: MACs are MACs, never a bare FLOPs."""
     return _LABELS.get(metric, visible(metric))
@@ -110,6 +127,63 @@ def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     for row in rows:
         _add(table, *row)
     return _render(table)
+
+
+_Row = tuple[str, Sequence[float]]  # what a line is called, and its amounts: one, or before and after
+
+
+def _module_rows(before: Mapping[str, float], after: Mapping[str, float] | None, limit: int | None) -> list[_Row]:
+    """A line a module in the model's order; siblings together once they are many, then the smallest summed in one."""
+    sides = [before] if after is None else [before, after]
+    modules = list(dict.fromkeys(name for side in sides for name in side))
+    groups = _families(modules, limit, lambda name: name, lambda name: ())
+    rows = [(_named(group) or "(the model itself)", _sums(sides, group)) for group in groups]
+    if limit is None or len(rows) <= limit:
+        return rows
+    largest = set(sorted(range(len(rows)), key=lambda i: -rows[i][1][0])[: limit - 1])
+    rest = [amounts for i, (_, amounts) in enumerate(rows) if i not in largest]
+    total = [sum(amounts) for amounts in zip(*rest, strict=True)]
+    return [rows[i] for i in sorted(largest)] + [(f"… {len(rest)} smaller lines; limit=None shows them", total)]
+
+
+def _sums(sides: Sequence[Mapping[str, float]], group: Sequence[str]) -> list[float]:
+    return [sum(side.get(name, 0) for name in group) for side in sides]
+
+
+def _cost_cells(name: str, amounts: Sequence[float], wholes: Sequence[float]) -> list[str]:
+    cells = [name]
+    for amount, whole in zip(amounts, wholes, strict=True):
+        cells += [_exactly(amount), f"{amount / whole:.1%}" if whole else ""]
+    if len(amounts) > 1:
+        cells.append(f"{amounts[1] / amounts[0]:.0%}" if amounts[0] else "")
+    return cells
+
+
+def _exactly(amount: float) -> str:
+    return f"{amount:,}" if isinstance(amount, int) else f"{amount:,.4g}"
+
+
+def _fitting(title: str, heads: list[str], rows: list[list[str]], width: int) -> str:
+    """A table no wider than this: shares go first, then the beginnings of names. The last row is the total."""
+    columns, room = range(len(heads)), 0
+    for dropped in ((), ("share",), ("share", "left")):
+        columns = [i for i, head in enumerate(heads) if head not in dropped]
+        taken = sum(max(len(row[i]) for row in [heads, *rows]) for i in columns[1:])
+        room = width - taken - 3 * len(columns) - 1  # a border and a blank on each side of every cell
+        if room >= min(_NAME_WIDTH, max(len(row[0]) for row in rows)):
+            break
+    table = Table(title=title, title_style="", header_style="", box=box.HEAVY_HEAD)
+    for i in columns:
+        table.add_column(heads[i], justify="right" if i else "left", no_wrap=True)
+    for number, row in enumerate(rows):
+        name, *cells = (row[i] for i in columns)
+        table.add_row(_ending(visible(name), room), *cells, end_section=number == len(rows) - 2)
+    return _render(table, width)
+
+
+def _ending(name: str, room: int) -> str:
+    """A name cut at its beginning: its end says more."""
+    return name if len(name) <= room else "…" + name[len(name) - max(room - 1, 1) :]
 
 
 def _metrics(graph: Graph) -> list[str]:
@@ -218,9 +292,9 @@ def _add(table: Table, *cells: str) -> None:
     table.add_row(*map(visible, cells))
 
 
-def _render(table: Table) -> str:
+def _render(table: Table, width: int = _WIDTH) -> str:
     """A table as text: no colour, no trailing blanks, the same on every machine."""
-    console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, markup=False, highlight=False, emoji=False)
+    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False, emoji=False)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())

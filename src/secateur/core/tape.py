@@ -12,12 +12,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secateur.core.layout import Along, Axis, Product, Sum, Whole
 from secateur.errors import InputError
+
+Integers = int | NDArray[np.int64]  # of one candidate, or of a batch of them
+Counts = Mapping[str, int | NDArray[np.integer]]  # width name -> how many units it keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,50 +37,49 @@ class Tape:
         """The tape whose outputs are the sizes of these products of axes."""
         return _Writer().write(products)
 
-    def __call__(self, counts: Mapping[str, Any]) -> list[Any]:
+    def __call__(self, counts: Counts) -> list[Integers]:
         """The outputs at these counts; a width not named is whole. Raises InputError for what is no integer."""
-        values: list[Any] = [*self.constants]
+        values: list[Integers] = [*self.constants]
         values.extend(_integer(name, counts[name]) if name in counts else size for name, size in self.inputs)
         for multiply, a, b in self.steps:
             values.append(values[a] * values[b] if multiply else values[a] + values[b])
         return [values[slot] for slot in self.outputs]
 
 
-def _integer(name: str, count: Any) -> Any:
+def _integer(name: str, count: object) -> Integers:
     if type(count) is int:
         return count
     if isinstance(count, np.ndarray) and count.dtype.kind in "iu":
         return count.astype(np.int64, copy=False)
     try:
-        return operator.index(count)
+        return operator.index(count)  # type: ignore[arg-type]  what has no index is told so below
     except TypeError:
         raise InputError(f"{name}: a count must be an integer or an integer array, not {count!r:.80}") from None
-
-
-Node = tuple[Any, ...]  # ("constant", n), ("width", name, size), ("+" or "×", node number, node number)
 
 
 class _Writer:
     """Numbers each distinct value; a class because writing one product adds to what the next one may share."""
 
     def __init__(self) -> None:
-        self.nodes: dict[Node, int] = {}
+        self.constants: dict[int, int] = {}
+        self.inputs: dict[tuple[str, int], int] = {}
+        self.steps: dict[tuple[bool, int, int], int] = {}
         self.known: dict[Axis, int] = {}
 
     def write(self, products: Sequence[Sequence[Axis]]) -> Tape:
-        outputs = [self._fold("×", [self._axis(axis) for axis in axes], 1) for axes in products]
-        kinds = {"constant": 0, "width": 1, "+": 2, "×": 2}
-        ordered = sorted(self.nodes, key=lambda node: (kinds[node[0]], self.nodes[node]))
-        slot = {self.nodes[node]: i for i, node in enumerate(ordered)}
+        outputs = [self._fold([self._axis(axis) for axis in axes], multiply=True) for axes in products]
+        numbers = [*self.constants.values(), *self.inputs.values(), *self.steps.values()]
+        slot = {number: i for i, number in enumerate(numbers)}
         return Tape(
-            constants=tuple(node[1] for node in ordered if node[0] == "constant"),
-            inputs=tuple((node[1], node[2]) for node in ordered if node[0] == "width"),
-            steps=tuple((n[0] == "×", slot[n[1]], slot[n[2]]) for n in ordered if n[0] in "+×"),
+            constants=tuple(self.constants),
+            inputs=tuple(self.inputs),
+            steps=tuple((multiply, slot[a], slot[b]) for multiply, a, b in self.steps),
             outputs=tuple(slot[number] for number in outputs),
         )
 
-    def _node(self, node: Node) -> int:
-        return self.nodes.setdefault(node, len(self.nodes))
+    @property
+    def _next(self) -> int:
+        return len(self.constants) + len(self.inputs) + len(self.steps)
 
     def _axis(self, axis: Axis) -> int:
         if axis not in self.known:
@@ -87,18 +89,18 @@ class _Writer:
     def _new(self, axis: Axis) -> int:
         match axis:
             case Whole():
-                return self._node(("constant", axis.size))
+                return self.constants.setdefault(axis.size, self._next)
             case Along():
-                return self._node(("width", axis.width, axis.size))
+                return self.inputs.setdefault((axis.width, axis.size), self._next)
             case Product():
-                return self._fold("×", [self._axis(factor) for factor in axis.factors], 1)
+                return self._fold([self._axis(factor) for factor in axis.factors], multiply=True)
             case Sum():
-                return self._fold("+", [self._axis(part) for part in axis.parts], 0)
+                return self._fold([self._axis(part) for part in axis.parts], multiply=False)
 
-    def _fold(self, symbol: str, numbers: list[int], neutral: int) -> int:
+    def _fold(self, numbers: list[int], *, multiply: bool) -> int:
         if not numbers:
-            return self._node(("constant", neutral))
+            return self.constants.setdefault(1 if multiply else 0, self._next)
         total, *rest = numbers
         for number in rest:
-            total = self._node((symbol, total, number))
+            total = self.steps.setdefault((multiply, total, number), self._next)
         return total

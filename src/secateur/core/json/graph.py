@@ -1,6 +1,6 @@
 """A graph as JSON, and back, equal: what a trace found can be kept beside a model and planned on without it.
 
-Costs are stored as their terms, ``[coefficient, [axis, …]]``. The example the trace ran on is not stored.
+Costs are stored as their terms, ``[coefficient, [axis, …], "module"]``. The example the trace ran on is not stored.
 
 Invariant: ``graph_from_json(graph_to_json(g)) == g``.
 """
@@ -11,20 +11,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PlainValidator
 
-from secateur.core.cost import Cost, Monomial, Peak, Polynomial
+from secateur.core.cost import Cost, Peak, Polynomial, Term
 from secateur.core.equations import Attribute, Difference, Equation, expression_from_json, expression_to_json
 from secateur.core.graph import Graph, Use, Width
-from secateur.core.json.plan import FORMAT_VERSION, STRICT, AxisField, Fingerprint, Integer, Name
+from secateur.core.json.plan import STRICT, AxisField, Fingerprint, Integer, Name
 from secateur.core.json.strict import check_version, fit, read_json, write_json
 from secateur.core.layout import from_json, to_json
 from secateur.errors import InputError
 
+FORMAT_VERSION = 2  # 1 had terms without their module
 
-def _monomial(value: Any) -> Monomial:
+
+def _term(value: Any) -> Term:
     match value:
-        case [int() as coefficient, list() as axes] if not isinstance(coefficient, bool):
-            return coefficient, tuple(map(from_json, axes))
-    raise ValueError("a cost term is [coefficient, [axis, …]]")
+        case [int() as coefficient, list() as axes, str() as module] if not isinstance(coefficient, bool):
+            return Term(coefficient, tuple(map(from_json, axes)), module)
+    raise ValueError('a cost term is [coefficient, [axis, …], "module"]')
 
 
 def _choices(value: Any) -> tuple[int, ...]:
@@ -49,7 +51,7 @@ def choices_data(choices: tuple[int, ...]) -> Any:
 ChoicesField = Annotated[Any, PlainValidator(_choices)]
 
 
-MonomialField = Annotated[Any, PlainValidator(_monomial)]
+TermField = Annotated[Any, PlainValidator(_term)]
 
 
 ExpressionField = Annotated[Any, PlainValidator(expression_from_json)]
@@ -120,7 +122,7 @@ class CostDocument(BaseModel):
     model_config = STRICT
 
     form: Literal["polynomial", "peak"]
-    terms: list[MonomialField]
+    terms: list[TermField]
 
 
 class GraphDocument(BaseModel):
@@ -128,7 +130,7 @@ class GraphDocument(BaseModel):
 
     model_config = STRICT
 
-    format_version: Literal[1]
+    format_version: Literal[2]
     fingerprint: Fingerprint
     widths: list[WidthDocument]
     layouts: dict[Name, list[AxisField]]
@@ -141,6 +143,9 @@ class GraphDocument(BaseModel):
     outputs: list[list[AxisField]]
     notes: list[str]
     seconds: dict[Name, float]
+
+
+_FORMS: dict[str, type[Polynomial | Peak]] = {"polynomial": Polynomial, "peak": Peak}
 
 
 for _document in (WidthDocument, GraphDocument):
@@ -163,7 +168,7 @@ def graph_to_json(graph: Graph) -> str:
             for d in graph.differences
         ],
         "attributes": [{"module": a.module, "path": a.path, "value": v} for a, v in graph.attributes.items()],
-        "costs": {name: _cost_data(cost) for name, cost in graph.costs.items()},
+        "costs": {name: _cost_data(name, cost) for name, cost in graph.costs.items()},
         "module_types": {name: list(types) for name, types in graph.module_types.items()},
         "parameters": sorted(graph.parameters),
         "outputs": [[to_json(axis) for axis in layout] for layout in graph.outputs],
@@ -184,7 +189,7 @@ def graph_from_json(text: str | bytes) -> Graph:
         equations=tuple(Equation(e.expression, e.axis, e.where) for e in document.equations),
         differences=tuple(Difference(d.left, d.right, d.where) for d in document.differences),
         attributes={Attribute(a.module, a.path): a.value for a in document.attributes},
-        costs={name: _cost(cost) for name, cost in document.costs.items()},
+        costs={name: _FORMS[cost.form](tuple(cost.terms)) for name, cost in document.costs.items()},
         fingerprint=document.fingerprint,
         module_types={name: tuple(types) for name, types in document.module_types.items()},
         parameters=frozenset(document.parameters),
@@ -215,11 +220,11 @@ def _width(document: WidthDocument) -> Width:
     return Width(**{**fields, "uses": uses})
 
 
-def _cost_data(cost: Cost) -> dict[str, Any]:
-    form, terms = ("polynomial", cost.terms) if isinstance(cost, Polynomial) else ("peak", cost.events)
-    return {"form": form, "terms": [[coefficient, [to_json(a) for a in axes]] for coefficient, axes in terms]}
-
-
-def _cost(document: CostDocument) -> Cost:
-    terms = tuple(document.terms)
-    return Polynomial(terms) if document.form == "polynomial" else Peak(terms)
+def _cost_data(name: str, cost: Cost) -> dict[str, Any]:
+    for form, kind in _FORMS.items():
+        if isinstance(cost, kind):
+            return {"form": form, "terms": [[n, [to_json(a) for a in axes], module] for n, axes, module in cost.terms]}
+    raise InputError(
+        f"the cost {name!r} is a {type(cost).__name__}, which no file can hold: leave it out of the graph, "
+        "and add it again with graph.with_cost after reading"
+    )

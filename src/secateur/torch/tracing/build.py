@@ -6,9 +6,8 @@ Invariant: building reads spaces and changes none; the same observation gives th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any
 
 from torch import nn
 
@@ -229,20 +228,20 @@ def _chains(space: Space) -> list[tuple[Space | None, Space]]:
     return found
 
 
-def _costs(seen: Observation, layouts: Mapping[str, Layout], axis: Any) -> dict[str, Cost]:
+def _costs(seen: Observation, layouts: Mapping[str, Layout], axis: Callable[[Space], Axis]) -> dict[str, Cost]:
     model = seen.example.model
     tensors = named_tensors(model)
-    parameters = dict(model.named_parameters())
     norms = {name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase)}
-    outside = [(1, layouts[n]) for n in parameters if n.rpartition(".")[0] not in norms]
+    params = [(1, layouts[n], n.rpartition(".")[0]) for n, _ in model.named_parameters()]
     distinct = {id(t): n for n, t in reversed(list(tensors.items()))}
-    macs: Counter[tuple[int, tuple[Space, ...]]] = Counter(seen.tracer.macs)
-    memory = [(number, tuple(axis(s) for s in spaces)) for number, spaces in seen.tracer.memory_events]
+    stored = [(tensors[n].element_size(), layouts[n], n.rpartition(".")[0]) for n in distinct.values()]
+    macs = Counter(seen.tracer.macs)
+    memory = [(number, tuple(axis(s) for s in spaces), module) for number, spaces, module in seen.tracer.memory_events]
     return {
-        "macs": Polynomial.of([(n * times, tuple(axis(s) for s in spaces)) for (n, spaces), times in macs.items()]),
-        "params": Polynomial.of([(1, layouts[n]) for n in parameters]),
-        "params_without_batchnorm": Polynomial.of(outside),
-        "weight_bytes": Polynomial.of([(tensors[n].element_size(), layouts[n]) for n in distinct.values()]),
+        "macs": Polynomial.of([(n * k, tuple(axis(s) for s in spaces), m) for (n, spaces, m), k in macs.items()]),
+        "params": Polynomial.of(params),
+        "params_without_batchnorm": Polynomial.of([term for term in params if term[2] not in norms]),
+        "weight_bytes": Polynomial.of(stored),
         "peak_activation_bytes": Peak.of(memory),
     }
 

@@ -23,19 +23,21 @@ from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexac
 from secateur.torch.rules.registry import find
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 
+CostTerm = tuple[int, tuple[Space, ...], str]  # coefficient, sizes, and the module that pays
+
 
 class Memory:
-    """One allocation; reports its release when the last tensor on it dies."""
+    """One allocation; reports its release, for the module that made it, when the last tensor on it dies."""
 
-    __slots__ = ("events", "monomial", "spoiled")
+    __slots__ = ("events", "spoiled", "term")
 
-    def __init__(self, events: list[Any], monomial: tuple[int, tuple[Space, ...]]) -> None:
-        self.events, self.monomial, self.spoiled = events, monomial, False
-        events.append(monomial)
+    def __init__(self, events: list[CostTerm], term: CostTerm) -> None:
+        self.events, self.term, self.spoiled = events, term, False
+        events.append(term)
 
     def __del__(self) -> None:
-        number, spaces = self.monomial
-        self.events.append((-number, spaces))
+        number, spaces, module = self.term
+        self.events.append((-number, spaces, module))
 
 
 class Value:
@@ -76,8 +78,8 @@ class Tracer(TorchDispatchMode):
         self.operator: Any = None
         self.data_dependent = False
         self.records: list[Record] = []
-        self.macs: list[tuple[int, tuple[Space, ...]]] = []
-        self.memory_events: list[tuple[int, tuple[Space, ...]]] = []
+        self.macs: list[CostTerm] = []
+        self.memory_events: list[CostTerm] = []
         self.unknown: Counter[str] = Counter()
         self.facts = SizeFacts()
         self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
@@ -147,8 +149,8 @@ class Tracer(TorchDispatchMode):
         self.strangers.clear()
 
     def multiply(self, coefficient: int, *spaces: Space) -> None:
-        """Count multiply-accumulates."""
-        self.macs.append((coefficient, spaces))
+        """Count multiply-accumulates, on the account of the module that is running."""
+        self.macs.append((coefficient, spaces, self.module))
 
     def contract(self, space: Space, *, zero: bool) -> None:
         """A sum runs over this dimension; unless one side is zero at removed units, removing is not exact."""
@@ -246,7 +248,7 @@ class Tracer(TorchDispatchMode):
                     known.memory = first.memory
                 elif not view:
                     size = tensor.element_size()
-                    known.memory = Memory(self.memory_events, (size, tuple(known.spaces)))
+                    known.memory = Memory(self.memory_events, (size, tuple(known.spaces), self.module))
         touched = [s for t in inputs for s in self.spaces(t)]
         record = Record(name, self.module, touched, [list(self.spaces(t)) for t in outputs], view)
         record.over = tuple(self._over)
