@@ -137,13 +137,13 @@ def _module_rows(before: Mapping[str, float], after: Mapping[str, float] | None,
     sides = [before] if after is None else [before, after]
     modules = list(dict.fromkeys(name for side in sides for name in side))
     groups = _families(modules, limit, lambda name: name, lambda name: ())
-    rows = [(_named(group) or "(the model itself)", _sums(sides, group)) for group in groups]
+    rows: list[_Row] = [(_named(group) or "(the model itself)", _sums(sides, group)) for group in groups]
     if limit is None or len(rows) <= limit:
         return rows
     largest = set(sorted(range(len(rows)), key=lambda i: -rows[i][1][0])[: limit - 1])
     rest = [amounts for i, (_, amounts) in enumerate(rows) if i not in largest]
-    total = [sum(amounts) for amounts in zip(*rest, strict=True)]
-    return [rows[i] for i in sorted(largest)] + [(f"… {len(rest)} smaller lines; limit=None shows them", total)]
+    together = f"… {len(rest)} smaller lines; limit=None shows them"
+    return [*(rows[i] for i in sorted(largest)), (together, [sum(amounts) for amounts in zip(*rest, strict=True)])]
 
 
 def _sums(sides: Sequence[Mapping[str, float]], group: Sequence[str]) -> list[float]:
