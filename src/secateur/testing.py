@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from secateur.core.graph import Graph
@@ -23,6 +23,8 @@ from secateur.torch.criteria.protocol import Criterion
 from secateur.torch.criteria.sources import DataDriven
 from secateur.torch.running.data import Data
 from secateur.torch.trace import trace
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # images and labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def small_network() -> SmallNetwork:
     return model
 
 
-def small_batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+def small_batches() -> list[Batch]:
     """Three batches of different sizes for the network above: images ``[B, 3, 6, 6]`` and labels of 4 classes."""
     generator = torch.Generator().manual_seed(0)
     return [
@@ -121,7 +123,7 @@ class _Case:
         self.model = small_network()
         self.graph: Graph = trace(self.model, torch.zeros(2, 3, 6, 6))
 
-    def scores(self, model: nn.Module | None = None, batches: Sequence[Any] | None = None) -> dict[str, Values]:
+    def scores(self, model: nn.Module | None = None, batches: Sequence[Batch] | None = None) -> dict[str, Values]:
         model, judge = self.model if model is None else model, self.criterion
         if isinstance(judge, DataDriven):
             dtype = next(model.parameters()).dtype
@@ -237,7 +239,7 @@ class _Case:
         return model
 
 
-def permuted(graph: Graph, model: nn.Module, width: str, order: Any) -> nn.Module:
+def permuted(graph: Graph, model: nn.Module, width: str, order: ArrayLike) -> nn.Module:
     """A copy of a model with the units of one width in another order in every tensor: the same function."""
     copied = copy.deepcopy(model)
     kept = {width: np.asarray(order)}
@@ -262,22 +264,24 @@ def _assert_close(first: dict[str, Values], second: dict[str, Values], otherwise
         assert np.allclose(values, second[name], rtol=1e-5, atol=slack), f"{name}: {otherwise}"
 
 
-def _assert_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+def _assert_unchanged(before: dict[str, object], after: dict[str, object]) -> None:
     changed = [name for name in before if name in after and not _same(before[name], after[name])]
     assert not changed, f"changed: {changed}"
     assert before.keys() == after.keys(), "parameters, buffers or modules came or went"
 
 
-def _state(model: nn.Module) -> dict[str, Any]:
+def _state(model: nn.Module) -> dict[str, object]:
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    state: dict[str, Any] = {name: tensor.detach().clone() for name, tensor in tensors}
+    state: dict[str, object] = {name: tensor.detach().clone() for name, tensor in tensors}
     state |= {f"{name} requires_grad": tensor.requires_grad for name, tensor in tensors}
     state |= {f"{name} grad": None if tensor.grad is None else tensor.grad.clone() for name, tensor in tensors}
     return state | {f"{name} training": module.training for name, module in model.named_modules()}
 
 
-def _same(first: Any, second: Any) -> bool:
-    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+def _same(first: object, second: object) -> bool:
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return torch.equal(first, second)
+    return first is second or (not isinstance(first, torch.Tensor) and first == second)
 
 
 def _num_hooks(model: nn.Module) -> int:

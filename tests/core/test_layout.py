@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.core.layout import (
@@ -82,14 +82,6 @@ def test_nothing_pruned_keeps_everything(axis: Axis) -> None:
 @given(AXES, KEPT)
 def test_an_axis_is_touched_exactly_where_it_holds_a_narrowed_width(axis: Axis, kept: dict) -> None:
     assert touches(axis, kept) == bool(set(widths_of(axis)) & set(kept))
-
-
-@settings(max_examples=50)
-@given(AXES, st.lists(KEPT.map(counts), min_size=3, max_size=3))
-def test_sizes_of_many_candidates_are_evaluated_at_once(axis: Axis, candidates: list[dict[str, int]]) -> None:
-    columns = {name: np.array([c.get(name, size) for c in candidates]) for name, size in SIZES.items()}
-    together = np.broadcast_to(size_of(axis, columns), 3).tolist()
-    assert together == [size_of(axis, candidate) for candidate in candidates]
 
 
 @given(AXES)

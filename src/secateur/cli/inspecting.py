@@ -6,10 +6,11 @@ Invariant: the data and the text say the same; both come from one Graph.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from secateur.cli.inputs import read_inputs
 from secateur.cli.models import build, default_inputs
+from secateur.core.json import Json
 from secateur.core.json.graph import choices_data
 from secateur.core.profile import search_space_size
 from secateur.core.show import graph_summary, profile
@@ -45,7 +46,7 @@ def inspect_text(graph: Graph, everything: bool) -> str:
     return f"{summary}\n{timings}" if timings else summary
 
 
-def inspect_data(graph: Graph) -> dict[str, Any]:
+def inspect_data(graph: Graph) -> dict[str, Json]:
     """The summary as JSON values."""
     return {
         "configurable": len(graph.configurable),

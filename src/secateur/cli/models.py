@@ -15,7 +15,6 @@ import importlib.util
 from collections.abc import Callable, Iterable
 from functools import cache
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import nn
@@ -96,7 +95,7 @@ def _from_torchvision(name: str) -> Builder:
     return lambda: models.get_model(name, weights=None, **_without_backbone(models, name))
 
 
-def _without_backbone(models: Any, name: str) -> dict[str, None]:
+def _without_backbone(models: ModuleType, name: str) -> dict[str, None]:
     """Detectors and segmenters load weights for their backbone unless told not to."""
     known = models.get_model_builder(name).__code__.co_varnames
     return {"weights_backbone": None} if "weights_backbone" in known else {}
@@ -121,8 +120,7 @@ def _from_transformers(name: str) -> Builder:
 
 
 def _transformers_inputs(model: nn.Module) -> list[str]:
-    main: Any = getattr(model, "main_input_name", None)
-    config: Any = getattr(model, "config", None)
+    main, config = getattr(model, "main_input_name", None), getattr(model, "config", None)
     if main == "input_ids":
         both = getattr(config, "is_encoder_decoder", False)
         return ["input_ids=ids:1x16", *(["decoder_input_ids=ids:1x16"] if both else [])]

@@ -146,7 +146,7 @@ class Peak:
 
 
 def _at(term: Term, counts: Mapping[str, int]) -> int:
-    return math.prod((int(size_of(axis, counts)) for axis in term.axes), start=term.coefficient)
+    return math.prod((size_of(axis, counts) for axis in term.axes), start=term.coefficient)
 
 
 def _totals(amounts: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from secateur.core.json import Json
 from secateur.core.layout import Along, Axis, Product, Sum, Whole, from_json, size_of, to_json, widths_of
 
 
@@ -104,7 +104,7 @@ def _axes_of(expression: Expression) -> list[Axis]:
             return []
 
 
-def evaluate(expression: Expression, values: Mapping[Attribute, int], counts: Mapping[str, Any]) -> int:
+def evaluate(expression: Expression, values: Mapping[Attribute, int], counts: Mapping[str, int]) -> int:
     """The value of an expression. Raises ZeroDivisionError where its code would."""
     match expression:
         case int():
@@ -119,7 +119,7 @@ def evaluate(expression: Expression, values: Mapping[Attribute, int], counts: Ma
 
 
 def solve(
-    equations: Iterable[Equation], old: Mapping[Attribute, int], counts: Mapping[str, Any]
+    equations: Iterable[Equation], old: Mapping[Attribute, int], counts: Mapping[str, int]
 ) -> dict[Attribute, int]:
     """New values of all attributes for these widths. Raises `Contradiction` where there are none."""
     equations = list(equations)
@@ -152,7 +152,7 @@ def _settle(
     settled.setdefault(attribute, equation)
 
 
-def _holds(equation: Equation, values: Mapping[Attribute, int], counts: Mapping[str, Any]) -> bool:
+def _holds(equation: Equation, values: Mapping[Attribute, int], counts: Mapping[str, int]) -> bool:
     try:
         return evaluate(equation.expression, values, counts) == size_of(equation.axis, counts)
     except ZeroDivisionError:
@@ -163,7 +163,7 @@ def _infer(
     equation: Equation,
     values: dict[Attribute, int],
     settled: dict[Attribute, Equation | None],
-    counts: Mapping[str, Any],
+    counts: Mapping[str, int],
 ) -> bool:
     """Settle the only open attribute of an equation; whether anything was learnt."""
     open_ones = [a for a in attributes_of(equation.expression) if a not in settled]
@@ -182,7 +182,7 @@ def _invert(
     target: int,
     unknown: Attribute,
     values: Mapping[Attribute, int],
-    counts: Mapping[str, Any],
+    counts: Mapping[str, int],
 ) -> int | None:
     """The value of ``unknown`` that makes the expression equal ``target``; None where it is not determined."""
     if expression == unknown:
@@ -214,7 +214,7 @@ def _invert(
     return None if needed is None else _invert(branch, needed, unknown, values, counts)
 
 
-def expression_to_json(expression: Expression) -> Any:
+def expression_to_json(expression: Expression) -> Json:
     """``5``, ``{"attribute": [module, path]}``, ``{"size": axis}`` or ``{"*": [left, right]}``."""
     match expression:
         case int():
@@ -227,7 +227,7 @@ def expression_to_json(expression: Expression) -> Any:
             return {"size": to_json(expression)}
 
 
-def expression_from_json(data: Any) -> Expression:
+def expression_from_json(data: object) -> Expression:
     """The expression that `expression_to_json` wrote. Raises ValueError for anything else."""
     match data:
         case bool():

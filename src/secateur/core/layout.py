@@ -14,18 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from secateur.core.json import Json
 
 Indices = NDArray[np.int64]
 
 
 Kept = Mapping[str, Indices]
-
-
-Count = Any  # an int, or an integer array of candidates: arithmetic below works on both
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +94,15 @@ def has_widths(layout: Layout) -> bool:
     return any(True for axis in layout for _ in widths_of(axis))
 
 
-def size_of(axis: Axis, counts: Mapping[str, Count]) -> Count:
-    """The size of an axis when each width keeps this many; widths not named keep all."""
+def size_of(axis: Axis, counts: Mapping[str, int]) -> int:
+    """The size of an axis when each width keeps this many; widths not named keep all. For many candidates see `Tape`."""
     match axis:
         case Whole():
             return axis.size
         case Along():
             return counts.get(axis.width, axis.size)
         case Product():
-            size: Count = 1
-            for factor in axis.factors:
-                size = size * size_of(factor, counts)
-            return size
+            return math.prod(size_of(factor, counts) for factor in axis.factors)
         case Sum():
             return sum(size_of(part, counts) for part in axis.parts)
 
@@ -151,7 +146,7 @@ def _kept_of_product(axis: Product, kept: Kept) -> Indices:
     return combined
 
 
-def to_json(axis: Axis) -> Any:
+def to_json(axis: Axis) -> Json:
     """Compact and readable: ``3``, ``["w", 64]``, ``["*", …]``, ``["+", …]``."""
     match axis:
         case Whole():
@@ -164,7 +159,7 @@ def to_json(axis: Axis) -> Any:
             return ["+", *map(to_json, axis.parts)]
 
 
-def from_json(data: Any) -> Axis:
+def from_json(data: object) -> Axis:
     """The axis that `to_json` wrote. Raises ValueError for anything else."""
     match data:
         case bool():

@@ -11,9 +11,9 @@ Invariant: only text leaves this module, and no name in it can colour, rewrite o
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich import box
 from rich.console import Console
@@ -76,7 +76,7 @@ def profile_table(graph: Graph) -> str:
     return _render(table)
 
 
-def constraint_table(graph: Graph, budget: Budget | Mapping[str, Any]) -> str:
+def constraint_table(graph: Graph, budget: Budget | Mapping[str, float | str]) -> str:
     """Each upper bound, and whether the smallest network of the search space meets it."""
     table = _table("Constraints evaluation", "Constraint", "Upper bound", "Smallest", "Satisfiable")
     budget = Budget.of(budget, graph)
@@ -217,7 +217,7 @@ def _cut(line: str, limit: int | None) -> str:
     return line if limit is None or len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"
 
 
-def _alike(width: Width) -> tuple[Any, ...]:
+def _alike(width: Width) -> tuple[Hashable, ...]:
     return width.kind, width.size, width.choices, width.exact, width.frozen is None
 
 
@@ -255,12 +255,12 @@ def _sizes_before(plan: Plan) -> dict[str, int]:
 
 
 def _families(
-    items: Sequence[_T], limit: int | None, name: Callable[[_T], str], alike: Callable[[_T], tuple[Any, ...]]
+    items: Sequence[_T], limit: int | None, name: Callable[[_T], str], alike: Callable[[_T], tuple[Hashable, ...]]
 ) -> list[list[_T]]:
     """Each item alone while they fit, else siblings that are alike together."""
     if limit is None or len(items) <= limit:
         return [[item] for item in items]
-    groups: dict[tuple[Any, ...], list[_T]] = {}
+    groups: dict[tuple[Hashable, ...], list[_T]] = {}
     for item in items:
         groups.setdefault((pattern_of(name(item)), *alike(item)), []).append(item)
     return list(groups.values())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -198,7 +198,8 @@ def _set(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition(".")
-        table: Any = modules[owner]._parameters if key in modules[owner]._parameters else modules[owner]._buffers
+        module = modules[owner]
+        table: dict[str, Tensor | None] = module._parameters if key in module._parameters else module._buffers  # type: ignore[assignment]
         table[key] = tensor
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 from torch import nn
 
@@ -71,7 +70,7 @@ class _Trial:
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules(remove_duplicate=False))
-        self.standins: dict[str, Any] = {}
+        self.standins: dict[str, SimpleNamespace] = {}
 
     def rewrite(self, edits: Iterable[Edit]) -> None:
         for edit in edits:

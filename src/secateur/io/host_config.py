@@ -12,7 +12,8 @@ import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -22,22 +23,31 @@ from secateur.io.atomic import write_file
 from secateur.torch.narrowing.installing import set_attribute
 
 
+@runtime_checkable
+class HostConfig(Protocol):
+    """A config that knows how to write itself."""
+
+    def to_json_string(self) -> str:
+        """Its fields as JSON text."""
+        ...
+
+
 def write_host_config(model: nn.Module, plans: Sequence[Plan], folder: Path) -> None:
     """Write ``config.json`` where the model has a config that knows how; warns where it fails to."""
-    if not hasattr(getattr(model, "config", None), "to_json_string"):
+    config = getattr(model, "config", None)
+    if not isinstance(config, HostConfig):
         return
     try:
-        text = _original(model, plans).to_json_string()
+        text = _original(config, plans).to_json_string()
     except Exception as problem:  # other people's code; the artefact does not need it
         warnings.warn(f"config.json was not written: {visible(problem)[:200]}", stacklevel=3)
         return
     write_file(folder / "config.json", text)
 
 
-def _original(model: nn.Module, plans: Sequence[Plan]) -> Any:
+def _original(config: HostConfig, plans: Sequence[Plan]) -> HostConfig:
     """The config with every size as it was before the first plan."""
-    standin = nn.Module()
-    standin.__dict__["config"] = copy.deepcopy(model.config)
+    standin = SimpleNamespace(config=copy.deepcopy(config))
     for plan in reversed(plans):
         for edit in reversed(plan.edits):
             if edit.module == "" and edit.path.startswith("config."):

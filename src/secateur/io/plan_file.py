@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, StringConstraints
 
@@ -39,7 +39,7 @@ class Manifest:
     versions: dict[str, str]
 
 
-def _stored(value: Any) -> Stored:
+def _stored(value: object) -> Stored:
     match value:
         case [str() as dtype, list() as shape] if len(dtype) <= 16 and len(shape) <= 64:
             if all(type(n) is int and 0 <= n < 2**63 for n in shape):
@@ -53,7 +53,7 @@ class WeightsDocument(BaseModel):
     model_config = _STRICT
 
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-    tensors: dict[Name, Annotated[Any, PlainValidator(_stored)]]
+    tensors: dict[Name, Annotated[Stored, PlainValidator(_stored)]]
     aliases: dict[Name, Name]
 
 
@@ -64,7 +64,7 @@ class ManifestDocument(BaseModel):
 
     format: Literal["secateur"]
     format_version: Literal[1]
-    plans: list[dict[str, Any]]
+    plans: list[dict[str, object]]
     weights: WeightsDocument
     versions: dict[Name, Name]
 

@@ -7,13 +7,21 @@ Invariant: ``graph_from_json(graph_to_json(g)) == g``.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, PlainValidator
 
 from secateur.core.cost import Cost, Peak, Polynomial, Term
-from secateur.core.equations import Attribute, Difference, Equation, expression_from_json, expression_to_json
+from secateur.core.equations import (
+    Attribute,
+    Difference,
+    Equation,
+    Expression,
+    expression_from_json,
+    expression_to_json,
+)
 from secateur.core.graph import Graph, Use, Width
+from secateur.core.json import Json
 from secateur.core.json.plan import STRICT, AxisField, Fingerprint, Integer, Name
 from secateur.core.json.strict import check_version, fit, read_json, write_json
 from secateur.core.layout import from_json, to_json
@@ -22,16 +30,16 @@ from secateur.errors import InputError
 FORMAT_VERSION = 2  # 1 had terms without their module
 
 
-def _term(value: Any) -> Term:
+def _term(value: object) -> Term:
     match value:
         case [int() as coefficient, list() as axes, str() as module] if not isinstance(coefficient, bool):
             return Term(coefficient, tuple(map(from_json, axes)), module)
     raise ValueError('a cost term is [coefficient, [axis, …], "module"]')
 
 
-def _choices(value: Any) -> tuple[int, ...]:
+def _choices(value: object) -> tuple[int, ...]:
     match value:
-        case {"from": int() as first, "to": int() as last, "step": int() as step} if len(value) == 3:
+        case {"from": int() as first, "to": int() as last, "step": int() as step, **others} if not others:
             if 0 < first <= last < 2**31 and step > 0 and (last - first) // step < 2**20:
                 return tuple(range(first, last + 1, step))
         case list() if value and all(type(n) is int and n > 0 for n in value):
@@ -39,7 +47,7 @@ def _choices(value: Any) -> tuple[int, ...]:
     raise ValueError('choices are a list of counts, or {"from": …, "to": …, "step": …}')
 
 
-def choices_data(choices: tuple[int, ...]) -> Any:
+def choices_data(choices: tuple[int, ...]) -> Json:
     """An arithmetic sequence by its ends: there may be thousands of choices."""
     if len(choices) > 4:
         first, last, step = choices[0], choices[-1], choices[1] - choices[0]
@@ -48,13 +56,13 @@ def choices_data(choices: tuple[int, ...]) -> Any:
     return list(choices)
 
 
-ChoicesField = Annotated[Any, PlainValidator(_choices)]
+ChoicesField = Annotated[tuple[int, ...], PlainValidator(_choices)]
 
 
-TermField = Annotated[Any, PlainValidator(_term)]
+TermField = Annotated[Term, PlainValidator(_term)]
 
 
-ExpressionField = Annotated[Any, PlainValidator(expression_from_json)]
+ExpressionField = Annotated[Expression, PlainValidator(expression_from_json)]
 
 
 Count = Annotated[int, Field(ge=1, lt=2**63)]
@@ -199,7 +207,7 @@ def graph_from_json(text: str | bytes) -> Graph:
     )
 
 
-def _width_data(width: Width) -> dict[str, Any]:
+def _width_data(width: Width) -> dict[str, Json]:
     return {
         "name": width.name,
         "kind": width.kind,
@@ -220,7 +228,7 @@ def _width(document: WidthDocument) -> Width:
     return Width(**{**fields, "uses": uses})
 
 
-def _cost_data(name: str, cost: Cost) -> dict[str, Any]:
+def _cost_data(name: str, cost: Cost) -> dict[str, Json]:
     for form, kind in _FORMS.items():
         if isinstance(cost, kind):
             return {"form": form, "terms": [[n, [to_json(a) for a in axes], module] for n, axes, module in cost.terms]}

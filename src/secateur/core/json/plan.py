@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, StringConstraints
 
+from secateur.core.json import Json
 from secateur.core.json.strict import check_version, fit, read_json, write_json
 from secateur.core.layout import Along, Axis, Layout, Product, Sum, alongs_of, from_json, to_json
 from secateur.core.plan import Edit, KeptSet, Plan, check_kept
@@ -45,7 +46,7 @@ Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _SEGMENT = re.compile(r"(?!__)[A-Za-z_]\w*(\[[0-9]{1,6}\])*")
 
 
-def _kept_set(value: Any) -> KeptSet:
+def _kept_set(value: object) -> KeptSet:
     if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
         if len({len(row) for row in value}) > 1:
             raise ValueError("each row of a kept matrix must keep the same number")
@@ -53,7 +54,7 @@ def _kept_set(value: Any) -> KeptSet:
     return _row(value)
 
 
-def _row(value: Any) -> tuple[int, ...]:
+def _row(value: object) -> tuple[int, ...]:
     if not isinstance(value, list) or set(map(type, value)) != {int}:
         raise ValueError("a kept set is a list of integers, or a list of such lists, never empty")
     if not -(2**63) <= min(value) <= max(value) < 2**63:
@@ -61,17 +62,17 @@ def _row(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _path(value: Any) -> str:
+def _path(value: object) -> str:
     """An attribute path that can only ever name data: no dunder, no call, no import."""
     if isinstance(value, str) and len(value) < 512 and all(map(_SEGMENT.fullmatch, value.split("."))):
         return value
     raise ValueError("an edit's path is made of plain attribute names")
 
 
-KeptField = Annotated[Any, PlainValidator(_kept_set)]
+KeptField = Annotated[KeptSet, PlainValidator(_kept_set)]
 
 
-AxisField = Annotated[Any, PlainValidator(from_json)]
+AxisField = Annotated[Axis, PlainValidator(from_json)]
 
 
 PathField = Annotated[str, PlainValidator(_path)]
@@ -115,7 +116,7 @@ def plan_from_json(text: str | bytes) -> Plan:
     return plan_from_data(read_json(text, "the plan", PlanError))
 
 
-def plan_to_data(plan: Plan) -> dict[str, Any]:
+def plan_to_data(plan: Plan) -> dict[str, Json]:
     """The plan as plain lists and dicts."""
     return {
         "format_version": FORMAT_VERSION,
@@ -128,7 +129,7 @@ def plan_to_data(plan: Plan) -> dict[str, Any]:
     }
 
 
-def plan_from_data(data: Any, what: str = "the plan") -> Plan:
+def plan_from_data(data: object, what: str = "the plan") -> Plan:
     """The plan from plain lists and dicts, checked."""
     check_version(data, FORMAT_VERSION, what, PlanError)
     document = fit(PlanDocument, data, what, PlanError)
@@ -163,7 +164,7 @@ def check_plan(plan: Plan) -> None:
         raise PlanError("an attribute is edited twice")
 
 
-def plain(value: Any, place: str) -> Any:
+def plain(value: object, place: str) -> Json:
     """The value with tuples as lists and numpy numbers as numbers; what else JSON lacks is refused with its place."""
     match value:
         case np.generic():

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from secateur.core.json import Json
 from secateur.core.text import visible
 from secateur.errors import SecateurError
 
@@ -28,7 +29,7 @@ MAX_DEPTH = 100
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def read_json(text: str | bytes, what: str, error: type[SecateurError]) -> Any:
+def read_json(text: str | bytes, what: str, error: type[SecateurError]) -> object:
     """Parse JSON; ``what`` names the source in errors, which are of type ``error``."""
     if len(text) > MAX_BYTES:
         raise error(f"{what} has {len(text):,} bytes; more than {MAX_BYTES:,} is refused")
@@ -44,7 +45,7 @@ def read_json(text: str | bytes, what: str, error: type[SecateurError]) -> Any:
     return data
 
 
-def check_version(data: Any, known: int, what: str, error: type[SecateurError]) -> None:
+def check_version(data: object, known: int, what: str, error: type[SecateurError]) -> None:
     """Refuse anything but a JSON object whose ``format_version`` is the one known here."""
     if not isinstance(data, dict):
         raise error(f"{what} must be a JSON object, not {type(data).__name__}")
@@ -57,7 +58,7 @@ def check_version(data: Any, known: int, what: str, error: type[SecateurError]) 
         )
 
 
-def fit(model: type[_Model], data: Any, what: str, error: type[SecateurError]) -> _Model:
+def fit(model: type[_Model], data: object, what: str, error: type[SecateurError]) -> _Model:
     """The data as this schema; the first misfit is raised with its place."""
     try:
         return model.model_validate(data)
@@ -65,7 +66,7 @@ def fit(model: type[_Model], data: Any, what: str, error: type[SecateurError]) -
         raise error(f"{what}: {_first(problem)}") from None
 
 
-def write_json(data: Mapping[str, Any], what: str, error: type[SecateurError]) -> str:
+def write_json(data: Mapping[str, Json], what: str, error: type[SecateurError]) -> str:
     """JSON text: a line for each name, so that files can be read and compared."""
     try:
         return _lines(data, 0) + "\n"
@@ -73,7 +74,7 @@ def write_json(data: Mapping[str, Any], what: str, error: type[SecateurError]) -
         raise error(f"{what} cannot be written as JSON: {visible(problem)[:200]}") from None
 
 
-def _lines(value: Any, depth: int) -> str:
+def _lines(value: Json, depth: int) -> str:
     entries: list[str] = []
     if isinstance(value, Mapping) and depth < 5:
         entries = [f"{json.dumps(_key(k))}: {_lines(v, depth + 1)}" for k, v in value.items()]
@@ -86,13 +87,13 @@ def _lines(value: Any, depth: int) -> str:
     return f"{start}{indent}  " + f",{indent}  ".join(entries) + f"{indent}{end}"
 
 
-def _key(key: Any) -> str:
+def _key(key: object) -> str:
     if not isinstance(key, str):
         raise TypeError(f"a key must be a string, not {key!r}")
     return key
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -105,7 +106,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-def _deeper_than(data: Any, limit: int) -> bool:
+def _deeper_than(data: object, limit: int) -> bool:
     level = [data]
     for _ in range(limit + 1):
         level = [child for node in level for child in _children(node)]
@@ -114,7 +115,7 @@ def _deeper_than(data: Any, limit: int) -> bool:
     return True
 
 
-def _children(node: Any) -> list[Any]:
+def _children(node: object) -> list[object]:
     inside = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     return [child for child in inside if isinstance(child, dict | list)]
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -179,7 +179,7 @@ class _Run:
         return {name: values.to(wide(values.device)) for name, values in self.said.items()}
 
 
-def _backward(run: _Run, model: nn.Module, data: Data, batch: Any, parameters: list[torch.Tensor]) -> None:
+def _backward(run: _Run, model: nn.Module, data: Data, batch: object, parameters: list[torch.Tensor]) -> None:
     for parameter in parameters:
         parameter.requires_grad_()
     with taps(model, run):

@@ -12,7 +12,7 @@ the width has an outer one. A width left out is not narrowed, and the plan says 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -37,7 +37,7 @@ class Criterion(Protocol):
 CRITERIA: Registry[Callable[[], Criterion]] = Registry("criterion")
 
 
-def make(criterion: str | Criterion | Any, data: Data | None = None) -> Criterion:
+def make(criterion: str | Criterion, data: Data | None = None) -> Criterion:
     """A criterion by name with its defaults, or the one given; one that needs data and has none takes ``data``.
 
     Raises ConfigError for an unknown name, and for a data-driven criterion without data.

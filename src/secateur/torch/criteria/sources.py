@@ -8,14 +8,16 @@ Invariant: a criterion has one source at most, and asking for batches where ther
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeVar
 
 from torch import nn
 
 from secateur.errors import ConfigError
 from secateur.torch.running.data import Collect, Data, Loss, first_of
+
+_Judge = TypeVar("_Judge")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +31,9 @@ class DataDriven:
     name = "data-driven"
 
     data: Data | None = field(default=None, repr=False, compare=False)
-    data_loader: Any = field(default=None, repr=False, compare=False)
+    data_loader: Iterable[object] | None = field(default=None, repr=False, compare=False)
     collect_func: Collect = field(default=first_of, repr=False)
-    forward_loop: Callable[[nn.Module], Any] | None = field(default=None, repr=False)
+    forward_loop: Callable[[nn.Module], object] | None = field(default=None, repr=False)
     loss_func: Loss | None = field(default=None, repr=False)
     num_batches: int = 50
 
@@ -65,7 +67,7 @@ class DataDriven:
         )
 
 
-def with_data(criterion: Any, data: Data | None) -> Any:
+def with_data(criterion: _Judge, data: Data | None) -> _Judge:
     """The criterion with this data where it needs some and has none. Raises ConfigError where there is none to give."""
     if not isinstance(criterion, DataDriven) or criterion.has_source:
         return criterion

@@ -9,7 +9,6 @@ Invariant: meant to run inside `scoring`, which puts flags and gradients back.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_map
 from secateur.core.graph import Graph
 from secateur.errors import InputError
 from secateur.torch.measuring.norms import with_values
+from secateur.torch.measuring.samples import has_samples
 from secateur.torch.measuring.scoring import batches
 from secateur.torch.measuring.weights import Item, items
 from secateur.torch.running.data import Data
@@ -60,11 +60,10 @@ def backward(loss: torch.Tensor) -> None:
     loss.backward()
 
 
-def _singly(batch: Any, size: int) -> Iterator[Any]:
+def _singly(batch: object, size: int) -> Iterator[object]:
     """Batches of one: every tensor whose first dimension counts samples is cut."""
 
-    def one(value: Any, i: int) -> Any:
-        cut = isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == size
-        return value[i : i + 1] if cut else value
+    def one(value: object, i: int) -> object:
+        return value[i : i + 1] if has_samples(value, size) else value
 
     return (tree_map(lambda value, i=i: one(value, i), batch) for i in range(size))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -53,7 +53,7 @@ class Survey:
     rows: Mapping[Call, Rows | None]
 
 
-def survey(model: nn.Module, given: Any, *, samples: bool = True) -> Survey:
+def survey(model: nn.Module, given: object, *, samples: bool = True) -> Survey:
     """Run the model on one batch, and (for ``samples``) again with its first sample replaced by another one."""
     example = Example.of(model, given)
     first, batch = _look(example), batch_size(example)
@@ -111,12 +111,13 @@ def _clearest(first: torch.Tensor, second: torch.Tensor | None, batch: int) -> R
 
 
 def _differ(example: Example, batch: int, other: int) -> bool:
-    return any(not torch.equal(t[0], t[other]) for t in _leaves(example) if _has_samples(t, batch))
+    return any(not torch.equal(t[0], t[other]) for t in _leaves(example) if has_samples(t, batch))
 
 
 def _replaced(tensor: torch.Tensor, batch: int, other: int) -> torch.Tensor:
-    return torch.cat([tensor[other : other + 1], tensor[1:]]) if _has_samples(tensor, batch) else tensor
+    return torch.cat([tensor[other : other + 1], tensor[1:]]) if has_samples(tensor, batch) else tensor
 
 
-def _has_samples(value: Any, batch: int) -> bool:
+def has_samples(value: object, batch: int) -> TypeGuard[torch.Tensor]:
+    """Whether the first dimension of this counts the samples of a batch."""
     return isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == batch

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +30,7 @@ def scoring(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def batches(name: str, data: Data, model: nn.Module) -> Iterator[Any]:
+def batches(name: str, data: Data, model: nn.Module) -> Iterator[object]:
     """The batches of the data, with progress on a terminal."""
     length = len(data.loader) if hasattr(data.loader, "__len__") else data.num_batches  # type: ignore[arg-type]
     total = max(1, min(length, data.num_batches))

@@ -12,7 +12,7 @@ Invariant: a target is a mean over samples.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -28,7 +28,7 @@ def aimed(data: Data, target: Target) -> Data:
     return data if target == "loss" else replace(data, loss=output_norm)
 
 
-def output_norm(output: Any, batch: Any = None) -> torch.Tensor:
+def output_norm(output: object, batch: object = None) -> torch.Tensor:
     """Mean over samples of ‖z − mean z‖, z being ``output.logits`` or the first tensor of the output.
 
     Classes are the last dimension, or dimension 1 of maps ``[B, K, h, w]``. Raises InputError where there is no such tensor.

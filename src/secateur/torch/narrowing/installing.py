@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ def drop_caches(model: nn.Module) -> None:
 _STEP = re.compile(r"\.?([A-Za-z_]\w*)|\[(\d+)\]")
 
 
-def set_attribute(module: nn.Module, path: str, old: int, new: int) -> None:
+def set_attribute(module: nn.Module | SimpleNamespace, path: str, old: int, new: int) -> None:
     """Set ``num_heads``, ``sizes[1]`` or ``config.hidden_size`` of a module; containers are copied, never shared.
 
     Raises PlanError unless the attribute holds ``old`` now.
