@@ -99,7 +99,7 @@ def classes_of(output: object, batch: object) -> tuple[torch.Tensor, torch.Tenso
     logits = getattr(output, "logits", output)
     labels: object = None
     if isinstance(batch, Mapping) or hasattr(batch, "keys"):
-        labels = batch["labels"] if "labels" in batch else None  # type: ignore[index,operator]
+        labels = batch.get("labels")  # type: ignore[union-attr]
     elif isinstance(batch, (tuple, list)) and len(batch) > 1:
         labels = batch[1]
     if not isinstance(logits, torch.Tensor) or not isinstance(labels, torch.Tensor) or labels.is_floating_point():
