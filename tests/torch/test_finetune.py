@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sc
 from secateur.errors import ConfigError, InputError, SecateurError
-from secateur.torch.training.distillation import Distillation, logit_loss, place
+from secateur.torch.training.distillation import Distillation, logit_loss, survivors
 from secateur.torch.training.finetune import finetune
 from secateur.torch.training.optimizer import remap_optimizer
 
@@ -125,7 +125,7 @@ def test_flags_gradients_and_learning_rates_are_as_before(pruned: nn.Module) -> 
     pruned[0].weight.requires_grad_(False)
     frozen = pruned[0].weight.clone()
     optimizer = torch.optim.SGD([p for p in pruned.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
-    finetune(pruned, loader(), epochs=1, optimizer=optimizer)
+    finetune(pruned, loader(), epochs=1, config={"optimizer": optimizer})
     assert pruned.training
     assert not pruned[1].training
     assert torch.equal(pruned[0].weight, frozen)
@@ -138,7 +138,7 @@ def test_flags_gradients_and_learning_rates_are_as_before(pruned: nn.Module) -> 
 @pytest.mark.parametrize("fault", ["loss", "data", "nan"])
 def test_after_an_error_model_and_optimizer_are_as_before(pruned: nn.Module, fault: str) -> None:
     optimizer = torch.optim.SGD(pruned.parameters(), lr=0.05, momentum=0.9)
-    finetune(pruned, loader(), epochs=1, optimizer=optimizer)
+    finetune(pruned, loader(), epochs=1, config={"optimizer": optimizer})
     before, momentum = state(pruned), optimizer.state[pruned[0].weight]["momentum_buffer"].clone()
     calls = 0
 
@@ -154,7 +154,7 @@ def test_after_an_error_model_and_optimizer_are_as_before(pruned: nn.Module, fau
     if fault == "data":
         batches[7] = [torch.zeros(1), torch.zeros(1)]
     with pytest.raises((KeyError, RuntimeError, SecateurError)):
-        finetune(pruned, batches, optimizer=optimizer, loss_func=loss)
+        finetune(pruned, batches, config={"optimizer": optimizer, "loss_func": loss})
     assert same(pruned, before)
     assert torch.equal(optimizer.state[pruned[0].weight]["momentum_buffer"], momentum)
 
@@ -162,15 +162,15 @@ def test_after_an_error_model_and_optimizer_are_as_before(pruned: nn.Module, fau
 def test_an_optimizer_can_be_made_from_the_parameters_or_remapped(trained: nn.Module) -> None:
     model = copy.deepcopy(trained)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    finetune(model, loader(), epochs=1, optimizer=optimizer)
+    finetune(model, loader(), epochs=1, config={"optimizer": optimizer})
     sc.prune(model, "magnitude", {"macs": "50%"}, IMAGES[:1])
     with pytest.raises(InputError, match="remap_optimizer"):
-        finetune(model, loader(), epochs=1, optimizer=optimizer)
+        finetune(model, loader(), epochs=1, config={"optimizer": optimizer})
     before = state(model)
-    finetune(model, loader(), epochs=1, optimizer=remap_optimizer(optimizer, model))
+    finetune(model, loader(), epochs=1, config={"optimizer": remap_optimizer(optimizer, model)})
     assert not same(model, before)
     before = state(model)
-    finetune(model, loader(), epochs=1, optimizer=lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3))
+    finetune(model, loader(), epochs=1, config={"optimizer": lambda p: torch.optim.RMSprop(p, lr=1e-3)})
     assert not same(model, before)
 
 
@@ -182,10 +182,10 @@ def test_an_optimizer_can_be_made_from_the_parameters_or_remapped(trained: nn.Mo
         ({"config": {"patience": 2}}, "no effect without a score_func"),
         ({"config": {"scheduler": "cosin"}}, "'scheduler'"),
         ({"epochs": 0}, "epochs"),
-        ({"lr": -1.0}, "lr is above 0"),
-        ({"lr": 0.1, "optimizer": lambda p: torch.optim.SGD(p)}, "no effect beside an optimizer"),
-        ({"teacher": nn.Linear(2, 2), "loss_func": lambda o, b: o.sum(1)}, "."),
-        ({"loss_func": lambda o, b: o}, "one element"),
+        ({"config": {"lr": -1.0}}, "'lr': Input should be greater than 0"),
+        ({"config": {"lr": 0.1, "optimizer": lambda p: torch.optim.SGD(p)}}, "no effect beside an optimizer"),
+        ({"teacher": nn.Linear(2, 2), "config": {"loss_func": lambda o, b: o.sum(1)}}, "."),
+        ({"config": {"loss_func": lambda o, b: o}}, "one element"),
         ({"score_func": lambda m: "good"}, "gives a number"),
     ],
 )
@@ -205,7 +205,8 @@ def test_schedules_are_followed(pruned: nn.Module) -> None:
     def loss(output: torch.Tensor, batch: Any) -> torch.Tensor:
         return 0 * output.sum()
 
-    finetune(pruned, batches, epochs=1, optimizer=optimizer, loss_func=loss, config={"warmup": 0.2})
+    given = {"optimizer": optimizer, "loss_func": loss}
+    finetune(pruned, batches, epochs=1, config={**given, "warmup": 0.2})
     assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert max(rates) == rates[4] == 1.0
     assert rates[5:] == sorted(rates[5:], reverse=True)
@@ -217,7 +218,7 @@ def test_schedules_are_followed(pruned: nn.Module) -> None:
         steps.append(num_steps)
         return torch.optim.lr_scheduler.StepLR(held, 10, gamma=0.5)
 
-    finetune(pruned, batches, epochs=2, optimizer=optimizer, loss_func=loss, config={"scheduler": halves})
+    finetune(pruned, batches, epochs=2, config={**given, "scheduler": halves})
     assert steps == [40]
     assert rates[::10] == [1.0, 0.5, 0.25, 0.125]
 
@@ -290,7 +291,7 @@ def test_features_are_compared_on_the_units_that_were_kept(trained: nn.Sequentia
     for share in rounds:
         _, result = sc.prune(student, "magnitude", {"macs": share}, IMAGES[:1])
         kept = kept[torch.tensor(result.plan.kept["3.out_channels"])]
-    found = place(student, trained, "3")
+    found = survivors(student, trained, "3")
     assert found is not None
     assert (found[0], found[1].tolist()) == (1, kept.tolist())
 

@@ -11,8 +11,8 @@ Invariant: shares mean shares of the network as it was when training began; the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -29,6 +29,21 @@ from secateur.torch.training.optimizer import remap_optimizer
 _NOTHING_TO_DO = ("on_", "setup", "teardown")
 
 
+class Counters(Protocol):
+    """What is read of the state that transformers.Trainer passes."""
+
+    epoch: float
+    global_step: int
+
+
+class LightningTrainer(Protocol):
+    """What is read of Lightning's trainer."""
+
+    current_epoch: int
+    global_step: int
+    optimizers: Sequence[object]
+
+
 class PruningCallback:
     """Prunes when a scheduled epoch (or, with ``unit="step"``, optimizer step) is over. State, because a trainer calls it.
 
@@ -43,12 +58,12 @@ class PruningCallback:
 
     def __init__(
         self,
-        schedule: Mapping[int, Mapping[str, Any]],
-        dummy_input: Any,
+        schedule: Mapping[int, Mapping[str, float | str]],
+        dummy_input: object,
         *,
         unit: Literal["epoch", "step"] = "epoch",
         mode: str | Mode = "magnitude",
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         module: str = "",
     ) -> None:
         if unit not in ("epoch", "step"):
@@ -63,48 +78,66 @@ class PruningCallback:
         self._schedule = dict(sorted(schedule.items()))
         self._bounds: dict[int, dict[str, int]] = {}
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Callable[..., None]:
         if name.startswith(_NOTHING_TO_DO):
             return _nothing
         raise AttributeError(f"PruningCallback has no attribute {name!r}")
 
     # What follows answers transformers.Trainer; it passes more keywords than are of use here.
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **others: Any) -> None:
+    def on_train_begin(
+        self, args: object, state: object, control: object, *, model: nn.Module, **others: object
+    ) -> None:
         """Turn shares into bounds before anything is pruned."""
         self.start(model)
 
     def on_epoch_end(
-        self, args: Any, state: Any, control: Any, *, model: nn.Module, optimizer: Any = None, **others: Any
+        self,
+        args: object,
+        state: Counters,
+        control: object,
+        *,
+        model: nn.Module,
+        optimizer: object = None,
+        **others: object,
     ) -> None:
         """Prune if this epoch is due."""
         self.reached("epoch", round(state.epoch), model, [optimizer])
 
     def on_step_end(
-        self, args: Any, state: Any, control: Any, *, model: nn.Module, optimizer: Any = None, **others: Any
+        self,
+        args: object,
+        state: Counters,
+        control: object,
+        *,
+        model: nn.Module,
+        optimizer: object = None,
+        **others: object,
     ) -> None:
         """Prune if this step is due."""
         self.reached("step", state.global_step, model, [optimizer])
 
     # What follows answers Lightning.
 
-    def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
+    def on_train_start(self, trainer: object, pl_module: nn.Module) -> None:
         """Turn shares into bounds before anything is pruned."""
         self.start(pl_module)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
+    def on_train_epoch_end(self, trainer: LightningTrainer, pl_module: nn.Module) -> None:
         """Prune if this epoch is due."""
         self.reached("epoch", trainer.current_epoch + 1, pl_module, trainer.optimizers)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: nn.Module, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: LightningTrainer, pl_module: nn.Module, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Prune if this step is due."""
         self.reached("step", trainer.global_step, pl_module, trainer.optimizers)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Nothing is kept in a trainer's checkpoint: save the narrowed model with `secateur.save`."""
         return {}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
         """Nothing to load."""
 
     # What follows is for any other loop.
@@ -121,13 +154,13 @@ class PruningCallback:
             graph = trace(target.eval(), self.dummy_input)
         self._bounds = {point: Budget.of(wish, graph).bounds for point, wish in self._schedule.items()}
 
-    def reached(self, unit: str, number: int, model: nn.Module, optimizers: Iterable[Any]) -> None:
+    def reached(self, unit: str, number: int, model: nn.Module, optimizers: Iterable[object]) -> None:
         """Prune what is due at this epoch or step, and let the optimizers follow."""
         due = [point for point in self._bounds if point <= number] if unit == self.unit else []
         for point in due:
             self._prune(point, model, optimizers)
 
-    def _prune(self, point: int, model: nn.Module, optimizers: Iterable[Any]) -> None:
+    def _prune(self, point: int, model: nn.Module, optimizers: Iterable[object]) -> None:
         target = model.get_submodule(self.module)
         with flags_kept(target):
             _, self.results[point] = prune(target.eval(), self.mode, self._bounds[point], self.dummy_input, self.config)
@@ -138,5 +171,5 @@ class PruningCallback:
                 remap_optimizer(optimizer, target)
 
 
-def _nothing(*_: Any, **__: Any) -> None:
+def _nothing(*_: object, **__: object) -> None:
     """At this event there is nothing to do."""

@@ -1,6 +1,6 @@
 """How to fine-tune, beyond what the call itself says.
 
-    FinetuneConfig.read({"patience": 3, "amp": "bfloat16"})        unknown keys and wrong types are errors
+    FinetuneConfig.read({"lr": 1e-3, "patience": 3})        unknown keys and wrong types are errors
 
 Invariant: a configuration is frozen and validated; the defaults depend on nothing but the model's device.
 """
@@ -8,18 +8,34 @@ Invariant: a configuration is frozen and validated; the defaults depend on nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Protocol, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from torch import nn
 
 from secateur.errors import ConfigError, nearest
+from secateur.torch.running.data import Collect, Loss, first_of
 
-Scheduler = Callable[[torch.optim.Optimizer, int], Any]
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+MakeScheduler = Callable[[torch.optim.Optimizer, int], "Scheduler"]  # of the optimizer and the number of steps
+
+
+class Scheduler(Protocol):
+    """What torch's schedulers have in common, and all that is asked of one."""
+
+    def step(self) -> object:
+        """Go on to the next rate."""
+        ...
 
 
 class FinetuneConfig(BaseModel):
     """Options of `finetune`.
+
+    ``lr`` is that of the default optimizer, AdamW: 1e-3 for models with batch norm and 1e-4 for others; or give an
+    ``optimizer``, or a function of the parameters that makes one. ``collect_func`` says what of a batch the model takes (its
+    first item), ``loss_func(output, batch)`` gives the loss: by default the output's own, or cross entropy with the labels.
 
     ``scheduler`` is "cosine" (after a warm-up over ``warmup`` of all steps), "constant", or a function of the optimizer and
     the number of steps that gives a torch scheduler, stepped after each batch. ``amp`` "auto" is bfloat16 (float16 with
@@ -29,7 +45,11 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
 
-    scheduler: Literal["cosine", "constant"] | Scheduler = "cosine"
+    lr: float | None = Field(default=None, gt=0)
+    optimizer: torch.optim.Optimizer | MakeOptimizer | None = None
+    collect_func: Collect = first_of
+    loss_func: Loss | None = None
+    scheduler: Literal["cosine", "constant"] | MakeScheduler = "cosine"
     warmup: float = Field(default=0.05, ge=0, lt=1)
     amp: Literal["auto", "off", "bfloat16", "float16"] = "auto"
     patience: int | None = Field(default=None, ge=1)
@@ -38,14 +58,14 @@ class FinetuneConfig(BaseModel):
     seed: int = 0
 
     @classmethod
-    def read(cls, config: Mapping[str, Any] | FinetuneConfig | None) -> Self:
+    def read(cls, config: Mapping[str, object] | FinetuneConfig | None) -> Self:
         """A configuration from a mapping. Raises ConfigError naming the key, and the nearest known one."""
         if isinstance(config, cls):
             return config
         if config is not None and not isinstance(config, Mapping):
             raise ConfigError(f"config is a dict of options, not {type(config).__name__}")
         try:
-            return cls(**dict(config or {}))
+            return cls.model_validate(dict(config or {}))
         except ValidationError as error:
             raise ConfigError("config: " + " ".join(_sentence(cls, problem) for problem in error.errors())) from None
 
@@ -58,7 +78,7 @@ class FinetuneConfig(BaseModel):
         return {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.amp]
 
 
-def _sentence(cls: type[BaseModel], problem: Any) -> str:
+def _sentence(cls: type[BaseModel], problem: ErrorDetails) -> str:
     key = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         return f"unknown option {key!r}.{nearest(key, cls.model_fields)} Known are {', '.join(cls.model_fields)}."

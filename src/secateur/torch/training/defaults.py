@@ -9,8 +9,6 @@ Invariant: an optimizer that was given is used as it is; it must hold a paramete
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,19 +16,14 @@ from torch import nn
 from secateur.errors import ConfigError, InputError
 from secateur.torch.narrowing.history import succession_of
 from secateur.torch.running.batch_norm import batch_norms
-from secateur.torch.training.config import FinetuneConfig
-
-MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+from secateur.torch.training.config import FinetuneConfig, Scheduler
 
 
-def optimizer_for(
-    model: nn.Module, given: torch.optim.Optimizer | MakeOptimizer | None, lr: float | None, options: FinetuneConfig
-) -> torch.optim.Optimizer:
+def optimizer_for(model: nn.Module, options: FinetuneConfig) -> torch.optim.Optimizer:
     """The optimizer that was given or made, or the default one. Raises ConfigError, InputError where it cannot train this."""
-    if lr is not None and not lr > 0:
-        raise ConfigError(f"lr is above 0, not {lr!r}")
+    given, lr = options.optimizer, options.lr
     if lr is not None and given is not None:
-        raise ConfigError("lr has no effect beside an optimizer: set it there")
+        raise ConfigError("config: lr has no effect beside an optimizer: set it there")
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise InputError("no parameter of the model requires a gradient: nothing can be trained")
@@ -54,7 +47,7 @@ def optimizer_for(
     return made
 
 
-def scheduler_for(optimizer: torch.optim.Optimizer, options: FinetuneConfig, num_steps: int) -> Any:
+def scheduler_for(optimizer: torch.optim.Optimizer, options: FinetuneConfig, num_steps: int) -> Scheduler:
     """The learning rate's course over this many steps: a warm-up, then half a cosine to zero, or constant."""
     if callable(options.scheduler):
         return options.scheduler(optimizer, num_steps)

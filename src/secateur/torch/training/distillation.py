@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +27,9 @@ from secateur.torch.running.data import Data
 from secateur.torch.running.restoring import flags_kept
 
 Features = dict[str, torch.Tensor]
-Place = (
-    tuple[int, torch.Tensor] | None
-)  # the dimension of an output that has the units, and which of the teacher's they are
-Lesson = Callable[[Any, Any, Callable[[], torch.Tensor]], torch.Tensor]
+# The dimension of an output that has the units, and which of the teacher's survive in it; None: all of them.
+Survivors = tuple[int, torch.Tensor] | None
+Lesson = Callable[[object, object, Callable[[], torch.Tensor]], torch.Tensor]  # output, batch, task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +58,7 @@ class Distillation:
             raise ConfigError(f'features are several names: write ["{self.features}"]')
 
 
-def logits_of(output: Any) -> torch.Tensor:
+def logits_of(output: object) -> torch.Tensor:
     """The logits in a model's output, classes last. Raises InputError where there are none."""
     named = getattr(output, "logits", None)
     logits = output if named is None else named
@@ -72,7 +70,7 @@ def logits_of(output: Any) -> torch.Tensor:
     return logits.movedim(1, -1) if named is None else logits
 
 
-def logit_loss(student: Any, teacher: Any, temperature: float) -> torch.Tensor:
+def logit_loss(student: object, teacher: object, temperature: float) -> torch.Tensor:
     """KL divergence of softened predictions, times temperature squared: its gradients then have the size of the task's."""
     ours, theirs = logits_of(student).float(), logits_of(teacher).float()
     if ours.shape != theirs.shape or ours.shape[-1] < 2:
@@ -91,19 +89,19 @@ def lessons(model: nn.Module, distillation: Distillation, data: Data) -> Iterato
     """
     teacher = distillation.teacher
     _check_teacher(model, teacher)
-    places = {name: place(model, teacher, name) for name in distillation.features}
-    with flags_kept(teacher), outputs_of(model, places) as ours, outputs_of(teacher, places) as theirs:
+    kept = {name: survivors(model, teacher, name) for name in distillation.features}
+    with flags_kept(teacher), outputs_of(model, kept) as ours, outputs_of(teacher, kept) as theirs:
         teacher.eval()
 
-        def lesson(output: Any, batch: Any, task: Callable[[], torch.Tensor]) -> torch.Tensor:
+        def lesson(output: object, batch: object, task: Callable[[], torch.Tensor]) -> torch.Tensor:
             with torch.no_grad():
                 taught = data.output(teacher, batch)
             share = distillation.weight
             losses = [] if share == 1 else [(1 - share) * task()]
             if share:
                 losses.append(share * logit_loss(output, taught, distillation.temperature))
-            if places:
-                losses.append(distillation.feature_weight * feature_loss(ours, theirs, places))
+            if kept:
+                losses.append(distillation.feature_weight * feature_loss(ours, theirs, kept))
             return torch.stack(losses).sum()
 
         yield lesson
@@ -125,11 +123,11 @@ def outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[Features]:
     seen: Features = {}
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            found = output[0] if isinstance(output, (tuple, list)) else output
-            if not isinstance(found, torch.Tensor):
-                raise InputError(f"features of {name}: it returns {type(found).__name__}, not a tensor")
-            seen[name] = found
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            first = output[0] if isinstance(output, (tuple, list)) else output
+            if not isinstance(first, torch.Tensor):
+                raise InputError(f"features of {name}: it returns {type(first).__name__}, not a tensor")
+            seen[name] = first
 
         return hook
 
@@ -141,7 +139,7 @@ def outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[Features]:
             handle.remove()
 
 
-def place(model: nn.Module, teacher: nn.Module, name: str) -> Place:
+def survivors(model: nn.Module, teacher: nn.Module, name: str) -> Survivors:
     """Which of the teacher's units the output of a module still has: (dimension, indices), or None for all of them.
 
     Raises InputError for an unknown module, or one that has no bias or weight to tell its units by.
@@ -151,10 +149,10 @@ def place(model: nn.Module, teacher: nn.Module, name: str) -> Place:
         if name not in known:
             raise InputError(f"features: the {which} has no module {name!r}.{nearest(name, known)}")
     module = model.get_submodule(name)
-    found = _output_axis(module)
-    if found is None:
+    made_by = _output_axis(module)
+    if made_by is None:
         return None
-    tensor, axis = f"{name}.{found[0]}", found[1]
+    tensor, axis = f"{name}.{made_by[0]}", made_by[1]
     size = teacher.get_parameter(tensor).shape[axis]
     indices = np.arange(size)
     for plan in plans_of(model)[len(plans_of(teacher)) :]:
@@ -185,15 +183,15 @@ def _output_axis(module: nn.Module) -> tuple[str, int] | None:
     return ("weight", 1) if isinstance(module, nn.Embedding) else None
 
 
-def feature_loss(student: Features, teacher: Features, places: Mapping[str, Place]) -> torch.Tensor:
+def feature_loss(student: Features, teacher: Features, kept: Mapping[str, Survivors]) -> torch.Tensor:
     """Mean over the named modules of the mean square error relative to the teacher's mean square, on kept units."""
     losses = []
-    for name, kept in places.items():
+    for name, units in kept.items():
         if name not in student or name not in teacher:
             raise InputError(f"features of {name}: the module was not run")
         ours, theirs = student[name].float(), teacher[name].float()
-        if kept is not None:
-            theirs = theirs.index_select(kept[0], kept[1].to(theirs.device))
+        if units is not None:
+            theirs = theirs.index_select(units[0], units[1].to(theirs.device))
         if theirs.shape != ours.shape:
             raise InputError(
                 f"features of {name}: {tuple(ours.shape)} cannot be compared with the teacher's {tuple(theirs.shape)}; "

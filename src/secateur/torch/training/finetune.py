@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,15 +24,15 @@ from torch import nn
 from secateur.errors import ConfigError, InputError, SecateurError
 from secateur.progress import Tell, progress
 from secateur.torch.running.batch_norm import batch_norms
-from secateur.torch.running.data import Collect, Data, Loss, first_of
+from secateur.torch.running.data import Data
 from secateur.torch.running.distributed import active, agree, rank, reduce_sum, unwrapped, world_size
 from secateur.torch.running.restoring import flags_kept
 from secateur.torch.training.config import FinetuneConfig
-from secateur.torch.training.defaults import MakeOptimizer, optimizer_for, scheduler_for
+from secateur.torch.training.defaults import optimizer_for, scheduler_for
 from secateur.torch.training.distillation import Distillation, Lesson, lessons
 from secateur.torch.training.guard import copied, device_of, put_back, rates_kept, restored_on_error, seeded
 
-Score = Callable[[nn.Module], float]
+ScoreFunction = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,24 +58,18 @@ class FinetuneResult:
 
 def finetune(
     model: nn.Module,
-    data_loader: Iterable[Any],
+    data_loader: Iterable[object],
     *,
     epochs: int = 3,
-    lr: float | None = None,
-    optimizer: torch.optim.Optimizer | MakeOptimizer | None = None,
-    score_func: Score | None = None,
-    collect_func: Collect = first_of,
-    loss_func: Loss | None = None,
+    score_func: ScoreFunction | None = None,
     teacher: nn.Module | Distillation | None = None,
-    config: Mapping[str, Any] | FinetuneConfig | None = None,
+    config: Mapping[str, object] | FinetuneConfig | None = None,
 ) -> FinetuneResult:
     """Train a model in place and leave the best of it.
 
-    ``lr`` is that of the default optimizer, AdamW: 1e-3 for models with batch norm and 1e-4 for others; or give an
-    ``optimizer``, or a function of the parameters that makes one. ``score_func(model)`` (higher is better) is asked before
-    and after each epoch. ``collect_func`` says what of a batch the model takes, ``loss_func(output, batch)`` gives the loss;
-    by default it is the output's own, or cross entropy with the labels. ``teacher`` is the unpruned model, to learn its
-    logits, or a `Distillation`. ``config`` holds the options of `FinetuneConfig`.
+    ``score_func(model)`` (higher is better) is asked before and after each epoch. ``teacher`` is the unpruned model, to
+    learn its logits, or a `Distillation`. ``config`` has the options of `FinetuneConfig`: the learning rate or the
+    optimizer, what of a batch the model takes and how its loss is had, the schedule, and when to stop.
 
     Raises InputError and ConfigError for what cannot be used, SecateurError where the loss stops being finite. The model
     (and an optimizer that was given) is then as it was.
@@ -86,8 +79,8 @@ def finetune(
     network = unwrapped(model)
     with ExitStack() as stack:
         stack.enter_context(seeded(options.seed + rank(), device_of(network)))
-        data = Data(loader=data_loader, collect=collect_func, num_batches=sys.maxsize, loss=loss_func)
-        used = optimizer_for(network, optimizer, lr, options)
+        data = Data(loader=data_loader, collect=options.collect_func, num_batches=sys.maxsize, loss=options.loss_func)
+        used = optimizer_for(network, options)
         for guard in (restored_on_error(network, used), flags_kept(network), rates_kept(used)):
             stack.enter_context(guard)
         lesson = None
@@ -109,7 +102,7 @@ class _Run:
         optimizer: torch.optim.Optimizer,
         options: FinetuneConfig,
         epochs: int,
-        score_func: Score | None,
+        score_func: ScoreFunction | None,
     ) -> None:
         self.network, self.data, self.optimizer, self.options = unwrapped(model), data, optimizer, options
         self.epochs, self.score_func = epochs, score_func
@@ -173,7 +166,7 @@ class _Run:
         _average_statistics(self.network)
         return loss
 
-    def _step(self, batch: Any, lesson: Lesson | None) -> torch.Tensor:
+    def _step(self, batch: object, lesson: Lesson | None) -> torch.Tensor:
         """One step of the optimizer; the loss, detached."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             output = self.data.output(self.model, batch)
@@ -208,7 +201,7 @@ class _Run:
         return float(mean) / world_size()
 
 
-def _check(epochs: int, score_func: Score | None, options: FinetuneConfig) -> None:
+def _check(epochs: int, score_func: ScoreFunction | None, options: FinetuneConfig) -> None:
     if type(epochs) is not int or epochs < 1:
         raise ConfigError(f"epochs is a whole number from 1, not {epochs!r}")
     if options.patience is not None and score_func is None:

@@ -67,7 +67,7 @@ def remap_optimizer(optimizer: torch.optim.Optimizer, result: PruneResult | nn.M
     return optimizer
 
 
-def _model_of(result: Any) -> tuple[nn.Module, Succession]:
+def _model_of(result: PruneResult | nn.Module) -> tuple[nn.Module, Succession]:
     if isinstance(result, nn.Module):
         model = unwrapped(result)
         return model, succession_of(model)
@@ -92,15 +92,18 @@ def _successor(
     return None
 
 
-def _narrowed_state(state: dict[str, Any], old: nn.Parameter, to: Successor) -> dict[str, Any]:
+def _narrowed_state(state: dict[str, object], old: nn.Parameter, to: Successor) -> dict[str, object]:
     """The state of a parameter, cut; empty, which lets the optimizer begin anew, where a part of it cannot be cut."""
     new, cuts = to
     if new is None:
         return {}
-    made = {}
+    made: dict[str, object] = {}
     for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            made[key] = value
+            continue
         try:
-            made[key] = narrowed_like(value, tuple(old.shape), cuts) if isinstance(value, torch.Tensor) else value
+            made[key] = narrowed_like(value, tuple(old.shape), cuts)
         except (_Lost, PlanError):
             warnings.warn(
                 f"optimizer state {key!r} of {cuts[-1][1]} has shape {tuple(value.shape)} beside a parameter of shape "
@@ -153,7 +156,7 @@ def _regroup(group: dict[str, Any], moved: dict[int, Successor]) -> None:
     group["params"][:] = [p for p in after if p is not None]
 
 
-def _hand_over(optimizer: torch.optim.Optimizer, old: nn.Parameter, to: Successor, state: dict[str, Any]) -> None:
+def _hand_over(optimizer: torch.optim.Optimizer, old: nn.Parameter, to: Successor, state: dict[str, object]) -> None:
     """Give the new parameter the state and the gradient of the old one."""
     new, cuts = to
     optimizer.state.pop(old, None)
