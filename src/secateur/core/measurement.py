@@ -108,8 +108,7 @@ class Measurement(_Data):
     def from_json(cls, text: str | bytes) -> Self:
         """What `to_json` wrote. Raises ArtifactError, naming the place, for anything else."""
         what = "the measurement"
-        data = read_json(text, what, ArtifactError)
-        check_version(data, FORMAT_VERSION, what, ArtifactError)
+        data = check_version(read_json(text, what, ArtifactError), FORMAT_VERSION, what, ArtifactError)
         return fit(cls, _as_tuples({key: data[key] for key in data if key != "format_version"}), what, ArtifactError)
 
     def __str__(self) -> str:

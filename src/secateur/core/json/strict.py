@@ -45,8 +45,8 @@ def read_json(text: str | bytes, what: str, error: type[SecateurError]) -> objec
     return data
 
 
-def check_version(data: object, known: int, what: str, error: type[SecateurError]) -> None:
-    """Refuse anything but a JSON object whose ``format_version`` is the one known here."""
+def check_version(data: object, known: int, what: str, error: type[SecateurError]) -> dict[str, object]:
+    """The data, if it is a JSON object whose ``format_version`` is the one known here; else refuse it."""
     if not isinstance(data, dict):
         raise error(f"{what} must be a JSON object, not {type(data).__name__}")
     version = data.get("format_version")
@@ -56,6 +56,7 @@ def check_version(data: object, known: int, what: str, error: type[SecateurError
             f"{what} has format version {shown}; this Secateur reads version {known}. "
             "Use the Secateur that wrote it, or write it anew"
         )
+    return data
 
 
 def fit(model: type[_Model], data: object, what: str, error: type[SecateurError]) -> _Model:
