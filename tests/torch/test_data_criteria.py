@@ -18,7 +18,7 @@ from secateur.core.graph import Graph
 from secateur.errors import ConfigError, InputError
 from secateur.testing import check_criterion, small_batches, small_network
 from secateur.torch.criteria import APoZ, Fisher, GateGradient, MeanRank, Random, SecondMoment, Taylor, make
-from secateur.torch.measuring.samples import Rows, survey
+from secateur.torch.measuring.samples import Rows, contractions_of
 from secateur.torch.measuring.targets import output_norm
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
@@ -389,7 +389,7 @@ class Mixed(nn.Module):
 def test_what_cannot_be_told_apart_is_shared_out_evenly():
     torch.manual_seed(0)
     case = Case(Mixed(), torch.randn(4, 6), {})
-    seen = survey(case.model, case.x)
+    seen = contractions_of(case.model, case.x)
     assert seen.rows == {("one.weight", 0): Rows(0, True), ("two.weight", 0): None, ("head.weight", 0): None}
     whole = GateGradient(data_loader=case.batches(), per="batch")(case.graph, case.model)
     assert_close(GateGradient(data_loader=case.batches())(case.graph, case.model), whole)
@@ -399,14 +399,14 @@ class TestRows:
     @pytest.mark.parametrize("name", ["attention", "attention_tokens_first"])
     def test_the_layout_is_found_though_samples_and_tokens_are_as_many(self, name):
         case = CASES[name]
-        found = survey(case.model, case.x).rows
+        found = contractions_of(case.model, case.x).rows
         assert found["attention.in_proj_weight", 0] == Rows(1, True)  # torch's own code puts tokens first
         assert found["attention.out_proj.weight", 0] == Rows(0, False)
         assert found["up.weight", 0] == Rows(0 if name == "attention" else 1, True)
 
     def test_equal_samples_leave_the_usual_layout(self):
         case = CASES["attention"]
-        assert set(survey(case.model, torch.ones_like(case.x)).rows.values()) == {Rows(0, True)}
+        assert set(contractions_of(case.model, torch.ones_like(case.x)).rows.values()) == {Rows(0, True)}
 
     def test_rows_are_told_apart(self):
         values = torch.arange(6.0).unsqueeze(-1)

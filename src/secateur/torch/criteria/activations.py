@@ -24,9 +24,9 @@ from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, one_of
 from secateur.torch.criteria.sources import DataDriven
 from secateur.torch.measuring.accumulate import Tally
-from secateur.torch.measuring.readers import Read, Reads, reads
-from secateur.torch.measuring.samples import spread, survey
-from secateur.torch.measuring.scoring import batches, scoring
+from secateur.torch.measuring.judging import batches, judging
+from secateur.torch.measuring.readers import Read, Readers, readers_of
+from secateur.torch.measuring.samples import contractions_of, over_space
 from secateur.torch.running.contractions import Site, taps
 
 Activation = Literal["relu", "relu6", "gelu", "silu"]
@@ -55,7 +55,7 @@ class SecondMoment(DataDriven):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that a contraction reads or gives."""
-        found = _means(self, graph, model, torch.square, self.activation)
+        found = unit_means(self, graph, model, torch.square, activation=self.activation)
         return {name: normalise(values, self.normalizer) for name, values in found.items()}
 
 
@@ -74,7 +74,7 @@ class APoZ(DataDriven):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that a contraction reads or gives."""
-        found = _means(self, graph, model, _is_not_zero, self.activation)
+        found = unit_means(self, graph, model, _is_not_zero, activation=self.activation)
         return {name: normalise(values, self.normalizer) for name, values in found.items()}
 
 
@@ -96,17 +96,22 @@ class MeanRank(DataDriven):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that a contraction reads or gives."""
-        found = _means(self, graph, model, _as_it_is, self.activation)
+        found = unit_means(self, graph, model, _as_it_is, activation=self.activation)
         return {name: normalise(values, self.normalizer) for name, values in found.items()}
 
 
-def _means(
-    criterion: DataDriven, graph: Graph, model: nn.Module, value: Value, activation: str | None
+def unit_means(
+    criterion: DataDriven, graph: Graph, model: nn.Module, value: Value, *, activation: Activation | None = None
 ) -> dict[str, Values]:
-    with scoring(model), torch.no_grad():
+    """Mean of ``value(a)`` over all samples, positions and readers of each unit: a criterion on data in one line.
+
+    With an ``activation``, a is that function of what the producing layer gives instead of what is read.
+    """
+    with judging(model), torch.no_grad():
         data = criterion.source(model)
-        sites = survey(model, data.collect(next(iter(data.batches(model)))), samples=False).sites
-        tap = _Sums(reads(graph, sites, produced=activation is not None), Tally.of(graph, model), value, activation)
+        sites = contractions_of(model, data.collect(next(iter(data.batches(model)))), samples=False).sites
+        readers = readers_of(graph, sites, produced=activation is not None)
+        tap = _Sums(readers, Tally.of(graph, model), value, activation)
         for batch in batches(criterion.name, data, model):
             with taps(model, tap):
                 data.output(model, batch)
@@ -117,19 +122,19 @@ def _means(
 class _Sums:
     """A tap that adds up a value of every activation."""
 
-    reads: Reads
+    readers: Readers
     tally: Tally
     value: Value
     activation: str | None
 
     def before(self, site: Site) -> torch.Tensor:
         """Add what this contraction reads."""
-        self._add(site.x, site, self.reads.into(site))
+        self._add(site.x, site, self.readers.into(site))
         return site.x
 
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
         """Add what it gives, as far as nobody reads it or the activation is named."""
-        self._add(y, site, self.reads.out_of(site))
+        self._add(y, site, self.readers.out_of(site))
         return y
 
     def _add(self, a: torch.Tensor, site: Site, asked: tuple[Read, ...]) -> None:
@@ -137,7 +142,7 @@ class _Sums:
             return
         a = a.to(torch.promote_types(a.dtype, torch.float32))
         values = self.value(a if self.activation is None else ACTIVATIONS[self.activation](a))
-        rows = spread(values, site.spatial)
+        rows = over_space(values, site.spatial)
         total = rows.flatten(0, -2).sum(0, keepdim=True)
         for read in asked:
             num_positions = a.numel() // rows.shape[-1] * read.positions.shape[-1]

@@ -22,9 +22,9 @@ from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, one_of, reduce_group
 from secateur.torch.criteria.sources import DataDriven
 from secateur.torch.measuring.accumulate import finite, wide
-from secateur.torch.measuring.gradients import asked_parameters, gradient_of, gradients
-from secateur.torch.measuring.norms import in_order, spoken_sums, with_values
-from secateur.torch.measuring.scoring import scoring
+from secateur.torch.measuring.gradients import gradient_of, gradients, live_carriers
+from secateur.torch.measuring.judging import judging
+from secateur.torch.measuring.norms import in_order, unit_sums, with_values
 from secateur.torch.measuring.weights import outer_widths
 from secateur.torch.running.distributed import reduce_sum
 
@@ -51,17 +51,19 @@ class Fisher(DataDriven):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that lives in a parameter."""
-        with scoring(model):
+        with judging(model):
             data = self.source(model)
-            asked = asked_parameters(graph, model, bias=self.bias)
-            squares = {item.name: torch.zeros_like(item.tensor, dtype=wide(item.tensor.device)) for item in asked}
+            asked = live_carriers(graph, model, bias=self.bias)
+            squares = {
+                carrier.name: torch.zeros_like(carrier.tensor, dtype=wide(carrier.tensor.device)) for carrier in asked
+            }
             num_passes = torch.zeros(1)
             for _ in gradients(self.name, data, model, asked, per=self.per):
                 num_passes += 1
-                for item in asked:
-                    squares[item.name] += gradient_of(item).square()
+                for carrier in asked:
+                    squares[carrier.name] += gradient_of(carrier).square()
             reduce_sum([*squares.values(), num_passes])
             cost = with_values(asked, lambda i: i.tensor.detach().square() * squares[i.name] / (2 * num_passes.item()))
-            said = in_order(graph, spoken_sums(cost, outer_widths(graph), 1))
-        found = {name: reduce_group(values, self.reduction) for name, values in said.items()}
+            parts = in_order(graph, unit_sums(cost, outer_widths(graph), 1))
+        found = {name: reduce_group(values, self.reduction) for name, values in parts.items()}
         return {name: normalise(values, self.normalizer) for name, values in finite(found).items()}

@@ -22,7 +22,7 @@ from secateur.core.positions import Outer, crossed, places
 from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, reduce_group
 from secateur.torch.measuring.norms import in_order
-from secateur.torch.measuring.weights import Item, items, outer_widths
+from secateur.torch.measuring.weights import Carrier, carriers, outer_widths
 
 _CHUNK = 2**20  # distances held at once
 
@@ -42,28 +42,28 @@ class FPGM:
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that lives in a parameter."""
-        asked, outer = items(graph, model), outer_widths(graph)
-        weighty = {name for item in asked if item.tensor.dim() > 1 for names in item.widths for name in names}
-        said: dict[str, list[torch.Tensor]] = {}
-        for item in asked:
-            for axis in item.axes:
-                for name in item.widths[axis]:
-                    if item.tensor.dim() > 1 or name not in weighty:
-                        said.setdefault(name, []).append(sum_of_distances(slices(item, axis, name, outer)))
-        on_host = {name: [values.cpu().double().numpy() for values in found] for name, found in said.items()}
+        asked, outer = carriers(graph, model), outer_widths(graph)
+        weighty = {name for carrier in asked if carrier.tensor.dim() > 1 for names in carrier.widths for name in names}
+        parts: dict[str, list[torch.Tensor]] = {}
+        for carrier in asked:
+            for axis in carrier.axes:
+                for name in carrier.widths[axis]:
+                    if carrier.tensor.dim() > 1 or name not in weighty:
+                        parts.setdefault(name, []).append(sum_of_distances(slices(carrier, axis, name, outer)))
+        on_host = {name: [values.cpu().double().numpy() for values in found] for name, found in parts.items()}
         return {
             name: normalise(reduce_group(values, self.reduction), self.normalizer)
             for name, values in in_order(graph, on_host).items()
         }
 
 
-def slices(item: Item, axis: int, name: str, outer: Outer) -> torch.Tensor:
+def slices(carrier: Carrier, axis: int, name: str, outer: Outer) -> torch.Tensor:
     """The slice of each unit of a width as a row: ``[size, m]``, or ``[outer, size, m]``."""
-    for width, rows, own in crossed(item.layout, outer):
+    for width, rows, own in crossed(carrier.layout, outer):
         if width == name and own == axis:
-            return _slices_across(item, rows, axis, name, outer)
-    weight = item.tensor.movedim(axis, 0).flatten(1) if item.tensor.dim() > 1 else item.tensor.unsqueeze(1)
-    found = [_taken(weight, p).flatten(-2) for width, p in places(item.layout[axis], outer) if width == name]
+            return _slices_across(carrier, rows, axis, name, outer)
+    weight = carrier.tensor.movedim(axis, 0).flatten(1) if carrier.tensor.dim() > 1 else carrier.tensor.unsqueeze(1)
+    found = [_taken(weight, p).flatten(-2) for width, p in places(carrier.layout[axis], outer) if width == name]
     return torch.cat(list(_level(found)), dim=-1)
 
 
@@ -80,19 +80,21 @@ def sum_of_distances(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat(pieces, dim=-1)
 
 
-def _slices_across(item: Item, rows: int, columns: int, name: str, outer: Outer) -> torch.Tensor:
-    weight = item.tensor.movedim((rows, columns), (0, 1)).flatten(2) if item.tensor.dim() > 2 else _pair(item, rows)
-    groups = torch.cat([_taken(weight, p) for w, p in places(item.layout[rows], {}) if w == outer[name]], dim=1)
+def _slices_across(carrier: Carrier, rows: int, columns: int, name: str, outer: Outer) -> torch.Tensor:
+    weight = (
+        carrier.tensor.movedim((rows, columns), (0, 1)).flatten(2) if carrier.tensor.dim() > 2 else _pair(carrier, rows)
+    )
+    groups = torch.cat([_taken(weight, p) for w, p in places(carrier.layout[rows], {}) if w == outer[name]], dim=1)
     found = []
-    for width, positions in places(item.layout[columns], {}):
+    for width, positions in places(carrier.layout[columns], {}):
         if width == name:
             picked = groups[:, :, torch.as_tensor(positions.copy(), device=groups.device)]  # [group, m, size, k, rest]
             found.append(picked.movedim(2, 1).flatten(2))
     return torch.cat(found, dim=-1)
 
 
-def _pair(item: Item, rows: int) -> torch.Tensor:
-    return (item.tensor if rows == 0 else item.tensor.t()).unsqueeze(2)
+def _pair(carrier: Carrier, rows: int) -> torch.Tensor:
+    return (carrier.tensor if rows == 0 else carrier.tensor.t()).unsqueeze(2)
 
 
 def _taken(weight: torch.Tensor, positions: object) -> torch.Tensor:

@@ -30,13 +30,13 @@ from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, one_of
 from secateur.torch.criteria.sources import DataDriven
 from secateur.torch.measuring.accumulate import Tally, wide
-from secateur.torch.measuring.gradients import asked_parameters, backward, gradient_of
-from secateur.torch.measuring.norms import signed_sums, with_values
-from secateur.torch.measuring.readers import Read, Reads, reads
-from secateur.torch.measuring.samples import Survey, spread, survey
-from secateur.torch.measuring.scoring import batches, scoring
+from secateur.torch.measuring.gradients import backward, gradient_of, live_carriers
+from secateur.torch.measuring.judging import batches, judging
+from secateur.torch.measuring.norms import signed_unit_sums, with_values
+from secateur.torch.measuring.readers import Read, Readers, readers_of
+from secateur.torch.measuring.samples import Contractions, contractions_of, over_space
 from secateur.torch.measuring.targets import Target, aimed
-from secateur.torch.measuring.weights import Item, outer_widths
+from secateur.torch.measuring.weights import Carrier, outer_widths
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example, batch_size
@@ -44,57 +44,67 @@ from secateur.torch.running.example import Example, batch_size
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateDriven(DataDriven):
+    """A criterion on gates. ``target="output"`` differentiates the strength of the output instead of the loss (see
+    `targets`): often far better, and without labels.
+    """
+
+    target: Target = "loss"
+
+    def check_source(self) -> None:
+        """Raise ConfigError where the target or the source of data cannot be used."""
+        DataDriven.check_source(self)
+        one_of("target", self.target, ("loss", "output"))
+
+
 @CRITERIA.add("gate_gradient")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateGradient(DataDriven):
+class GateGradient(GateDriven):
     """Mean over samples of (∂L/∂gate)².
 
     ``per="batch"`` squares the gradient of a batch's loss instead: faster, noisier, and it depends on the batch size.
-    ``target="output"`` differentiates the strength of the output (see `targets`): often far better, and without labels.
     """
 
     name = "gate_gradient"
 
-    target: Target = "loss"
     per: Literal["sample", "batch"] = "sample"
     normalizer: str | None = None
 
     def __post_init__(self) -> None:
-        DataDriven.check_source(self)
+        self.check_source()
         check("mean", self.normalizer)
-        one_of("target", self.target, ("loss", "output"))
         one_of("per", self.per, ("sample", "batch"))
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that the data reaches."""
-        found = gate_scores(self, graph, model, self.target, end=torch.square, per=self.per)
-        return {name: normalise(values, self.normalizer) for name, values in found.items()}
+        scores = gate_scores(self, graph, model, end=torch.square, per=self.per)
+        return {name: normalise(values, self.normalizer) for name, values in scores.items()}
 
 
 def gate_scores(
-    criterion: DataDriven,
+    criterion: GateDriven,
     graph: Graph,
     model: nn.Module,
-    target: Target,
     *,
     end: Change,
     begin: Change | None = None,
-    per: str = "sample",
+    per: Literal["sample", "batch"] = "sample",
 ) -> dict[str, Values]:
     """Mean over samples of ``end``(Σ over positions of ``begin``(a · ∂L/∂a)), for each unit."""
     if not graph.free:
         return {}
-    with scoring(model):
-        data = aimed(criterion.source(model), target)
+    with judging(model):
+        data = aimed(criterion.source(model), criterion.target)
         first = data.collect(next(iter(data.batches(model))))
-        seen = survey(model, first, samples=per == "sample")
-        where = reads(graph, seen.sites)
+        seen = contractions_of(model, first, samples=per == "sample")
+        where = readers_of(graph, seen.sites)
         last = _by_parameters(graph, model, where)
         tally, count = Tally.of(graph, model), 0
         for batch in batches(criterion.name, data, model):
-            run = _Run(seen=seen, reads=where, begin=begin or _as_it_is)
+            run = _Run(seen=seen, readers=where, begin=begin or _as_it_is)
             run.batch = batch_size(Example.of(model, data.collect(batch))) if per == "sample" else 1
-            _backward(run, model, data, batch, [item.tensor for item in last])
+            _backward(run, model, data, batch, [carrier.tensor for carrier in last])
             run.add_parameters(last, graph)
             tally.add({name: end(values).sum(0) for name, values in run.whole().items()}, run.batch)
             count += run.batch
@@ -105,22 +115,22 @@ def gate_scores(
 class _Run:
     """A tap that collects s of every unit and sample over one batch; state, because hooks write into it."""
 
-    seen: Survey
-    reads: Reads
+    seen: Contractions
+    readers: Readers
     begin: Change
     batch: int = 1
-    said: dict[str, torch.Tensor] = field(default_factory=dict)
+    changes: dict[str, torch.Tensor] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
 
     def before(self, site: Site) -> torch.Tensor:
         """Let the input be a tensor of its own, so that its gradient is what this reader says."""
         self.calls[site.name] += 1
-        asked = self.reads.into(site)
+        asked = self.readers.into(site)
         return site.x if not asked else self._watched(site, site.x, asked, 1.0)
 
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
         """The same for outputs. Units seen there are factors of a product: both factors say the same, each counts half."""
-        asked = self.reads.out_of(site)
+        asked = self.readers.out_of(site)
         return y if not asked else self._watched(site, y, asked, 0.5)
 
     def _watched(self, site: Site, a: torch.Tensor, asked: tuple[Read, ...], share: float) -> torch.Tensor:
@@ -151,11 +161,11 @@ class _Run:
             )
         dtype = torch.promote_types(a.dtype, torch.float32)
         product = self.begin(a.to(dtype) * gradient.to(dtype) * self.batch)  # of one sample's loss, not of the mean
-        apart = self._by_sample(spread(product, spatial), call) * share
+        apart = self._by_sample(over_space(product, spatial), call) * share
         for read in asked:
             folded = read.fold(apart)
-            before = self.said.get(read.width)
-            self.said[read.width] = folded if before is None else before + folded
+            before = self.changes.get(read.width)
+            self.changes[read.width] = folded if before is None else before + folded
 
     def _by_sample(self, values: torch.Tensor, call: tuple[str, int]) -> torch.Tensor:
         """``[*rows, F]`` to ``[batch, F]``; where samples cannot be told apart, each has its even share."""
@@ -164,19 +174,19 @@ class _Run:
             return rows.by_sample(values, self.batch).sum(1)
         return (values.flatten(0, -2).sum(0, keepdim=True) / self.batch).expand(self.batch, -1)
 
-    def add_parameters(self, last: list[Item], graph: Graph) -> None:
+    def add_parameters(self, last: list[Carrier], graph: Graph) -> None:
         """What the parameters say of widths that no activation shows: the same for every sample."""
-        there = [item for item in last if item.tensor.grad is not None]
-        products = with_values(there, lambda item: item.tensor.detach() * gradient_of(item))
-        for item in there:
-            item.tensor.grad = None
-        for name, values in signed_sums(products, outer_widths(graph)).items():
+        there = [carrier for carrier in last if carrier.tensor.grad is not None]
+        products = with_values(there, lambda carrier: carrier.tensor.detach() * gradient_of(carrier))
+        for carrier in there:
+            carrier.tensor.grad = None
+        for name, values in signed_unit_sums(products, outer_widths(graph)).items():
             mean = np.mean(np.broadcast_arrays(*values), axis=0)
-            self.said[name] = torch.as_tensor(mean).expand(self.batch, *mean.shape)
+            self.changes[name] = torch.as_tensor(mean).expand(self.batch, *mean.shape)
 
     def whole(self) -> dict[str, torch.Tensor]:
         """s for each sample, ``[batch, size]`` or ``[batch, outer, size]``."""
-        return {name: values.to(wide(values.device)) for name, values in self.said.items()}
+        return {name: values.to(wide(values.device)) for name, values in self.changes.items()}
 
 
 def _backward(run: _Run, model: nn.Module, data: Data, batch: object, parameters: list[torch.Tensor]) -> None:
@@ -187,10 +197,10 @@ def _backward(run: _Run, model: nn.Module, data: Data, batch: object, parameters
     backward(data.loss_of(output, batch))
 
 
-def _by_parameters(graph: Graph, model: nn.Module, where: Reads) -> list[Item]:
-    """The parameters that speak for widths which no activation shows."""
+def _by_parameters(graph: Graph, model: nn.Module, where: Readers) -> list[Carrier]:
+    """The parameters that carry widths that no activation shows."""
     rest = graph.with_widths(width for width in graph.free if width.name in where.unseen)
-    return asked_parameters(rest, model) if where.unseen else []
+    return live_carriers(rest, model) if where.unseen else []
 
 
 def _as_it_is(values: torch.Tensor) -> torch.Tensor:

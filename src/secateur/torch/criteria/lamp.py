@@ -18,8 +18,8 @@ from secateur.core.graph import Graph
 from secateur.core.layout import Values
 from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, lamp, reduce_group
-from secateur.torch.measuring.norms import in_order, spoken_sums
-from secateur.torch.measuring.weights import items, outer_widths
+from secateur.torch.measuring.norms import in_order, unit_sums
+from secateur.torch.measuring.weights import carriers, outer_widths
 
 
 @CRITERIA.add("lamp")
@@ -37,5 +37,5 @@ class LAMP:
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that lives in a parameter."""
-        said = in_order(graph, spoken_sums(items(graph, model, bias=self.bias), outer_widths(graph), 2))
-        return {name: lamp(reduce_group(values, self.reduction)) for name, values in said.items()}
+        parts = in_order(graph, unit_sums(carriers(graph, model, bias=self.bias), outer_widths(graph), 2))
+        return {name: lamp(reduce_group(values, self.reduction)) for name, values in parts.items()}

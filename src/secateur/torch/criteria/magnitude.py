@@ -19,8 +19,8 @@ from secateur.errors import InputError
 from secateur.search.matching import owner
 from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, reduce_group
-from secateur.torch.measuring.norms import in_order, spoken_sums
-from secateur.torch.measuring.weights import Item, items, outer_widths
+from secateur.torch.measuring.norms import in_order, unit_sums
+from secateur.torch.measuring.weights import Carrier, carriers, outer_widths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +42,10 @@ class Magnitude:
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that lives in a parameter."""
-        said = spoken_sums(items(graph, model, bias=self.bias), outer_widths(graph), self.power)
+        parts = unit_sums(carriers(graph, model, bias=self.bias), outer_widths(graph), self.power)
         return {
             name: normalise(reduce_group(values, self.reduction) ** (1 / self.power), self.normalizer)
-            for name, values in in_order(graph, said).items()
+            for name, values in in_order(graph, parts).items()
         }
 
 
@@ -85,15 +85,17 @@ class BatchNormScale:
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of the free widths under a batch norm."""
-        scales = [item for item in items(graph, model) if _is_scale(graph, item)]
+        scales = [carrier for carrier in carriers(graph, model) if _is_scale(graph, carrier)]
         if not scales:
             raise InputError(
                 "bn_scale: no free width passes a batch norm with a scale; use another criterion, such as l1"
             )
-        said = in_order(graph, spoken_sums(scales, outer_widths(graph), 1))
-        return {name: normalise(reduce_group(values, self.reduction), self.normalizer) for name, values in said.items()}
+        parts = in_order(graph, unit_sums(scales, outer_widths(graph), 1))
+        return {
+            name: normalise(reduce_group(values, self.reduction), self.normalizer) for name, values in parts.items()
+        }
 
 
-def _is_scale(graph: Graph, item: Item) -> bool:
-    types = graph.module_types.get(owner(graph, item.name), ())
-    return item.tensor.dim() == 1 and item.name.endswith("weight") and any("BatchNorm" in kind for kind in types)
+def _is_scale(graph: Graph, carrier: Carrier) -> bool:
+    types = graph.module_types.get(owner(graph, carrier.name), ())
+    return carrier.tensor.dim() == 1 and carrier.name.endswith("weight") and any("BatchNorm" in kind for kind in types)

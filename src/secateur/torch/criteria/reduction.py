@@ -19,12 +19,12 @@ REDUCTIONS: Registry[Callable[[Values], Values]] = Registry("reduction")
 NORMALIZERS: Registry[Callable[[Values], Values]] = Registry("normalizer")
 
 
-def reduce_group(said: Sequence[Values], reduction: str) -> Values:
+def reduce_group(parts: Sequence[Values], reduction: str) -> Values:
     """One array from what several tensors say; arrays without the outer axis hold for every outer index."""
-    if len(said) == 1:
-        return said[0]
-    alike = len({values.shape for values in said}) == 1
-    return REDUCTIONS[reduction](np.stack(said if alike else np.broadcast_arrays(*said)))
+    if len(parts) == 1:
+        return parts[0]
+    alike = len({values.shape for values in parts}) == 1
+    return REDUCTIONS[reduction](np.stack(parts if alike else np.broadcast_arrays(*parts)))
 
 
 def normalise(values: Values, normalizer: str | None) -> Values:
@@ -44,30 +44,30 @@ def one_of(field_name: str, given: str, known: tuple[str, ...]) -> None:
 
 
 @REDUCTIONS.add("mean")
-def _mean(said: Values) -> Values:
-    return said.mean(axis=0)
+def _mean(parts: Values) -> Values:
+    return parts.mean(axis=0)
 
 
 @REDUCTIONS.add("sum")
-def _sum(said: Values) -> Values:
-    return said.sum(axis=0)
+def _sum(parts: Values) -> Values:
+    return parts.sum(axis=0)
 
 
 @REDUCTIONS.add("max")
-def _max(said: Values) -> Values:
-    return said.max(axis=0)
+def _max(parts: Values) -> Values:
+    return parts.max(axis=0)
 
 
 @REDUCTIONS.add("prod")
-def _prod(said: Values) -> Values:
+def _prod(parts: Values) -> Values:
     """The geometric mean: it ranks as the product does, and does not overflow on a stream with a hundred users."""
     with np.errstate(divide="ignore"):
-        return np.exp(np.log(said).mean(axis=0))
+        return np.exp(np.log(parts).mean(axis=0))
 
 
 @REDUCTIONS.add("first")
-def _first(said: Values) -> Values:
-    return said[0]
+def _first(parts: Values) -> Values:
+    return parts[0]
 
 
 def _divided(values: Values, by: float) -> Values:

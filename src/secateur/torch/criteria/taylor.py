@@ -23,25 +23,23 @@ from secateur.core.graph import Graph
 from secateur.core.layout import Values
 from secateur.core.positions import Outer
 from secateur.errors import ConfigError
-from secateur.torch.criteria.gates import gate_scores
+from secateur.torch.criteria.gates import GateDriven, gate_scores
 from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, one_of, reduce_group
-from secateur.torch.criteria.sources import DataDriven
 from secateur.torch.measuring.accumulate import finite
-from secateur.torch.measuring.gradients import asked_parameters, gradient_of, gradients
-from secateur.torch.measuring.norms import in_order, signed_sums, spoken_sums, with_values
-from secateur.torch.measuring.scoring import scoring
-from secateur.torch.measuring.targets import Target, aimed
-from secateur.torch.measuring.weights import Item, outer_widths
+from secateur.torch.measuring.gradients import gradient_of, gradients, live_carriers
+from secateur.torch.measuring.judging import judging
+from secateur.torch.measuring.norms import in_order, signed_unit_sums, unit_sums, with_values
+from secateur.torch.measuring.targets import aimed
+from secateur.torch.measuring.weights import Carrier, outer_widths
 from secateur.torch.running.distributed import reduce_sum
 
 
 @CRITERIA.add("taylor")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taylor(DataDriven):
+class Taylor(GateDriven):
     """First-order change of the loss, on activations (where units are read) or on weights.
 
-    ``target="output"`` differentiates the strength of the output instead of the loss (see `targets`): no labels are needed.
     ``reduction`` joins the tensors of a width and ``bias`` counts biases too; both say something with ``on="weight"`` only.
     """
 
@@ -49,17 +47,15 @@ class Taylor(DataDriven):
 
     on: Literal["activation", "weight"] = "activation"
     of: Literal["unit", "element"] = "unit"
-    target: Target = "loss"
     power: int = 1
     reduction: str = "mean"
     normalizer: str | None = None
     bias: bool = False
 
     def __post_init__(self) -> None:
-        DataDriven.check_source(self)
+        self.check_source()
         check(self.reduction, self.normalizer)
         one_of("on", self.on, ("activation", "weight"))
-        one_of("target", self.target, ("loss", "output"))
         one_of("of", self.of, ("unit", "element"))
         if self.power not in (1, 2):
             raise ConfigError(f"power is 1 or 2, not {self.power!r}")
@@ -69,9 +65,9 @@ class Taylor(DataDriven):
         if self.on == "weight":
             found = self._on_weights(graph, model)
         elif self.of == "unit":
-            found = gate_scores(self, graph, model, self.target, end=self._strength)
+            found = gate_scores(self, graph, model, end=self._strength)
         else:
-            found = gate_scores(self, graph, model, self.target, begin=self._strength, end=torch.abs)
+            found = gate_scores(self, graph, model, begin=self._strength, end=torch.abs)
         return {name: normalise(values, self.normalizer) for name, values in found.items()}
 
     def _strength(self, values: torch.Tensor) -> torch.Tensor:
@@ -79,13 +75,13 @@ class Taylor(DataDriven):
 
     def _on_weights(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         total: dict[str, list[Values]] = {}
-        with scoring(model):
+        with judging(model):
             count = torch.zeros(1)
             data = aimed(self.source(model), self.target)
-            asked = asked_parameters(graph, model, bias=self.bias)
+            asked = live_carriers(graph, model, bias=self.bias)
             for size in gradients(self.name, data, model, asked, per="batch"):
                 count += size
-                for name, values in self._said(asked, outer_widths(graph)).items():
+                for name, values in self._by_tensor(asked, outer_widths(graph)).items():
                     before = total.get(name, [np.zeros(())] * len(values))
                     total[name] = [b + size * v for b, v in zip(before, values, strict=True)]
             sums = {name: [torch.from_numpy(v) for v in values] for name, values in in_order(graph, total).items()}
@@ -93,10 +89,10 @@ class Taylor(DataDriven):
         means = {name: [v.numpy() / count.item() for v in values] for name, values in sums.items()}
         return finite({name: reduce_group(values, self.reduction) for name, values in means.items()})
 
-    def _said(self, asked: list[Item], outer: Outer) -> dict[str, list[Values]]:
+    def _by_tensor(self, asked: list[Carrier], outer: Outer) -> dict[str, list[Values]]:
         """What each tensor says of each unit, from the gradient of one batch."""
-        products = with_values(asked, lambda item: item.tensor.detach() * gradient_of(item))
+        products = with_values(asked, lambda carrier: carrier.tensor.detach() * gradient_of(carrier))
         if self.of == "element":
-            return spoken_sums(products, outer, self.power)
-        sums = signed_sums(products, outer)
+            return unit_sums(products, outer, self.power)
+        sums = signed_unit_sums(products, outer)
         return {name: [np.abs(s) ** self.power for s in values] for name, values in sums.items()}

@@ -2,7 +2,7 @@
 
     tally.add({"conv1.out_channels": [64]}, 32)  …  tally.means()   ──►   Σ over batches ÷ number of samples
 
-Invariant: sums are float64 wherever the device has it; a width that nothing was said of has no mean, rather than zero.
+Invariant: sums are float64 wherever the device has it; a width that nothing was added to has no mean, rather than zero.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Tally:
 
     def add(self, values: Mapping[str, torch.Tensor], count: float) -> None:
         """Add what a batch says, each width ``[size]`` or ``[outer, size]``, as this many samples."""
-        for name, said in values.items():
+        for name, added in values.items():
             total = self.sums[name]
-            total += said.to(total)
+            total += added.to(total)
             self.counts[name] += count
 
     def means(self, *, of: float | None = None) -> dict[str, Values]:
-        """Σ ÷ count of each width that something was said of; ``of`` counts for all widths alike, also for those that a
+        """Σ ÷ count of each width that anything was added to; ``of`` counts for all widths alike, also for those that a
         batch did not reach. Raises InputError where a value is not finite.
         """
         if not self.sums:

@@ -1,9 +1,9 @@
-"""Gradients of the parameters that speak for widths, a backward pass at a time.
+"""Gradients of the parameters that carry widths, a backward pass at a time.
 
     for count in gradients(...):     every asked parameter has its .grad of this batch's (or sample's) loss
-        item.tensor.grad
+        carrier.tensor.grad
 
-Invariant: meant to run inside `scoring`, which puts flags and gradients back.
+Invariant: meant to run inside `judging`, which puts flags and gradients back.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from torch.utils._pytree import tree_map
 
 from secateur.core.graph import Graph
 from secateur.errors import InputError
+from secateur.torch.measuring.judging import batches
 from secateur.torch.measuring.norms import with_values
 from secateur.torch.measuring.samples import has_samples
-from secateur.torch.measuring.scoring import batches
-from secateur.torch.measuring.weights import Item, items
+from secateur.torch.measuring.weights import Carrier, carriers
 from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example, batch_size
 
 
-def asked_parameters(graph: Graph, model: nn.Module, *, bias: bool = False) -> list[Item]:
-    """As `items`, with the parameters themselves, which have a ``.grad``."""
+def live_carriers(graph: Graph, model: nn.Module, *, bias: bool = False) -> list[Carrier]:
+    """As `carriers`, with the parameters themselves, which have a ``.grad``."""
     named = dict(model.named_parameters(remove_duplicate=False))
-    return with_values(items(graph, model, bias=bias), lambda item: named[item.name])
+    return with_values(carriers(graph, model, bias=bias), lambda carrier: named[carrier.name])
 
 
-def gradients(name: str, data: Data, model: nn.Module, asked: list[Item], *, per: str) -> Iterator[int]:
+def gradients(name: str, data: Data, model: nn.Module, asked: list[Carrier], *, per: str) -> Iterator[int]:
     """Yield after each backward pass how many samples it was of; with ``per="sample"`` one at a time."""
-    for item in asked:
-        item.tensor.requires_grad_()
+    for carrier in asked:
+        carrier.tensor.requires_grad_()
     for batch in batches(name, data, model):
         size = batch_size(Example.of(model, data.collect(batch)))
         for part in _singly(batch, size) if per == "sample" else (batch,):
-            for item in asked:
-                item.tensor.grad = None
+            for carrier in asked:
+                carrier.tensor.grad = None
             backward(data.loss_of(data.output(model, part), part))
             yield 1 if per == "sample" else size
 
 
-def gradient_of(item: Item) -> torch.Tensor:
+def gradient_of(carrier: Carrier) -> torch.Tensor:
     """The gradient, in float32 or better; zeros where the loss did not depend on it."""
-    grad = item.tensor.grad
+    grad = carrier.tensor.grad
     if grad is None:
-        grad = torch.zeros_like(item.tensor)
+        grad = torch.zeros_like(carrier.tensor)
     return grad.to(torch.promote_types(grad.dtype, torch.float32))
 
 

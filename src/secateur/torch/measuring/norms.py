@@ -19,7 +19,7 @@ import torch
 from secateur.core.graph import Graph
 from secateur.core.layout import Along, Values
 from secateur.core.positions import Outer, crossed, places
-from secateur.torch.measuring.weights import Item
+from secateur.torch.measuring.weights import Carrier
 
 _CHUNK = {"cpu": 2**18}  # elements: 1 MiB in float32
 
@@ -87,44 +87,44 @@ def _chunk(weight: torch.Tensor) -> int:
     return _CHUNK.get(weight.device.type, _CHUNK_ELSEWHERE)
 
 
-def spoken_sums(spoken: Iterable[Item], outer: Outer, power: float) -> dict[str, list[Values]]:
+def unit_sums(given: Iterable[Carrier], outer: Outer, power: float) -> dict[str, list[Values]]:
     """For each width what each axis of each tensor says: Σ |w|^power over every unit's slice."""
-    asked = list(spoken)
-    vectors = iter(_on_host([v for item in asked for v in power_sums(item.tensor, item.axes, power)]))
-    said: dict[str, list[Values]] = {}
-    for item in asked:
-        for axis in item.axes:
-            for name, values in _folded(item, axis, next(vectors), outer, power).items():
-                said.setdefault(name, []).append(values)
-    return said
+    asked = list(given)
+    vectors = iter(_on_host([v for carrier in asked for v in power_sums(carrier.tensor, carrier.axes, power)]))
+    parts: dict[str, list[Values]] = {}
+    for carrier in asked:
+        for axis in carrier.axes:
+            for name, values in _folded(carrier, axis, next(vectors), outer, power).items():
+                parts.setdefault(name, []).append(values)
+    return parts
 
 
-def in_order(graph: Graph, said: dict[str, list[Values]]) -> dict[str, list[Values]]:
+def in_order(graph: Graph, parts: dict[str, list[Values]]) -> dict[str, list[Values]]:
     """In the order of the graph's widths."""
-    return {width.name: said[width.name] for width in graph.free if width.name in said}
+    return {width.name: parts[width.name] for width in graph.free if width.name in parts}
 
 
-def _folded(item: Item, axis: int, vector: Values, outer: Outer, power: float) -> dict[str, Values]:
+def _folded(carrier: Carrier, axis: int, vector: Values, outer: Outer, power: float) -> dict[str, Values]:
     """The sums of each width on one axis, all its occurrences together."""
-    made_of = item.layout[axis]
+    made_of = carrier.layout[axis]
     if isinstance(made_of, Along) and made_of.width not in outer:
         return {made_of.width: vector}
-    across = {name: rows for name, rows, own in crossed(item.layout, outer) if own == axis} if outer else {}
+    across = {name: rows for name, rows, own in crossed(carrier.layout, outer) if own == axis} if outer else {}
     folded: dict[str, Values] = {}
     for name, positions in places(made_of, outer):
-        if name in item.widths[axis] and name not in across:
+        if name in carrier.widths[axis] and name not in across:
             folded[name] = folded.get(name, 0) + vector[positions].sum(axis=-1)
     for name, rows in across.items():
-        if name in item.widths[axis]:
-            folded[name] = _folded_across(item, rows, axis, name, outer, power)
+        if name in carrier.widths[axis]:
+            folded[name] = _folded_across(carrier, rows, axis, name, outer, power)
     return folded
 
 
-def _folded_across(item: Item, rows: int, columns: int, name: str, outer: Outer, power: float) -> Values:
+def _folded_across(carrier: Carrier, rows: int, columns: int, name: str, outer: Outer, power: float) -> Values:
     """The sums of a ragged width, one row for each index of its outer width on another axis of the tensor."""
-    matrix = power_matrix(item.tensor, rows, columns, power).cpu().double().numpy()
-    by_group = sum(matrix[p].sum(axis=1) for other, p in places(item.layout[rows], {}) if other == outer[name])
-    own = [p for width, p in places(item.layout[columns], {}) if width == name]
+    matrix = power_matrix(carrier.tensor, rows, columns, power).cpu().double().numpy()
+    by_group = sum(matrix[p].sum(axis=1) for other, p in places(carrier.layout[rows], {}) if other == outer[name])
+    own = [p for width, p in places(carrier.layout[columns], {}) if width == name]
     return np.asarray(by_group)[:, np.concatenate(own, axis=1)].sum(axis=-1)
 
 
@@ -141,13 +141,13 @@ def _on_host(vectors: list[torch.Tensor]) -> Iterator[Values]:
     return (found[i] for i in range(len(vectors)))
 
 
-def with_values(items: Iterable[Item], value: Callable[[Item], torch.Tensor]) -> list[Item]:
-    """The same items, each with something else in place of its weights."""
-    return [replace(item, tensor=value(item)) for item in items]
+def with_values(held: Iterable[Carrier], value: Callable[[Carrier], torch.Tensor]) -> list[Carrier]:
+    """The same held, each with something else in place of its weights."""
+    return [replace(carrier, tensor=value(carrier)) for carrier in held]
 
 
-def signed_sums(items: list[Item], outer: Outer) -> dict[str, list[Values]]:
-    """As `spoken_sums`, but what is negative counts as negative."""
-    positive = spoken_sums(with_values(items, lambda item: item.tensor.clamp(min=0)), outer, 1)
-    negative = spoken_sums(with_values(items, lambda item: item.tensor.clamp(max=0)), outer, 1)
+def signed_unit_sums(held: list[Carrier], outer: Outer) -> dict[str, list[Values]]:
+    """As `unit_sums`, but what is negative counts as negative."""
+    positive = unit_sums(with_values(held, lambda carrier: carrier.tensor.clamp(min=0)), outer, 1)
+    negative = unit_sums(with_values(held, lambda carrier: carrier.tensor.clamp(max=0)), outer, 1)
     return {name: [p - n for p, n in zip(positive[name], negative[name], strict=True)] for name in positive}

@@ -37,7 +37,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Reads:
+class Readers:
     """By the name of a weight: what is read of its contraction's input, and what is seen in its output."""
 
     inputs: Mapping[str, tuple[Read, ...]]
@@ -54,7 +54,7 @@ class Reads:
         return self.outputs.get(site.name, ()) if self.axes.get(site.name) == site.inputs else ()
 
 
-def reads(graph: Graph, sites: Mapping[str, Site], *, produced: bool = False) -> Reads:
+def readers_of(graph: Graph, sites: Mapping[str, Site], *, produced: bool = False) -> Readers:
     """Where the free widths are seen in a model that runs these contractions; ``produced`` wants outputs only."""
     free, outer = {w.name for w in graph.free}, outer_widths(graph)
     known = {name: site for name, site in sites.items() if len(graph.layouts.get(name, ())) == site.weight.dim()}
@@ -68,7 +68,7 @@ def reads(graph: Graph, sites: Mapping[str, Site], *, produced: bool = False) ->
     rest -= _named(outputs)
     unseen = tuple(w.name for w in graph.free if w.name in rest)
     axes = {name: site.inputs for name, site in known.items()}
-    return Reads(_only_some(inputs), _only_some(outputs), unseen, axes)
+    return Readers(_only_some(inputs), _only_some(outputs), unseen, axes)
 
 
 def _reads(axis: Axis, asked: set[str], outer: Outer) -> Iterator[Read]:

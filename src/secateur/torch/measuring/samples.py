@@ -46,25 +46,25 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Contractions:
     """The contractions that one forward pass runs, and how each tells samples apart."""
 
     sites: Mapping[str, Site]
     rows: Mapping[Call, Rows | None]
 
 
-def survey(model: nn.Module, given: object, *, samples: bool = True) -> Survey:
+def contractions_of(model: nn.Module, given: object, *, samples: bool = True) -> Contractions:
     """Run the model on one batch, and (for ``samples``) again with its first sample replaced by another one."""
     example = Example.of(model, given)
     first, batch = _look(example), batch_size(example)
     if not samples:
-        return Survey(first.sites, {})
+        return Contractions(first.sites, {})
     other = next((i for i in range(1, batch) if _differ(example, batch, i)), None)
     if other is None:
-        return Survey(first.sites, dict.fromkeys(first.seen, Rows(0, True)))
+        return Contractions(first.sites, dict.fromkeys(first.seen, Rows(0, True)))
     second = _look(example.map(lambda t: _replaced(t, batch, other)))
     rows = {key: _clearest(seen, second.seen.get(key), batch) for key, seen in first.seen.items()}
-    return Survey(first.sites, rows)
+    return Contractions(first.sites, rows)
 
 
 class _Look:
@@ -77,7 +77,7 @@ class _Look:
 
     def before(self, site: Site) -> torch.Tensor:
         self.sites.setdefault(site.name, replace(site, x=site.x.new_empty(0), again=None))  # keep no activation alive
-        self.seen[site.name, self.calls[site.name]] = spread(site.x.detach().float().abs(), site.spatial).sum(-1)
+        self.seen[site.name, self.calls[site.name]] = over_space(site.x.detach().float().abs(), site.spatial).sum(-1)
         self.calls[site.name] += 1
         return site.x
 
@@ -85,7 +85,7 @@ class _Look:
         return y
 
 
-def spread(values: torch.Tensor, spatial: int) -> torch.Tensor:
+def over_space(values: torch.Tensor, spatial: int) -> torch.Tensor:
     """``[*rows, F]`` from ``[*rows, F, *spatial]``: the sum over the spatial dimensions, of which there are so many."""
     if spatial:
         values = values.flatten(-spatial).sum(-1)

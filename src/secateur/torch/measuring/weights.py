@@ -1,4 +1,4 @@
-"""Which parameters speak for which widths.
+"""Which parameters carry which widths.
 
     layer1.0.conv1.out_channels  ←  conv1.weight rows, bn1.weight, conv2.weight columns
 
@@ -21,8 +21,8 @@ from secateur.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One tensor, and the widths that it speaks for on each of its axes."""
+class Carrier:
+    """One tensor, and the widths whose units it is asked about, axis by axis."""
 
     name: str
     tensor: torch.Tensor
@@ -31,12 +31,12 @@ class Item:
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The axes on which anybody is spoken for."""
+        """The axes on which any width is asked about."""
         return tuple(axis for axis, widths in enumerate(self.widths) if widths)
 
 
-def items(graph: Graph, model: nn.Module, *, bias: bool = False) -> list[Item]:
-    """The parameters that speak for free widths, each tensor once.
+def carriers(graph: Graph, model: nn.Module, *, bias: bool = False) -> list[Carrier]:
+    """The parameters that carry free widths, each tensor once.
 
     Raises InputError if the model is not the one the graph was made from, or its weights are not there.
     """
@@ -45,11 +45,11 @@ def items(graph: Graph, model: nn.Module, *, bias: bool = False) -> list[Item]:
     missing = sorted(name for name in known if name not in tensors)
     if missing:
         raise InputError(f"the model has no parameter {missing[0]!r}; trace this model anew")
-    voices: dict[str, list[str]] = {}
+    by_tensor: dict[str, list[str]] = {}
     for width in graph.free:
-        for name in _voices(width, known, tensors, bias):
-            voices.setdefault(name, []).append(width.name)
-    return [_item(name, tensors[name], graph.layouts[name], widths) for name, widths in voices.items()]
+        for name in _tensors_of(width, known, tensors, bias):
+            by_tensor.setdefault(name, []).append(width.name)
+    return [_carrier(name, tensors[name], graph.layouts[name], widths) for name, widths in by_tensor.items()]
 
 
 def outer_widths(graph: Graph) -> dict[str, str]:
@@ -57,7 +57,7 @@ def outer_widths(graph: Graph) -> dict[str, str]:
     return {width.name: width.outer for width in graph.free if width.outer is not None}
 
 
-def _voices(width: Width, known: set[str], tensors: Mapping[str, torch.Tensor], bias: bool) -> list[str]:
+def _tensors_of(width: Width, known: set[str], tensors: Mapping[str, torch.Tensor], bias: bool) -> list[str]:
     first_names: dict[int, str] = {}
     for use in width.uses:
         if use.tensor in known:
@@ -79,12 +79,12 @@ def _distinct(named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return named
 
 
-def _item(name: str, tensor: torch.Tensor, layout: Layout, widths: Iterable[str]) -> Item:
+def _carrier(name: str, tensor: torch.Tensor, layout: Layout, widths: Iterable[str]) -> Carrier:
     if tensor.is_meta:
         raise InputError(f"{name} is on the meta device: there are no weights to judge; load them first")
     if len(layout) != tensor.dim() or any(axis.size != n for axis, n in zip(layout, tensor.shape, strict=True)):
         raise InputError(
             f"{name} has the shape {tuple(tensor.shape)}, not the one that was traced; trace this model anew"
         )
-    spoken = frozenset(widths)
-    return Item(name, tensor, layout, tuple(spoken & frozenset(widths_of(axis)) for axis in layout))
+    asked = frozenset(widths)
+    return Carrier(name, tensor, layout, tuple(asked & frozenset(widths_of(axis)) for axis in layout))

@@ -1,6 +1,6 @@
 """The state a model is in while data runs through it to be judged, and the way back.
 
-    with scoring(model):     evaluation mode, no parameter asks for a gradient, buffers are copies, autograd is on
+    with judging(model):     evaluation mode, no parameter asks for a gradient, buffers are copies, autograd is on
         ...
                              training flags, requires_grad, .grad, buffers, attributes, random state are as before
 
@@ -21,7 +21,7 @@ from secateur.torch.running.restoring import swap_weights, untouched
 
 
 @contextmanager
-def scoring(model: nn.Module) -> Iterator[None]:
+def judging(model: nn.Module) -> Iterator[None]:
     """Run the model as often as you like in here; it will not show."""
     with untouched(model), _gradients_put_aside(model), _switches(model):
         buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
