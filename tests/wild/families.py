@@ -1,0 +1,31 @@
+"""All families, imported: their models are in `ENTRIES`."""
+
+from __future__ import annotations
+
+import importlib
+
+from .entry import ENTRIES
+
+FAMILIES = (
+    "attending",
+    "branches",
+    "diffusion",
+    "generative",
+    "graphs",
+    "later",
+    "outside",
+    "parametrised",
+    "positions",
+    "readers",
+    "recurrent",
+    "sequences",
+    "sharing",
+    "sizes",
+    "spectra",
+    "written",
+)
+
+for _family in FAMILIES:
+    importlib.import_module(f".{_family}", __package__)
+
+__all__ = ["ENTRIES", "FAMILIES"]
