@@ -52,6 +52,10 @@ class Belongings:
         found += [f"{path} holds what only a trace knows ({kind})" for path, kind in self.strangers(now)]
         return found[:at_most]
 
+    def settle(self) -> None:
+        """From now on, what is there now counts as before."""
+        self._before, self._process = self._photo(), process_state()
+
     def strangers(self, photo: Photo) -> Iterator[tuple[str, str]]:
         """Tensors without data, and objects of the library, that were not there before."""
         for path, record in photo.items():
@@ -138,7 +142,7 @@ def _inside_container(value: Any) -> Iterator[tuple[str, Any]]:
             (f"cached <{id(item)}>", item) for item in gc.get_referents(value) if isinstance(item, (dict, Tensor))
         )
     elif isinstance(value, types.GeneratorType) and value.gi_frame is not None:
-        yield "locals", dict(value.gi_frame.f_locals)
+        yield from ((f"local {k}", v) for k, v in value.gi_frame.f_locals.items())
     elif isinstance(value, torch.jit.ScriptModule):
         yield "state", dict(value.named_parameters()) | dict(value.named_buffers())
 
