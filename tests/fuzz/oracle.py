@@ -13,12 +13,12 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
-from secateur.errors import Coincidence, SecateurError, VerificationError
+from secateur.errors import SecateurError, VerificationError
+from secateur.testing import random_plan
 from secateur.torch.apply import apply, verification_of
 from secateur.torch.running.example import Example, output_tensors
 from secateur.torch.trace import trace
@@ -35,27 +35,6 @@ class Verdict:
     free: int = 0
     exact: int = 0
     frozen: tuple[str, ...] = ()
-
-
-def random_plan(graph: Graph, seed: int, *, avoid_one: bool = False) -> Plan:
-    """Kept sets drawn at random, another set under each outer index where that is allowed.
-
-    ``avoid_one`` keeps at least two units of every width that has three or more.
-    """
-    generator = np.random.default_rng(seed)
-    for _ in range(20):
-        kept: dict[str, Any] = {}
-        for width in graph.free:
-            counts = [c for c in width.choices if c > 1 or width.size < 3 or not avoid_one]
-            count = int(generator.choice(counts))
-            rows = graph[width.outer].size if width.outer else 1
-            drawn = [np.sort(generator.choice(width.size, count, replace=False)) for _ in range(rows)]
-            kept[width.name] = np.stack(drawn) if width.outer else drawn[0]
-        try:
-            return graph.plan(kept)
-        except Coincidence:
-            continue
-    return graph.plan({})
 
 
 def judge(network: Network, seed: int = 0) -> Verdict:

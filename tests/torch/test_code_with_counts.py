@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from tests.fuzz.making import randomise
-from tests.fuzz.oracle import random_plan
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
+from secateur.testing import random_plan
 from secateur.torch.apply import verification_of
 
 torch.set_num_threads(1)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.fuzz.oracle import random_plan
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.testing import random_plan
 
 MIXING: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda h_BTND: h_BTND.softmax(2),

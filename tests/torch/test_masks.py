@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 from tests.fuzz.networks import random_network
-from tests.fuzz.oracle import random_plan
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 import secateur as sc
 from secateur.errors import InputError, PlanError
+from secateur.testing import random_plan
 from secateur.torch.narrowing.masks import add_mask, mask_plan, masks_of, remove_masks
 from secateur.torch.running.example import output_tensors
 

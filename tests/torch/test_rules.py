@@ -6,10 +6,12 @@ from functools import cache
 
 import pytest
 import torch
-from conformance import Call, Judged, judge
+from conformance import operators_seen
 from extra_samples import EXTRA
 
 from secateur.errors import InputError
+from secateur.testing import Check, check_rule
+from secateur.testing.rules import RuleCase, SampleModule
 from secateur.torch.rules import FUNCTION_RULES, RULES, Sample, rule, samples
 
 torch.set_num_threads(1)
@@ -45,39 +47,47 @@ NOTHING_FREE = {
 
 
 @cache
-def judged(name: str) -> Judged:
-    return judge(ALL[name])
+def case(name: str) -> RuleCase:
+    return RuleCase(ALL[name])
+
+
+@cache
+def operators(name: str) -> frozenset[object]:
+    with operators_seen() as seen:
+        _ = RuleCase(ALL[name]).graph
+    return frozenset(seen)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_narrowed_sample_computes_what_the_masked_one_does(name: str) -> None:
-    for verification in judged(name).verifications:
-        assert verification.max_difference <= verification.tolerance
+    case(name).narrowed_computes_what_masked_does()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_narrowed_sample_costs_what_was_foretold(name: str) -> None:
+    case(name).costs_what_was_foretold()
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_sample_leaves_something_to_narrow(name: str) -> None:
-    free = judged(name).graph.free
-    if name in LITERAL:
-        assert judged(LITERAL[name]).graph.free
-    elif name not in NOTHING_FREE:
-        assert free, {w.name: w.frozen for w in judged(name).graph.widths}
+    if name not in NOTHING_FREE:
+        case(LITERAL.get(name, name)).leaves_something_to_narrow()
 
 
 def test_most_samples_compare_an_exact_width() -> None:
-    vacuous = [name for name in ALL if not any(v.compared for v in judged(name).verifications)]
+    vacuous = [name for name in ALL if not any(v.compared for v in case(name).verifications)]
     unexplained = set(vacuous) - set(LITERAL) - set(NOTHING_FREE)
     assert len(unexplained) <= 8, unexplained
 
 
 def test_every_rule_is_exercised_by_a_sample() -> None:
     """Operators that share a rule (copies, kernels of other devices, aliases) are exercised by one of them."""
-    ran = {operator for name in ALL for operator in judged(name).operators}
+    ran = {operator for name in ALL for operator in operators(name)}
     by_rule: dict[object, list[object]] = {}
     ours = {o: f for o, f in {**RULES, **FUNCTION_RULES}.items() if f.__module__.startswith("secateur.")}
     for operator, function in ours.items():
         by_rule.setdefault(function, []).append(operator)
-    lacking = [f"{f.__module__}.{f.__name__}" for f, operators in by_rule.items() if not ran.intersection(operators)]
+    lacking = [f"{f.__module__}.{f.__name__}" for f, ruled in by_rule.items() if not ran.intersection(ruled)]
     assert lacking == ["secateur.torch.rules.slicing.narrow"], "narrow decomposes into slice before a rule is asked"
 
 
@@ -97,7 +107,7 @@ def test_every_rule_is_exercised_by_a_sample() -> None:
     ],
 )
 def test_a_rule_frees_what_is_free(name: str, frees: int) -> None:
-    assert len(judged(name).graph.free) >= frees
+    assert len(case(name).graph.free) >= frees
 
 
 @pytest.mark.parametrize(
@@ -115,7 +125,7 @@ def test_a_rule_frees_what_is_free(name: str, frees: int) -> None:
     ],
 )
 def test_a_sum_over_what_is_not_zero_is_inexact(name: str, width: int) -> None:
-    inexact = [w.size for w in judged(name).graph.free if not w.exact]
+    inexact = [w.size for w in case(name).graph.free if not w.exact]
     assert width in inexact
 
 
@@ -124,6 +134,33 @@ def test_a_second_rule_for_an_operator_is_refused_and_names_both_owners() -> Non
 
         @rule("mm")
         def mine(trace: object, out: object, *args: object) -> None: ...
+
+
+def failing(checks: list[Check]) -> dict[str, str]:
+    told: dict[str, str] = {}
+    for check in checks:
+        try:
+            check()
+        except AssertionError as error:
+            told[check.name] = str(error)
+    return told
+
+
+def test_a_public_check_holds_for_a_rule_of_ours() -> None:
+    assert failing(check_rule(Sample(lambda x, w: (x @ w).relu(), (3, 5), (5, 4)))) == {}
+
+
+def test_a_sample_that_shows_nothing_is_told_so() -> None:
+    nothing = failing(check_rule(Sample(lambda x: x.sort(1)[0].sort(0)[0], (3, 5))))
+    assert set(nothing) == {"leaves_something_to_narrow", "compares_an_exact_width"}
+
+
+def test_an_operator_without_a_rule_is_named() -> None:
+    with torch.library._scoped_library("nobody", "FRAGMENT") as library:
+        library.define("knows(Tensor x) -> Tensor")
+        library.impl("knows", lambda x: x * 2, "CompositeExplicitAutograd")
+        told = failing(check_rule(Sample(lambda x: torch.ops.nobody.knows(x), (3, 5))))
+    assert "nobody::knows" in told["every_operator_has_a_rule"]
 
 
 def test_the_kit_itself_catches_a_wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,12 +172,13 @@ def test_the_kit_itself_catches_a_wrong_rule(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(RULES, torch.ops.aten.roll, shifted)
     registry._FOUND.clear()
     try:
-        with pytest.raises(Exception, match="differs from the masked one"):
-            judge(Sample(lambda x, w: x.roll(1, 1) @ w, (3, 5), (5, 4)))
+        told = failing(check_rule(Sample(lambda x, w: x.roll(1, 1) @ w, (3, 5), (5, 4))))
     finally:
         registry._FOUND.clear()
+    assert set(told) == {"narrowed_computes_what_masked_does"}
+    assert "differs from the masked one" in told["narrowed_computes_what_masked_does"]
 
 
 def test_a_sample_runs_as_a_module() -> None:
     for name, sample in ALL.items():
-        assert Call(sample)() is not None, name
+        assert SampleModule(sample)() is not None, name

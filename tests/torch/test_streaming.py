@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 from tests.fuzz.networks import TRAPS, random_network
-from tests.fuzz.oracle import random_plan
 
 import secateur as sc
 from secateur.errors import ApplyError
+from secateur.testing import random_plan
 from secateur.torch import apply as applying
 from secateur.torch.narrowing import in_place as streaming
 

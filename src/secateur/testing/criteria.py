@@ -1,4 +1,4 @@
-"""Conformance kit for what others add: run it on your own criterion in your own tests.
+"""The conformance kit for criteria: run it on your own in your own tests.
 
     @pytest.mark.parametrize("check", check_criterion(Mine()), ids=str)
     def test_my_criterion(check): check()
@@ -9,41 +9,26 @@ Invariant: a check raises AssertionError with a sentence that says what was expe
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.layout import Values, kept_indices, touches
+from secateur.core.layout import Values
+from secateur.testing.check import Check
+from secateur.testing.networks import Batch, permuted, small_batches, small_network
 from secateur.torch.criteria.protocol import Criterion
 from secateur.torch.criteria.sources import DataDriven
 from secateur.torch.running.data import Data
 from secateur.torch.trace import trace
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # images and labels
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One claim about what is checked; calling it raises AssertionError where the claim does not hold."""
-
-    name: str
-    run: Callable[[], None]
-
-    def __call__(self) -> None:
-        self.run()
-
-    def __str__(self) -> str:
-        return self.name
-
 
 def check_criterion(
     criterion: Criterion, *, equivariant: bool = True, non_negative: bool = True, per_sample: bool = True
-) -> Iterator[Check]:
+) -> list[Check]:
     """Named checks of a criterion.
 
     ``equivariant=False`` is for one that draws lots, ``non_negative=False`` for one whose scores may fall below zero. One
@@ -51,68 +36,27 @@ def check_criterion(
     ``per_sample=False`` is for one whose scores depend on how samples are grouped into batches.
     """
     case = _Case(criterion)
-    yield Check("has_a_name", case.has_a_name)
-    yield Check("scores_free_widths_only", case.scores_free_widths_only)
-    yield Check("has_one_score_for_each_unit", case.has_one_score_for_each_unit)
-    yield Check("is_finite", case.is_finite)
-    if non_negative:
-        yield Check("is_never_negative", case.is_never_negative)
-    if equivariant:
-        yield Check("follows_a_permutation_of_units", case.follows_a_permutation_of_units)
-    yield Check("does_not_read_gradients", case.does_not_read_gradients)
-    yield Check("does_not_touch_random_state", case.does_not_touch_random_state)
-    yield Check("leaves_the_model_alone", case.leaves_the_model_alone)
-    for dtype in (torch.float64, torch.bfloat16):
-        yield Check(f"works_in_{str(dtype).removeprefix('torch.')}", lambda dtype=dtype: case.works_in(dtype))
-    if isinstance(criterion, DataDriven):
-        yield Check("says_the_same_twice", case.says_the_same_twice)
-        yield Check("does_not_depend_on_the_order_of_batches", case.does_not_depend_on_the_order_of_batches)
-        if per_sample:
-            yield Check("does_not_depend_on_the_size_of_batches", case.does_not_depend_on_the_size_of_batches)
-        yield Check("judges_in_evaluation_mode", case.judges_in_evaluation_mode)
-        yield Check("leaves_a_model_in_training_alone", case.leaves_a_model_in_training_alone)
-        yield Check("leaves_the_model_alone_after_an_error", case.leaves_the_model_alone_after_an_error)
-
-
-class SmallNetwork(nn.Module):
-    """A stem, a residual block, a grouped convolution, a fused projection into heads, and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.inner, self.inner_norm = nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12)
-        self.back = nn.Conv2d(12, 8, 1)
-        self.grouped, self.grouped_norm = nn.Conv2d(8, 16, 3, groups=2), nn.BatchNorm2d(16)
-        self.num_heads, self.qkv, self.out = 4, nn.Linear(16, 3 * 16), nn.Linear(16, 6)
-        self.head = nn.Linear(6, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.norm(self.stem(x)))
-        x = x + self.back(torch.relu(self.inner_norm(self.inner(x))))
-        x = torch.relu(self.grouped_norm(self.grouped(x))).flatten(2).transpose(1, 2)
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
-        x = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.head(torch.relu(self.out(x.mean(1))))
-
-
-def small_network() -> SmallNetwork:
-    """The network above with weights and scales that differ from unit to unit, the same ones every time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = SmallNetwork().eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.rand_like(parameter) * 0.1)
-    return model
-
-
-def small_batches() -> list[Batch]:
-    """Three batches of different sizes for the network above: images ``[B, 3, 6, 6]`` and labels of 4 classes."""
-    generator = torch.Generator().manual_seed(0)
-    return [
-        (torch.randn(size, 3, 6, 6, generator=generator), torch.randint(4, (size,), generator=generator))
-        for size in (2, 3, 5)
+    on_data = isinstance(criterion, DataDriven)
+    claims = [
+        (True, case.has_a_name),
+        (True, case.scores_free_widths_only),
+        (True, case.has_one_score_for_each_unit),
+        (True, case.is_finite),
+        (non_negative, case.is_never_negative),
+        (equivariant, case.follows_a_permutation_of_units),
+        (True, case.does_not_read_gradients),
+        (True, case.does_not_touch_random_state),
+        (True, case.leaves_the_model_alone),
+        (True, case.works_in_float64),
+        (True, case.works_in_bfloat16),
+        (on_data, case.says_the_same_twice),
+        (on_data, case.does_not_depend_on_the_order_of_batches),
+        (on_data and per_sample, case.does_not_depend_on_the_size_of_batches),
+        (on_data, case.judges_in_evaluation_mode),
+        (on_data, case.leaves_a_model_in_training_alone),
+        (on_data, case.leaves_the_model_alone_after_an_error),
     ]
+    return [Check(claim.__name__, claim) for asked, claim in claims if asked]
 
 
 class _Case:
@@ -188,7 +132,13 @@ class _Case:
         _assert_unchanged(before, _state(self.model))
         assert hooks == _num_hooks(self.model), "hooks were left in the model"
 
-    def works_in(self, dtype: torch.dtype) -> None:
+    def works_in_float64(self) -> None:
+        self._works_in(torch.float64)
+
+    def works_in_bfloat16(self) -> None:
+        self._works_in(torch.bfloat16)
+
+    def _works_in(self, dtype: torch.dtype) -> None:
         model = copy.deepcopy(self.model).to(dtype)
         tolerance = 0.05 if dtype is torch.bfloat16 else 1e-4  # bfloat16 keeps 8 bits of a weight
         expected, on_data = self.scores(), isinstance(self.criterion, DataDriven)
@@ -237,18 +187,6 @@ class _Case:
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, 7.0)
         return model
-
-
-def permuted(graph: Graph, model: nn.Module, width: str, order: ArrayLike) -> nn.Module:
-    """A copy of a model with the units of one width in another order in every tensor: the same function."""
-    copied = copy.deepcopy(model)
-    kept = {width: np.asarray(order)}
-    with torch.no_grad():
-        for name, tensor in [*copied.named_parameters(), *copied.named_buffers()]:
-            for axis, made_of in enumerate(graph.layouts.get(name, ())):
-                if touches(made_of, kept):
-                    tensor.copy_(tensor.index_select(axis, torch.as_tensor(kept_indices(made_of, kept))))
-    return copied
 
 
 def _assert_equal(first: dict[str, Values], second: dict[str, Values], otherwise: str) -> None:
