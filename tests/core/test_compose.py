@@ -66,13 +66,13 @@ def test_a_composed_plan_leaves_the_positions_that_the_plans_leave_in_turn(data:
     left = positions(whole, {})
     for _ in range(3):
         plan = now.plan(data.draw(kept_sets({w.name: w.size for w in now.widths})))
-        step = positions(now, plan.arrays())
+        step = positions(now, plan.arrays)
         left = {place: indices[step[place]] for place, indices in left.items()}
         kept = composed(whole, kept, plan)
         now = network(plan.sizes)
     final = whole.plan(kept)
     assert dict(final.sizes) == {w.name: w.size for w in now.widths}
-    for place, indices in positions(whole, final.arrays()).items():
+    for place, indices in positions(whole, final.arrays).items():
         assert indices.tolist() == left[place].tolist(), place
 
 

@@ -235,7 +235,7 @@ def test_a_fault_while_putting_in_is_undone(whole: Path, monkeypatch: pytest.Mon
     def fault(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("secateur.io.artifact.install", fault)
+    monkeypatch.setattr("secateur.torch.narrowing.installing._drop_caches", fault)
     fresh = Residual()
     before = everything(fresh)
     with pytest.raises(MemoryError):

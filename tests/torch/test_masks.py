@@ -60,7 +60,7 @@ def test_random_networks_masked_and_narrowed_agree_and_masks_leave_no_trace(seed
     model = network.model.double().eval()
     inputs = tree_map(lambda x: x.double() if x.is_floating_point() else x, network.inputs)
     graph = sc.trace(model, (*inputs, {}) if isinstance(inputs[-1], dict) else inputs)
-    exact = {name: kept for name, kept in random_plan(graph, seed).arrays().items() if graph[name].exact}
+    exact = {name: kept for name, kept in random_plan(graph, seed).arrays.items() if graph[name].exact}
     try:
         plan = graph.plan(exact)
         narrowed = sc.apply(model, plan)

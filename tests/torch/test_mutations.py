@@ -54,28 +54,22 @@ def test_nothing_is_caught_in_the_engine_as_it_is() -> None:
 
 
 def _mutated_narrowing(mutate: Callable[[str, torch.Tensor, Any, dict[str, Any]], torch.Tensor | None]) -> Any:
-    works = narrow.narrowed_tensors
+    works = narrow.slices_of
 
-    def narrowed(model: Any, plan: Any) -> dict[str, torch.Tensor]:
-        made = works(model, plan)
-        live = narrow.named_tensors(model)
+    def slices_of(tensors: Any, plan: Any) -> dict[str, torch.Tensor]:
+        made = works(tensors, plan)
         for name in made:
-            other = mutate(name, live[name], plan.layouts[name], plan.arrays())
+            other = mutate(name, tensors[name], plan.layouts[name], plan.arrays)
             if other is not None:
-                made[name] = narrow.renewed(live[name], other)
+                made[name] = narrow.renewed(tensors[name], other)
         return made
 
-    return narrowed
+    return slices_of
 
 
-def _install(monkeypatch: pytest.MonkeyPatch, narrowed: Any) -> None:
-    for module in (
-        "secateur.torch.verify",
-        "secateur.torch.apply",
-        "secateur.torch.narrowing.subnet",
-        "secateur.torch.tracing.selfcheck",
-    ):
-        monkeypatch.setattr(f"{module}.narrowed_tensors", narrowed)
+def _install(monkeypatch: pytest.MonkeyPatch, slices_of: Any) -> None:
+    for module in ("torch.verify", "torch.apply", "torch.narrowing.subnet", "torch.narrowing.slices"):
+        monkeypatch.setattr(f"secateur.{module}.slices_of", slices_of)
 
 
 def test_a_kept_index_shifted_by_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

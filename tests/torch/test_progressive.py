@@ -196,10 +196,10 @@ def test_rounds_approach_the_budget_geometrically_and_kept_sets_nest() -> None:
         assert 0.97 * bound <= cost <= bound
     left = {w.name: np.arange(w.size) for w in ROUNDS[0][0].graph.widths if w.outer is None}
     for task, found in ROUNDS:
-        for name, kept in ((name, kept) for name, kept in found.arrays().items() if name in left):
+        for name, kept in ((name, kept) for name, kept in found.arrays.items() if name in left):
             assert task.graph[name].size == len(left[name])
             left[name] = left[name][kept]
-    final = result.plan.arrays()
+    final = result.plan.arrays
     for name, kept in left.items():
         assert np.array_equal(final.get(name, np.arange(result.plan.graph[name].size)), kept), name
 
@@ -240,8 +240,8 @@ def reread(plan: Plan) -> Plan:
 def test_kept_sets_of_each_group_of_its_own_compose(build: Any, data: Any, options: dict[str, Any]) -> None:
     mode = Watched(data_loader=data, **options)
     _, result = sc.prune(build(), mode, {"params": "25%"}, data[0][0][:1])
-    ragged = [name for name, kept in result.plan.arrays().items() if kept.ndim == 2]
-    rounds = [sum(found.arrays().get(name, np.zeros(1)).ndim == 2 for _, found in ROUNDS) for name in ragged]
+    ragged = [name for name, kept in result.plan.arrays.items() if kept.ndim == 2]
+    rounds = [sum(found.arrays.get(name, np.zeros(1)).ndim == 2 for _, found in ROUNDS) for name in ragged]
     assert ragged
     assert max(rounds) > (build is network)  # query heads can go once only: there are two in each group
     assert result.params <= 0.25 * result.before["params"]

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import secateur as sc
 from secateur.errors import InputError
-from secateur.torch.narrowing.history import succession_of
+from secateur.torch.narrowing.history import history_of
 from secateur.torch.narrowing.slices import narrow_tensor
 from secateur.torch.prune import PruneResult
 from secateur.torch.training.optimizer import remap_optimizer
@@ -67,7 +67,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, masks: dict[str, to
 
 
 def cut(plan: sc.Plan, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    return narrow_tensor(tensor, plan.layouts[name], plan.arrays()) if name in plan.layouts else tensor
+    return narrow_tensor(tensor, plan.layouts[name], plan.arrays) if name in plan.layouts else tensor
 
 
 def masks_of(plan: sc.Plan, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -111,7 +111,7 @@ def test_training_on_is_what_masked_training_would_have_done(name: str) -> None:
 @pytest.mark.parametrize("way", ["in place", "tensor by tensor", "a new model"])
 def test_several_prunings_compose(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "tensor by tensor":
-        monkeypatch.setattr("secateur.torch.narrowing.in_place.SMALL_BYTES", 0)
+        monkeypatch.setattr("secateur.torch.narrowing.in_place.LARGE_BYTES", 0)
     model, optimizer = trained(OPTIMIZERS["adam"])
     expected = {name: optimizer.state[p]["exp_avg"].clone() for name, p in model.named_parameters()}
     for share in ("80%", "70%", "60%"):
@@ -248,35 +248,35 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
         remap_optimizer(torch.optim.LBFGS(model.parameters()), model)
 
 
-def test_the_succession_holds_no_tensor_and_can_be_pickled_and_copied() -> None:
+def test_the_history_holds_no_tensor_and_can_be_pickled_and_copied() -> None:
     model, optimizer = trained(OPTIMIZERS["adam"])
     plan = sc.plan(sc.trace(model, X.double()), "l1", {"macs": "60%"})
     sc.apply(model, plan, in_place=True)
-    old = succession_of(model).steps[0].before["stem.weight"]
+    old = history_of(model).narrowings[0].before["stem.weight"]
     assert old() is optimizer.param_groups[0]["params"][0]
     assert copy.deepcopy(model)(X.double()).equal(model(X.double()))
-    assert len(succession_of(pickle.loads(pickle.dumps(model))).steps) == 0
+    assert len(history_of(pickle.loads(pickle.dumps(model))).narrowings) == 0
     remap_optimizer(optimizer, model)
     assert old() is None
 
 
-def test_a_fault_leaves_no_succession(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_leaves_no_history(monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer = trained(OPTIMIZERS["adam"])
     plan = sc.plan(sc.trace(model, X.double()), "l1", {"macs": "60%"})
 
     def fault(*_: object) -> None:
         raise RuntimeError("pulled the plug")
 
-    monkeypatch.setattr("secateur.torch.apply._remember", fault)
+    monkeypatch.setattr("secateur.torch.narrowing.installing._drop_caches", fault)
     with pytest.raises(sc.SecateurError):
         sc.apply(model, plan, in_place=True)
-    assert not succession_of(model).steps
+    assert not history_of(model).narrowings
     assert remap_optimizer(optimizer, model).param_groups[0]["params"][0] is model.stem.weight
 
 
 @pytest.mark.skipif(
-    "succession" not in {f.name for f in dataclasses.fields(PruneResult)},
-    reason="PruneResult.succession is not there yet",
+    "history" not in {f.name for f in dataclasses.fields(PruneResult)},
+    reason="PruneResult.history is not there yet",
 )
 def test_the_result_of_prune_will_do() -> None:
     model, optimizer = trained(OPTIMIZERS["adam"])

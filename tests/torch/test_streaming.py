@@ -12,12 +12,12 @@ import secateur as sc
 from secateur.errors import ApplyError
 from secateur.testing import random_plan
 from secateur.torch import apply as applying
-from secateur.torch.narrowing import in_place as streaming
+from secateur.torch.narrowing import in_place, installing
 
 
 @pytest.fixture(autouse=True)
 def always_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(applying, "worthwhile", lambda model, plan: True)
+    monkeypatch.setattr(applying, "fits_beside", lambda model, plan: False)
 
 
 @pytest.mark.parametrize("name", ["conv_chain", "grouped_conv8", "tied_embedding", "lstm_linear", "fused_qkv"])
@@ -44,7 +44,7 @@ def test_a_fault_puts_every_tensor_back(seed: int, hold: bool, monkeypatch: pyte
     def fail(*args: object) -> None:
         raise RuntimeError("injected")
 
-    monkeypatch.setattr(applying, "rewrite", fail)
+    monkeypatch.setattr(installing, "_drop_caches", fail)
     with pytest.raises(ApplyError, match="injected"):
         sc.apply(model, plan, in_place=True, verify=False)
     after = model.state_dict()
@@ -54,6 +54,12 @@ def test_a_fault_puts_every_tensor_back(seed: int, hold: bool, monkeypatch: pyte
         assert all(a is b for a, b in zip(held, model.parameters(), strict=True))
 
 
-def test_small_networks_are_not_streamed() -> None:
+def test_only_what_is_too_large_beside_the_network_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     network = TRAPS["conv_chain"]()
-    assert not streaming.worthwhile(network.model, sc.trace(network.model, network.inputs).plan({}))
+    plan = random_plan(sc.trace(network.model, network.inputs), 0)
+    assert in_place.fits_beside(network.model, plan)
+    kept = sum(p.numel() * 4 for n, p in sc.apply(network.model, plan).named_parameters() if plan.narrows(n))
+    monkeypatch.setattr(in_place, "LARGE_BYTES", kept)
+    assert in_place.fits_beside(network.model, plan)
+    monkeypatch.setattr(in_place, "LARGE_BYTES", kept - 1)
+    assert not in_place.fits_beside(network.model, plan)

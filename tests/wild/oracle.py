@@ -264,7 +264,7 @@ class _Court:
     def _slice(self, name: str, tensor: Tensor, plan: Any) -> Tensor:
         if name not in plan.layouts:
             return tensor
-        return select(tensor, mask(plan.layouts[name], plan.arrays(), self._outer()), plan.shape(name))
+        return select(tensor, mask(plan.layouts[name], plan.arrays, self._outer()), plan.shape(name))
 
     def _check_costs(self, small: nn.Module, plan: Any) -> None:
         held, said = sum(p.numel() for p in small.parameters()), self.graph.cost("params", plan.sizes)
@@ -294,8 +294,8 @@ class _Court:
     def _check_lives(self, plan: Any) -> None:
         """The narrowed model lives as the masked one does. What is inexact is narrowed in both."""
         outer = self._outer()
-        exact = {name: kept for name, kept in plan.arrays().items() if self.graph[name].exact}
-        base = self.graph.plan({name: kept for name, kept in plan.arrays().items() if name not in exact})
+        exact = {name: kept for name, kept in plan.arrays.items() if self.graph[name].exact}
+        base = self.graph.plan({name: kept for name, kept in plan.arrays.items() if name not in exact})
 
         def masked(model: nn.Module) -> nn.Module:
             zero(model, self.graph.layouts, exact, outer)
@@ -337,7 +337,7 @@ class _Court:
         """Of a tensor in which only the inexact widths are narrowed, the slice that the whole plan keeps."""
         if name not in plan.layouts:
             return tensor
-        alive = mask(plan.layouts[name], plan.arrays(), self._outer())
+        alive = mask(plan.layouts[name], plan.arrays, self._outer())
         return select(tensor, self._slice(name, alive, base), plan.shape(name))
 
     def _check_own_precision(self, small: nn.Module) -> None:

@@ -19,7 +19,7 @@ from secateur.core.plan import Plan
 def composed(graph: Graph, first: Mapping[str, Indices], second: Plan) -> dict[str, Indices]:
     """What is kept of the widths of ``graph`` when ``second`` is applied to what ``first`` left of it."""
     kept = dict(first)
-    later = second.arrays()
+    later = second.arrays
     for name, chosen in later.items():
         width = graph[name]
         before = first.get(name, np.arange(width.size))

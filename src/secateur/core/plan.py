@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from secateur.core.layout import Indices, Layout, kept_indices, size_of, touches
+from secateur.core.layout import Along, Axis, Indices, Layout, kept_indices, size_of, touches
 from secateur.errors import PlanError, nearest
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class KeptSets(dict[str, KeptSet]):
         return (KeptSets, (dict(self), self._sizes))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Which units of which widths survive.
 
@@ -69,9 +71,26 @@ class Plan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kept", KeptSets(self.kept, self.sizes))
 
-    def arrays(self) -> dict[str, Indices]:
-        """The kept sets as integer arrays, by width."""
-        return {name: np.asarray(kept, dtype=np.int64) for name, kept in self.kept.items()}
+    @cached_property
+    def arrays(self) -> Mapping[str, Indices]:
+        """The kept sets as integer arrays that nobody can write to, by width; made once."""
+        made = {name: np.array(kept, dtype=np.int64) for name, kept in self.kept.items()}
+        for array in made.values():
+            array.flags.writeable = False
+        return MappingProxyType(made)
+
+    @cached_property
+    def narrowed(self) -> tuple[str, ...]:
+        """The tensors that get smaller, by every name they have."""
+        return tuple(n for n, layout in self.layouts.items() if any(touches(axis, self.arrays) for axis in layout))
+
+    def narrows(self, tensor: str) -> bool:
+        """Whether a tensor gets smaller."""
+        return tensor in self._narrowed
+
+    @cached_property
+    def _narrowed(self) -> frozenset[str]:
+        return frozenset(self.narrowed)
 
     def indices(self, tensor: str) -> tuple[Indices | None, ...]:
         """Kept indices of each axis of a tensor, or None where the axis is whole.
@@ -81,12 +100,19 @@ class Plan:
         """
         if tensor not in self.layouts:
             raise PlanError(f"the plan knows no tensor {tensor!r}.{nearest(tensor, self.layouts)}")
-        arrays = self.arrays()
-        return tuple(_axis_indices(axis, arrays) for axis in self.layouts[tensor])
+        return tuple(_axis_indices(axis, self.arrays) for axis in self.layouts[tensor])
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """The shape of a tensor after narrowing."""
         return tuple(int(size_of(axis, self.sizes)) for axis in self.layouts[tensor])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what is made from them is made again where a pickle is read."""
+        return {name: vars(self)[name] for name in type(self).__dataclass_fields__}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        """Itself, since nothing in it changes; a model that remembers its plans is copied without them."""
+        return self
 
     def __str__(self) -> str:
         from secateur.core.show import plan_table
@@ -107,11 +133,10 @@ class Plan:
         return plan_from_json(text)
 
 
-def _axis_indices(axis: Any, arrays: Mapping[str, Indices]) -> Indices | None:
+def _axis_indices(axis: Axis, arrays: Mapping[str, Indices]) -> Indices | None:
     if not touches(axis, arrays):
         return None
-    name = getattr(axis, "width", None)
-    return arrays[name] if name is not None else kept_indices(axis, arrays)
+    return arrays[axis.width] if isinstance(axis, Along) else kept_indices(axis, arrays)
 
 
 def check_kept(name: str, size: int, kept: Indices) -> None:

@@ -30,9 +30,9 @@ from secateur.io.fitting import check_fits, check_saveable
 from secateur.io.host_config import write_host_config
 from secateur.io.plan_file import Manifest, Stored, manifest_from_json, manifest_to_json
 from secateur.io.state import collect, narrowed_names, stored_names
-from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.installing import install
-from secateur.torch.running.restoring import all_or_nothing, named_tensors
+from secateur.torch.narrowing.slices import renewed
+from secateur.torch.running.restoring import named_tensors
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -176,37 +176,13 @@ def _check_shapes(
 def _put_in(model: nn.Module, plans: tuple[Plan, ...], tensors: dict[str, Tensor]) -> None:
     """The only step that changes the model; should it fail after all, it is undone."""
     live = named_tensors(model)
-    parameters: dict[int, nn.Parameter] = {}
+    made: dict[tuple[int, bool], Tensor] = {}
     ready: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if isinstance(live[name], nn.Parameter):
-            ready[name] = parameters.setdefault(id(tensor), _renew(live[name], tensor))
-        else:
-            ready[name] = tensor
-    narrowed = narrowed_names(plans)
-    with all_or_nothing(model):
-        _set(model, ready)
-        edits = [edit for plan in plans for edit in plan.edits]
-        install(model, {name: tensor for name, tensor in ready.items() if name in narrowed}, edits)
-        for module in model.modules():
-            if isinstance(module, nn.RNNBase):  # keeps a list of its own parameters
-                refresh(module)
-        model.__dict__["_secateur_plans"] = plans
-
-
-def _set(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for name, tensor in tensors.items():
-        owner, _, key = name.rpartition(".")
-        module = modules[owner]
-        table: dict[str, Tensor | None] = module._parameters if key in module._parameters else module._buffers  # type: ignore[assignment]
-        table[key] = tensor
-
-
-def _renew(old: Tensor, data: Tensor) -> nn.Parameter:
-    new = nn.Parameter(data, requires_grad=old.requires_grad and (data.is_floating_point() or data.is_complex()))
-    vars(new).update(vars(old))
-    return new
+        key = (id(tensor), isinstance(live[name], nn.Parameter))
+        ready[name] = made[key] if key in made else made.setdefault(key, renewed(live[name], tensor))
+    edits = [edit for plan in plans for edit in plan.edits]
+    install(model, ready, edits, there=narrowed_names(plans), notes={"_secateur_plans": plans})
 
 
 def _versions() -> dict[str, str]:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from secateur.core.layout import touches
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError
+from secateur.torch.narrowing.slices import identity
 from secateur.torch.running.restoring import named_tensors
 
 TRANSIENT = "secateur.transient/"
@@ -56,11 +56,7 @@ def stored_names(model: nn.Module, plans: Iterable[Plan]) -> dict[str, tuple[str
 
 def narrowed_names(plans: Iterable[Plan]) -> set[str]:
     """The tensors that these plans make smaller."""
-    found: set[str] = set()
-    for plan in plans:
-        arrays = plan.arrays()
-        found |= {name for name, layout in plan.layouts.items() if any(touches(axis, arrays) for axis in layout)}
-    return found
+    return {name for plan in plans for name in plan.narrowed}
 
 
 def collect(model: nn.Module, plans: Iterable[Plan]) -> Stored:
@@ -71,20 +67,13 @@ def collect(model: nn.Module, plans: Iterable[Plan]) -> Stored:
     first: dict[object, str] = {}
     for name, (stored, tensor) in stored_names(model, plans).items():
         _refuse_special(name, tensor)
-        key = _identity(tensor)
+        key = identity(tensor)
         if key in first:
             aliases[stored] = first[key]
         else:
             first[key] = stored
             tensors[stored] = _compact(tensor)
     return Stored(tensors=tensors, aliases=aliases)
-
-
-def _identity(tensor: Tensor) -> object:
-    """Equal for two names of the same numbers in memory."""
-    if tensor.numel() == 0:
-        return id(tensor)
-    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
 
 
 def _compact(tensor: Tensor) -> Tensor:

@@ -7,23 +7,23 @@ Invariant: the result holds new, smaller parameters under the same names; dtype,
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from secateur.core.layout import touches
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
 from secateur.errors import ApplyError, SecateurError
 from secateur.torch.narrowing.fingerprint import check_fingerprint
-from secateur.torch.narrowing.history import parameters_before, remember, succession_of
-from secateur.torch.narrowing.in_place import streamed, worthwhile
-from secateur.torch.narrowing.installing import install, rewrite
-from secateur.torch.narrowing.slices import narrowed_tensors
-from secateur.torch.running.restoring import all_or_nothing, named_tensors
+from secateur.torch.narrowing.history import history_with
+from secateur.torch.narrowing.in_place import fits_beside, stream
+from secateur.torch.narrowing.installing import install
+from secateur.torch.narrowing.slices import renewed, slices_of
+from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.twin import StandIn, counterpart
 from secateur.torch.trace import trace
 from secateur.torch.verify import verify as compare
 
@@ -54,36 +54,37 @@ def apply(
     check_fingerprint(model, plan.fingerprint)
     outcome = check(model, plan, dummy_input) if verify else _unverified("switched off")
     bare = replace(plan, graph=None)
-    history, before, earlier = (*plans_of(model), bare), parameters_before(model), succession_of(model)
+    notes: dict[str, object] = {_PLANS: (*plans_of(model), bare), _VERIFICATION: outcome}
     try:
-        if in_place and worthwhile(model, plan):
-            target = model
-            with streamed(model, plan), all_or_nothing(model):
-                rewrite(model, _narrowed_names(plan), plan.edits)
-                _remember(model, history, outcome)
-                remember(model, earlier, bare, before)
-        else:
-            tensors = narrowed_tensors(model, plan)
-            target = model if in_place else _copy_around(model, tensors)
-            with all_or_nothing(target):
-                install(target, tensors, plan.edits)
-                _remember(target, history, outcome)
-                remember(target, earlier, bare, before)
+        if in_place:
+            notes |= history_with(model, bare, model)
+            _narrow(model, plan, notes)
+            return model
+        target = counterpart(model, _narrowed_or_copied(model, plan))
+        install(target, {}, plan.edits, there=plan.narrowed, notes=notes | history_with(model, bare, target))
+        return target
     except SecateurError:
         raise
     except Exception as error:
         raise ApplyError(f"narrowing stopped and was undone: {type(error).__name__}: {error}") from error
-    return target
 
 
-def _remember(model: nn.Module, history: tuple[Plan, ...], outcome: Verification) -> None:
-    model.__dict__[_PLANS] = history
-    model.__dict__[_VERIFICATION] = outcome
+def _narrow(model: nn.Module, plan: Plan, notes: Mapping[str, object]) -> None:
+    """Narrow the given model: side by side and then at once, or one tensor after another where memory forbids that."""
+    if fits_beside(model, plan):
+        install(model, _slices(model, plan), plan.edits, notes=notes)
+    else:
+        stream(model, plan, lambda: install(model, {}, plan.edits, there=plan.narrowed, notes=notes))
 
 
-def _narrowed_names(plan: Plan) -> list[str]:
-    arrays = plan.arrays()
-    return [name for name, layout in plan.layouts.items() if any(touches(axis, arrays) for axis in layout)]
+def _slices(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
+    live = named_tensors(model)
+    return slices_of({name: live.get(name) for name in plan.narrowed}, plan)
+
+
+def _narrowed_or_copied(model: nn.Module, plan: Plan) -> StandIn:
+    slices = _slices(model, plan)
+    return lambda name, tensor: slices[name] if name in slices else renewed(tensor, tensor.detach().clone())
 
 
 def check(model: nn.Module, plan: Plan, dummy_input: Any = None) -> Verification:
@@ -104,12 +105,3 @@ def _unverified(reason: str) -> Verification:
     return Verification(
         max_difference=float("nan"), tolerance=0.0, dtype="", compared=(), not_compared=(), seconds=0.0, skipped=reason
     )
-
-
-def _copy_around(model: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
-    """A deep copy that takes the narrowed tensors instead of copying what they replace."""
-    live = named_tensors(model)
-    memo: dict[int, Any] = {id(live[name]): tensor for name, tensor in tensors.items()}
-    for plan in plans_of(model):
-        memo[id(plan)] = plan
-    return copy.deepcopy(model, memo)

@@ -27,7 +27,7 @@ from secateur.modes.rounds import Outcome, outcome_of
 from secateur.progress import Tell, progress
 from secateur.search.limits import restrict
 from secateur.torch.apply import apply, verification_of
-from secateur.torch.narrowing.history import Succession, succession_of
+from secateur.torch.narrowing.history import History, history_of
 from secateur.torch.running.distributed import agree, digest_of
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.trace import trace
@@ -50,7 +50,7 @@ class PruneResult:
     verification: Verification
     refitted: tuple[str, ...] = ()
     left_as_they_are: Mapping[str, str] = field(default_factory=dict)
-    succession: Succession | None = field(default=None, compare=False, repr=False)
+    history: History | None = field(default=None, compare=False, repr=False)
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property
@@ -184,5 +184,5 @@ def _result(
         refitted=() if compensation is None else compensation.refitted,
         left_as_they_are={} if compensation is None else dict(compensation.left),
         seconds=dict(seconds),
-        succession=succession_of(model),
+        history=history_of(model),
     )

@@ -28,12 +28,13 @@ from secateur.core.layout import Indices, Layout, kept_indices, touches
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
 from secateur.errors import ApplyError, VerificationError
-from secateur.torch.narrowing.installing import rewrite
-from secateur.torch.narrowing.masks import kept_mask
-from secateur.torch.narrowing.slices import narrow_tensor, narrowed_tensors
+from secateur.torch.narrowing.installing import install
+from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, renewed, slices_of
 from secateur.torch.narrowing.tolerances import BY_DTYPE, FLOAT32
 from secateur.torch.running.example import Example, output_tensors
-from secateur.torch.running.restoring import named_tensors, swap_weights, untouched
+from secateur.torch.running.randomness import _seed_all, undo_of_random_state
+from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.twin import copied, twin
 
 
 def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | None = None) -> Verification:
@@ -42,7 +43,7 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
     Runs in float64 where memory allows (``dtype`` forces one). Raises VerificationError on a disagreement.
     """
     started = time.perf_counter()
-    arrays = plan.arrays()
+    arrays = plan.arrays
     exact = {name: a for name, a in arrays.items() if graph[name].exact}
     inexact = {name: a for name, a in arrays.items() if name not in exact}
     comparison = _Comparison(model, graph, plan, exact, inexact)
@@ -53,7 +54,7 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
         raise ApplyError(
             f"the narrowed model does not run ({sentence}). The model is unchanged. Keep whole what this names, with exclude=[…]."
         ) from error
-    arrays, inexact = comparison.plan.arrays(), comparison.base.arrays()
+    arrays, inexact = comparison.plan.arrays, comparison.base.arrays
     tolerance = FLOAT32 if low_precision and chosen is torch.float64 else BY_DTYPE.get(chosen, FLOAT32)
     difference = _difference(masked, narrowed, graph, arrays, inexact)
     result = Verification(
@@ -127,7 +128,7 @@ class _Comparison:
     ) -> None:
         self.model, self.graph, self.plan, self.exact = model, graph, plan, exact
         self.base = graph.plan(inexact)
-        self.example = _informative(graph.example)
+        self.example = _informative(graph.example).beside_model()
 
     def run(self, dtype: torch.dtype | None) -> tuple[list[torch.Tensor], list[torch.Tensor], bool, torch.dtype]:
         """Masked outputs, narrowed outputs, whether numbers of lower precision were met, and the dtype used."""
@@ -145,41 +146,35 @@ class _Comparison:
 
     def _exact_alone(self, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor], bool, torch.dtype]:
         """Where the code cannot run with only the inexact widths narrowed: see the plan run, compare the exact ones alone."""
-        _run(
-            self.model,
-            narrowed_tensors(self.model, self.plan),
-            self.plan,
-            self.example,
-            dtype,
-            contextlib.nullcontext(),
-        )
+        _run(self.model, _narrowed(self.model, self.plan), self.plan, self.example, dtype)
         self.plan, self.base = self.graph.plan(self.exact), self.graph.plan({})
         return self._both(dtype)
 
     def _both(self, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor], bool, torch.dtype]:
         watch, model, example = _Narrowest(), self.model, self.example
         masked = _run(model, _masked_tensors(model, self.base, self.exact), self.base, example, dtype, watch)
-        narrowed = _run(model, narrowed_tensors(model, self.plan), self.plan, example, dtype, contextlib.nullcontext())
+        narrowed = _run(model, _narrowed(model, self.plan), self.plan, example, dtype)
         return masked, narrowed, watch.seen, dtype
+
+
+def _narrowed(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
+    live = named_tensors(model)
+    return slices_of({name: live.get(name) for name in plan.narrowed}, plan)
 
 
 def _masked_tensors(model: nn.Module, base: Plan, exact: Mapping[str, Indices]) -> dict[str, torch.Tensor]:
     """Zero the removed units of exact widths, then narrow the inexact ones."""
-    inexact = base.arrays()
     made: dict[str, torch.Tensor] = {}
     tied: dict[int, torch.Tensor] = {}
     for name, tensor in named_tensors(model).items():
         layout = base.layouts.get(name, ())
-        if not any(touches(axis, exact) or touches(axis, inexact) for axis in layout):
+        if not base.narrows(name) and not any(touches(axis, exact) for axis in layout):
             continue
         if id(tensor) not in tied:
             masked = tensor.detach()
             if tensor.is_floating_point():
                 masked = torch.where(kept_mask(masked, layout, exact), masked, 0)
-            narrowed = narrow_tensor(masked, layout, inexact)
-            tied[id(tensor)] = (
-                nn.Parameter(narrowed, requires_grad=False) if isinstance(tensor, nn.Parameter) else narrowed
-            )
+            tied[id(tensor)] = renewed(tensor, narrow_tensor(masked, layout, base.arrays))
         made[name] = tied[id(tensor)]
     return made
 
@@ -190,23 +185,26 @@ def _run(
     plan: Plan,
     example: Example,
     dtype: torch.dtype,
-    watch: AbstractContextManager[Any],
+    watch: AbstractContextManager[Any] | None = None,
 ) -> list[torch.Tensor]:
-    def cast(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_floating_point():
-            return tensor.detach().clone()
-        data = tensor.detach().to(dtype, copy=not isinstance(tensor, nn.Parameter))
-        return nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data
+    """The outputs of a twin of the model that holds these tensors where it is narrowed."""
 
-    with untouched(model), torch.no_grad():
-        swap_weights(model, lambda name, tensor: cast(tensors.get(name, tensor)))
-        rewrite(model, tensors, plan.edits)
-        model.eval()
-        torch.manual_seed(0)
-        ready = example.beside_model().map(cast)
-        with watch:
-            output = model(*ready.args, **ready.kwargs)
-        return [t.detach() for t in output_tensors(output)]
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        data = tensor.detach()
+        return renewed(tensor, data.to(dtype, copy=True) if tensor.is_floating_point() else data.clone())
+
+    network = twin(model, lambda name, tensor: cast(tensors.get(name, tensor)))
+    undo = undo_of_random_state()
+    try:
+        install(network, {}, plan.edits, there=plan.narrowed)
+        network.eval()
+        _seed_all(0)
+        ready = copied((example.args, example.kwargs), cast)
+        with torch.no_grad(), watch or contextlib.nullcontext():
+            output = network(*ready[0], **ready[1])
+    finally:
+        undo()
+    return [t.detach() for t in output_tensors(output)]
 
 
 def _difference(
@@ -240,5 +238,5 @@ def _narrow_output(
     for i, axis in enumerate(layout):
         if touches(axis, arrays):
             whole, kept = kept_indices(axis, inexact), kept_indices(axis, arrays)
-            output = output.index_select(i, torch.from_numpy(np.searchsorted(whole, kept)).to(output.device))
+            output = output.index_select(i, torch.as_tensor(np.searchsorted(whole, kept)).to(output.device))
     return output

@@ -1,6 +1,8 @@
 """What torch.nn modules say of themselves: ``in_features``, ``num_channels`` and the like follow their tensors.
 
-refresh(linear)     linear.in_features, linear.out_features  <-  linear.weight.shape
+    refresh(linear)     linear.in_features, linear.out_features  <-  linear.weight.shape
+
+Invariant: nothing is written that a module did not hold before.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.torch.running.restoring import relink
+
 
 def refresh(module: nn.Module) -> None:
     """Bring the sizes a torch.nn module keeps about itself in line with its tensors."""
-    if "_flat_weights_names" in module.__dict__:
-        names = module.__dict__["_flat_weights_names"]
-        module.__dict__["_flat_weights"] = [module._parameters.get(n) for n in names]
+    relink(module)
     for kind, sizes in _BOOKKEEPING:
         if isinstance(module, kind):
             for key, value in sizes(module).items():

@@ -2,10 +2,10 @@
 
     apply 1:  conv1.weight ◄┄┄ the Parameter before      apply 2:  conv1.weight ◄┄┄ the Parameter before, …
 
-`apply` makes new Parameters under old names. Each apply leaves one `Step` here: its plan, and which name the Parameters
+`apply` makes new Parameters under old names. Each apply leaves one `Narrowing` here: its plan, and which name the Parameters
 before it had. They are held weakly, so what nobody else holds (an optimizer does) is let go as if this were not here.
 
-Invariant: a succession keeps no tensor alive, and is empty in a model that was read from a file or another process.
+Invariant: a history keeps no tensor alive, and is empty in a model that was read from a file or another process.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import nn
 
 from secateur.core.plan import Plan
 
-_SUCCESSION = "_secateur_succession"
+_HISTORY = "_secateur_history"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class Narrowing:
     """One narrowing: its plan, and the Parameters before it by name."""
 
     plan: Plan
@@ -39,13 +39,13 @@ class Step:
         return found
 
 
-class Succession:
-    """The steps that made a model, oldest first. A class, because weak references cannot be pickled: it pickles as empty."""
+class History:
+    """The narrowings that made a model, oldest first. A class, because weak references cannot be pickled: it pickles as empty."""
 
-    __slots__ = ("_model", "steps")
+    __slots__ = ("_model", "narrowings")
 
-    def __init__(self, steps: tuple[Step, ...] = (), model: nn.Module | None = None) -> None:
-        self.steps = steps
+    def __init__(self, narrowings: tuple[Narrowing, ...] = (), model: nn.Module | None = None) -> None:
+        self.narrowings = narrowings
         self._model = weakref.ref(model) if model is not None else None
 
     @property
@@ -53,28 +53,22 @@ class Succession:
         """The model that the last step made, if it is still there."""
         return self._model() if self._model is not None else None
 
-    def __iter__(self) -> Iterator[Step]:
-        return iter(self.steps)
+    def __iter__(self) -> Iterator[Narrowing]:
+        return iter(self.narrowings)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Succession, ())
+        return (History, ())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Succession:
+    def __deepcopy__(self, memo: dict[int, Any]) -> History:
         return self
 
 
-def succession_of(model: nn.Module) -> Succession:
+def history_of(model: nn.Module) -> History:
     """How the parameters of a model came to be; empty for a model that was never narrowed in this process."""
-    return model.__dict__.get(_SUCCESSION) or Succession()
+    return model.__dict__.get(_HISTORY) or History()
 
 
-def parameters_before(model: nn.Module) -> dict[str, weakref.ref[nn.Parameter]]:
-    """The Parameters of a model by every name they have, held weakly."""
-    return {name: weakref.ref(p) for name, p in model.named_parameters(remove_duplicate=False)}
-
-
-def remember(
-    model: nn.Module, earlier: Succession, plan: Plan, before: Mapping[str, weakref.ref[nn.Parameter]]
-) -> None:
-    """Note on a narrowed model what it was made of. A fault later in `apply` undoes this with everything else."""
-    model.__dict__[_SUCCESSION] = Succession((*earlier.steps, Step(plan, before)), model)
+def history_with(before: nn.Module, plan: Plan, after: nn.Module) -> dict[str, object]:
+    """What a model narrowed by a plan is to remember of the one it was made from, as a note for `install`."""
+    parameters = {name: weakref.ref(p) for name, p in before.named_parameters(remove_duplicate=False)}
+    return {_HISTORY: History((*history_of(before).narrowings, Narrowing(plan, parameters)), after)}

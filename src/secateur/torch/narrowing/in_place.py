@@ -5,130 +5,164 @@
 
 The peak is the network plus one tensor, where holding both would be the network plus all that is kept.
 
-Invariant: if the block raises, every tensor is again what it was, and where it was.
+Invariant: if narrowing is stopped, by an error or a signal, every tensor is again what it was, and where it was.
 """
 
 from __future__ import annotations
 
+import math
+import operator
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
-from secateur.core.layout import Indices, Layout, kept_indices, touches
+from secateur.core.layout import Axis, Indices, Layout, touches
 from secateur.core.plan import Plan
-from secateur.torch.narrowing.slices import check_shape, crosses, narrow_tensor, renewed
+from secateur.torch.narrowing.slices import (
+    check_shape,
+    crosses,
+    kept_mask,
+    memory_format,
+    narrow_tensor,
+    positions,
+    renewed,
+)
 
-Place = tuple[dict[str, Any], str]
+Holder = tuple[dict[str, Any], str]  # a module's table, and the key a tensor has there
 
+LARGE_BYTES = 1 << 30  # what is kept of a network may be this much and still be held beside it
 
-SMALL_BYTES = 64 << 20  # below this, two networks side by side are nothing
-
-
-SHARE = 0.3  # keeping less than this may be held beside the network
+SHARE = 0.25  # of the free memory that what is kept may take
 
 
 @dataclass(slots=True)
 class _Cut:
     """One tensor that was cut: where it hangs, what is left, and what it takes to put it back."""
 
-    places: list[Place]
+    holders: list[Holder]
     layout: Layout
-    shape: torch.Size
+    format: torch.memory_format
     old: weakref.ref[torch.Tensor]
     new: torch.Tensor
-    removed: torch.Tensor
+    removed: list[torch.Tensor]
 
 
-def worthwhile(model: nn.Module, plan: Plan) -> bool:
-    """Whether what a plan keeps is too much to be held beside the network."""
-    whole = kept = 0
-    for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
-        whole += tensor.numel() * tensor.element_size()
-    if whole < SMALL_BYTES:
-        return False
-    arrays = plan.arrays()
-    for name, parameter in model.named_parameters():
-        if any(touches(axis, arrays) for axis in plan.layouts.get(name, ())):
-            size = parameter.element_size()
-            for count in plan.shape(name):
-                size *= count
-            kept += size
-    return kept > SHARE * whole
+def fits_beside(model: nn.Module, plan: Plan) -> bool:
+    """Whether what a plan keeps can be held beside the network until all of it is put in at once."""
+    tensors = {id(t): (name, t) for name, t in _named(model) if plan.narrows(name)}.values()
+    kept = sum(math.prod(plan.shape(name)) * t.element_size() for name, t in tensors if not t.is_meta)
+    return kept <= min(LARGE_BYTES, SHARE * _free_bytes(next((t.device for _, t in tensors), torch.device("cpu"))))
 
 
-@contextmanager
-def streamed(model: nn.Module, plan: Plan) -> Iterator[None]:
-    """Narrow a model's tensors one by one; put all of them back if the block raises.
+def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def stream(model: nn.Module, plan: Plan, finish: Callable[[], None]) -> None:
+    """Narrow a model's tensors one by one, then ``finish``; put all of them back if anything is in the way.
 
     Raises PlanError where the plan does not fit a tensor.
     """
-    arrays = plan.arrays()
     cuts: list[_Cut] = []
     try:
-        for places, name in _by_tensor(model):
-            layout = plan.layouts.get(name, ())
-            if any(touches(axis, arrays) for axis in layout):
-                cuts.append(_cut(places, name, layout, arrays))
-        yield
+        for holders, name in _by_tensor(model):
+            if plan.narrows(name):
+                # on the list before it is done: an interruption in between finds it there, and nothing to put back
+                cuts.append(_cut(holders, name, plan.layouts[name], plan.arrays))
+                _hang(holders, cuts[-1].new)
+        finish()
     except BaseException:
-        while cuts:
-            _put_back(cuts.pop(), arrays)
+        _put_all_back(cuts, plan.arrays)
         raise
 
 
-def _by_tensor(model: nn.Module) -> list[tuple[list[Place], str]]:
-    """Every tensor once, with all the places that hold it; by place, so that no reference keeps a tensor alive."""
-    found: dict[int, tuple[list[Place], str]] = {}
+def _by_tensor(model: nn.Module) -> list[tuple[list[Holder], str]]:
+    """Every tensor once, with all that holds it; by name, so that no reference here keeps a tensor alive."""
+    found: dict[int, tuple[list[Holder], str]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for table in (module._parameters, module._buffers):
             for key, tensor in table.items():
                 if tensor is not None:
-                    places, _ = found.setdefault(id(tensor), ([], f"{prefix}.{key}" if prefix else key))
-                    if not any(known is table and word == key for known, word in places):
-                        places.append((table, key))
+                    holders, _ = found.setdefault(id(tensor), ([], f"{prefix}.{key}" if prefix else key))
+                    if not any(known is table and word == key for known, word in holders):
+                        holders.append((table, key))
     return list(found.values())
 
 
-def _cut(places: list[Place], name: str, layout: Layout, arrays: Mapping[str, Indices]) -> _Cut:
-    table, key = places[0]
-    old = table[key]
-    check_shape(name, old, layout)
-    gone = ~_mask(old, layout, arrays)
-    new = renewed(old, narrow_tensor(old.detach(), layout, arrays))
-    made = _Cut(places, layout, old.shape, weakref.ref(old), new, old.detach()[gone])
-    for table, key in places:
-        table[key] = new
-    return made
+def _hang(holders: list[Holder], tensor: torch.Tensor) -> None:
+    """Put a tensor in all its places in one step, which no signal divides (`undo_of` says why)."""
+    tables, keys = zip(*holders, strict=True)
+    deque(map(operator.setitem, tables, keys, repeat(tensor)), 0)
 
 
-def _put_back(cut: _Cut, arrays: Mapping[str, Indices]) -> None:
-    old = cut.old()
-    if old is None:
-        data = torch.empty(cut.shape, dtype=cut.new.dtype, device=cut.new.device)
-        kept = _mask(data, cut.layout, arrays)
-        data[kept] = cut.new.detach().reshape(-1)
-        data[~kept] = cut.removed
-        old = renewed(cut.new, data)
-    for table, key in cut.places:
-        table[key] = old
+def _cut(holders: list[Holder], name: str, layout: Layout, arrays: Mapping[str, Indices]) -> _Cut:
+    table, key = holders[0]
+    old = check_shape(name, table[key], layout)
+    data, removed = _parted(old.detach(), layout, arrays)
+    format_ = memory_format(old)
+    new = renewed(old, data.contiguous(memory_format=format_))
+    return _Cut(holders, layout, format_, weakref.ref(old), new, removed)
 
 
-def _mask(tensor: torch.Tensor, layout: Layout, arrays: Mapping[str, Indices]) -> torch.Tensor:
-    """Which numbers of a tensor are kept, as booleans of its shape."""
+def _parted(
+    data: torch.Tensor, layout: Layout, arrays: Mapping[str, Indices]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What is kept of a tensor, and what went, axis by axis: both are copied once, in long runs."""
     if crosses(layout, arrays):
-        places = torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape)
-        mask = torch.zeros(tensor.numel(), dtype=torch.bool, device=tensor.device)
-        mask[narrow_tensor(places, layout, arrays).reshape(-1)] = True
-        return mask.view(tensor.shape)
-    mask = torch.ones(tensor.shape, dtype=torch.bool, device=tensor.device)
+        return narrow_tensor(data, layout, arrays), [data[~kept_mask(data, layout, arrays)]]
+    removed: list[torch.Tensor] = []
     for dim, axis in enumerate(layout):
         if touches(axis, arrays):
-            along = torch.zeros(axis.size, dtype=torch.bool)
-            along[torch.from_numpy(kept_indices(axis, arrays))] = True
-            mask &= along.to(tensor.device).view([-1 if i == dim else 1 for i in range(tensor.dim())])
-    return mask
+            stays, goes = _both(axis, arrays, data.device)
+            removed.append(data.index_select(dim, goes))
+            data = data.index_select(dim, stays)
+    return data, removed
+
+
+def _joined(cut: _Cut, arrays: Mapping[str, Indices]) -> torch.Tensor:
+    """The way back from `_parted`."""
+    data, removed = cut.new.detach(), list(cut.removed)
+    if crosses(cut.layout, arrays):
+        whole = data.new_empty([axis.size for axis in cut.layout])
+        mask = kept_mask(whole, cut.layout, arrays)
+        whole[mask] = data.reshape(-1)
+        whole[~mask] = removed[0]
+        return whole.contiguous(memory_format=cut.format)
+    for dim in reversed(range(len(cut.layout))):
+        if touches(cut.layout[dim], arrays):
+            stays, goes = _both(cut.layout[dim], arrays, data.device)
+            whole = data.new_empty([len(stays) + len(goes) if i == dim else n for i, n in enumerate(data.shape)])
+            data = whole.index_copy_(dim, stays, data).index_copy_(dim, goes, removed.pop())
+    return data.contiguous(memory_format=cut.format)
+
+
+def _both(axis: Axis, arrays: Mapping[str, Indices], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The indices of an axis that stay, and those that go."""
+    stays = positions(axis, arrays, device)
+    goes = torch.ones(axis.size, dtype=torch.bool, device=device).index_fill_(0, stays, False)
+    return stays, goes.nonzero().view(-1)
+
+
+def _put_all_back(cuts: list[_Cut], arrays: Mapping[str, Indices]) -> None:
+    while cuts:
+        try:
+            cut = cuts[-1]
+            table, key = cut.holders[0]
+            if table[key] is cut.new:
+                old = cut.old()
+                _hang(cut.holders, renewed(cut.new, _joined(cut, arrays)) if old is None else old)
+            cuts.pop()
+        except KeyboardInterrupt:  # somebody is impatient: half a network is no answer to that
+            continue

@@ -1,8 +1,9 @@
 """Putting narrowed tensors into a model: tensors, integer attributes, and what modules say of themselves.
 
-    install(model, tensors, edits)
+    install(model, tensors, edits)       all of it, or nothing whatever stops it: an error, Ctrl-C, the user's own code
+    undo = undo_of(model)                who wants the model back later takes this first, and hands it over
 
-Invariant: dtype, device, requires_grad, ties and names stay; who calls this can undo it (`restoring`).
+Invariant: dtype, device, requires_grad, ties and names stay.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,38 +18,69 @@ from torch import nn
 from secateur.core.plan import Edit
 from secateur.errors import PlanError
 from secateur.torch.narrowing.bookkeeping import refresh
-from secateur.torch.running.restoring import flags_kept, shallow_copy
+from secateur.torch.running.restoring import Undo, flags_kept, relink, shallow_copy, undo_of
 
 
-def install(model: nn.Module, tensors: Mapping[str, torch.Tensor], edits: Iterable[Edit]) -> None:
-    """Put narrowed tensors in, rewrite attributes, refresh what torch.nn modules say of themselves."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+def install(
+    model: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    edits: Iterable[Edit],
+    *,
+    there: Iterable[str] = (),
+    notes: Mapping[str, object] | None = None,
+    undo: Undo | None = None,
+) -> None:
+    """Put tensors in, rewrite attributes, refresh what torch.nn modules say of themselves, leave notes on the model.
+
+    ``there`` names narrowed tensors that are in already. If anything stops this, ``undo`` is called: by default it makes the
+    model what it was before this call.
+    """
+    undo = undo_of(model) if undo is None else undo
+    try:
+        modules = dict(model.named_modules(remove_duplicate=False))
+        resized = _put_in(modules, tensors)
+        resized |= _rewrite(modules, edits) | {name.rpartition(".")[0] for name in there}
+        for owner in resized:
+            refresh(modules[owner])
+        _drop_caches(model)
+        model.__dict__.update(notes or {})
+    except BaseException:
+        undo()
+        raise
+
+
+def _put_in(modules: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor]) -> set[str]:
+    """Put tensors into the tables of their modules; the modules that hold one of another shape now."""
+    resized: set[str] = set()
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition(".")
         module = modules[owner]
         table = module._parameters if key in module._parameters else module._buffers
+        before = table[key]
         table[key] = tensor  # type: ignore[assignment]
-    rewrite(model, tensors, edits)
+        if before is None or before.shape != tensor.shape:
+            resized.add(owner)
+    for owner in {name.rpartition(".")[0] for name in tensors}:
+        relink(modules[owner])
+    return resized
 
 
-def rewrite(model: nn.Module, narrowed: Iterable[str], edits: Iterable[Edit]) -> None:
-    """Rewrite attributes, and refresh the modules that hold these narrowed tensors."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    edits = tuple(edits)
+def _rewrite(modules: Mapping[str, nn.Module], edits: Iterable[Edit]) -> set[str]:
+    """Rewrite attributes; the modules that were rewritten."""
+    rewritten: set[str] = set()
     for edit in edits:
         set_attribute(modules[edit.module], edit.path, edit.old, edit.new)
-    for owner in {name.rpartition(".")[0] for name in narrowed} | {edit.module for edit in edits}:
-        refresh(modules[owner])
-    drop_caches(model)
+        rewritten.add(edit.module)
+    return rewritten
 
 
-def drop_caches(model: nn.Module) -> None:
+def _drop_caches(model: nn.Module) -> None:
     """Let modules that cache what they compute from parameters forget it, the way they do when training starts."""
     with flags_kept(model):
         model.train()
 
 
-_STEP = re.compile(r"\.?([A-Za-z_]\w*)|\[(\d+)\]")
+_PART = re.compile(r"\.?([A-Za-z_]\w*)|\[(\d+)\]")
 
 
 def set_attribute(module: nn.Module | SimpleNamespace, path: str, old: int, new: int) -> None:
@@ -57,24 +88,24 @@ def set_attribute(module: nn.Module | SimpleNamespace, path: str, old: int, new:
 
     Raises PlanError unless the attribute holds ``old`` now.
     """
-    steps = [name if name else int(index) for name, index in _STEP.findall(path)]
-    module.__dict__[str(steps[0])] = _replaced(module.__dict__.get(str(steps[0])), steps[1:], old, new, path)
+    parts = [name if name else int(index) for name, index in _PART.findall(path)]
+    module.__dict__[str(parts[0])] = _replaced(module.__dict__.get(str(parts[0])), parts[1:], old, new, path)
 
 
-def _replaced(value: Any, steps: list[str | int], old: int, new: int, path: str) -> Any:
-    if not steps:
+def _replaced(value: object, parts: list[str | int], old: int, new: int, path: str) -> object:
+    if not parts:
         if type(value) is not int or value != old:
             raise PlanError(f"the plan expects {path} = {old}, the model has {str(value)[:60]}")
         return new
-    step, rest = steps[0], steps[1:]
-    if isinstance(step, int):
-        if not isinstance(value, (tuple, list)) or step >= len(value):
+    part, rest = parts[0], parts[1:]
+    if isinstance(part, int):
+        if not isinstance(value, (tuple, list)) or part >= len(value):
             raise PlanError(f"the plan expects {path} to be a sequence of integers")
         items = list(value)
-        items[step] = _replaced(items[step], rest, old, new, path)
+        items[part] = _replaced(items[part], rest, old, new, path)
         return type(value)(items)
     if not hasattr(value, "__dict__"):
         raise PlanError(f"the plan expects an object at {path}, the model has {type(value).__name__}")
-    twin = shallow_copy(value)
-    twin.__dict__[step] = _replaced(vars(value).get(step), rest, old, new, path)
-    return twin
+    made = shallow_copy(value)
+    made.__dict__[part] = _replaced(vars(value).get(part), rest, old, new, path)
+    return made

@@ -11,7 +11,7 @@ Invariant: the Parameter objects stay the same throughout, so that optimizers an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,11 +19,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
-from secateur.core.layout import Indices, Layout, kept_indices, touches
 from secateur.core.plan import Plan
 from secateur.errors import InputError, nearest
 from secateur.torch.narrowing.bookkeeping import refresh
-from secateur.torch.narrowing.slices import check_shape, crosses, narrow_tensor
+from secateur.torch.narrowing.slices import check_shape, kept_mask
 
 _BUFFERS = "_secateur_masked_buffers"  # in a module: {buffer: (where it is masked, what was there)}
 
@@ -107,34 +106,16 @@ def mask_plan(model: nn.Module, plan: Plan) -> None:
     Over exact widths the masked network computes what the narrowed one does. Raises PlanError where the plan is another
     model's; the model is then unchanged.
     """
-    arrays = plan.arrays()
-    carriers = {name: layout for name, layout in plan.layouts.items() if any(touches(axis, arrays) for axis in layout)}
-    tensors = {name: check_shape(name, tensor_of(model, name), layout) for name, layout in carriers.items()}
-    for name, layout in carriers.items():
-        if not tensors[name].is_floating_point():
+    tensors = {name: check_shape(name, tensor_of(model, name), plan.layouts[name]) for name in plan.narrowed}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
             continue
         module, key = place_of(model, name)
-        mask = kept_mask(tensors[name], layout, arrays)
+        mask = kept_mask(tensor, plan.layouts[name], plan.arrays)
         if key in module._buffers:
             hide_buffer(module, key, mask)
         else:
             add_mask(module, key, mask)
-
-
-def kept_mask(tensor: torch.Tensor, layout: Layout, arrays: Mapping[str, Indices]) -> torch.Tensor:
-    """True where these kept sets keep an entry of the tensor; a shape that broadcasts to the tensor's."""
-    if crosses(layout, arrays):
-        places = torch.arange(tensor.numel()).view(tensor.shape)
-        full = torch.zeros(tensor.numel(), dtype=torch.bool)
-        full[narrow_tensor(places, layout, arrays).reshape(-1)] = True
-        return full.view(tensor.shape).to(tensor.device)
-    mask = torch.ones([1] * tensor.dim(), dtype=torch.bool)
-    for i, axis in enumerate(layout):
-        if touches(axis, arrays):
-            line = torch.zeros(axis.size, dtype=torch.bool)
-            line[torch.from_numpy(kept_indices(axis, arrays))] = True
-            mask = mask & line.view([-1 if j == i else 1 for j in range(tensor.dim())])
-    return mask.to(tensor.device)
 
 
 def hide_buffer(module: nn.Module, key: str, mask: torch.Tensor) -> None:

@@ -1,16 +1,16 @@
-"""Cutting tensors down to what a plan keeps, and telling the modules.
+"""Cutting tensors down to what a plan keeps.
 
-    narrowed_tensors(model, plan)     {name: smaller tensor}; changes nothing
-    install(model, tensors, plan)     puts them in, rewrites attributes, refreshes torch.nn's own bookkeeping
+    narrowed(model.state_dict(), plan)     the same names; what the plan narrows is smaller, the rest is as given
+    kept_mask(tensor, layout, arrays)      True where an entry stays
 
-Invariant: `install` keeps dtype, device, requires_grad, tying of weights and names; who calls it can undo it
-(`secateur.torch.running.restoring`).
+Invariant: nothing given is changed; dtype, device, memory format, requires_grad and tying stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import copy
+import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -19,27 +19,44 @@ from torch import nn
 from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, kept_indices, touches, widths_of
 from secateur.core.plan import Plan
 from secateur.errors import PlanError
-from secateur.torch.running.restoring import named_tensors
+
+Cache = dict[tuple[Axis, torch.device], torch.Tensor]
 
 
-def narrowed_tensors(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
-    """The narrowed version of every tensor the plan changes, by name; tied names share one tensor.
+def narrowed(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch.Tensor]:
+    """A state dict as a plan leaves it: every name, tied names sharing one tensor still; no live model is needed.
 
-    Raises PlanError where the plan does not fit the model's tensors.
+    The mapping may lack tensors (a shard). Raises PlanError where a tensor has not the shape that the plan expects, or the
+    plan narrows nothing that is there.
     """
-    arrays = plan.arrays()
-    live = named_tensors(model)
-    made: dict[str, torch.Tensor] = {}
-    by_identity: dict[int, torch.Tensor] = {}
-    cache: dict[tuple[Axis, torch.device], torch.Tensor] = {}
-    for name, layout in plan.layouts.items():
-        if not any(touches(axis, arrays) for axis in layout):
-            continue
-        tensor = check_shape(name, live.get(name), layout)
-        if id(tensor) not in by_identity:
-            by_identity[id(tensor)] = renewed(tensor, narrow_tensor(tensor.detach(), layout, arrays, cache))
-        made[name] = by_identity[id(tensor)]
+    made = copy.copy(tensors) if isinstance(tensors, dict) else dict(tensors)
+    smaller = slices_of({name: tensors[name] for name in plan.narrowed if name in tensors}, plan)
+    if plan.narrowed and not smaller:
+        raise PlanError(f"none of these tensors is one that the plan narrows; the first of those is {plan.narrowed[0]}")
+    made.update(smaller)
     return made
+
+
+def slices_of(tensors: Mapping[str, torch.Tensor | None], plan: Plan) -> dict[str, torch.Tensor]:
+    """What the plan leaves of each of these tensors, all of which it narrows, in storages of their own."""
+    made: dict[str, torch.Tensor] = {}
+    known: dict[tuple[object, Layout], torch.Tensor] = {}
+    cache: Cache = {}
+    for name, tensor in tensors.items():
+        layout = plan.layouts[name]
+        tensor = check_shape(name, tensor, layout)
+        key = (id(tensor) if isinstance(tensor, nn.Parameter) else identity(tensor), layout)
+        if key not in known:
+            known[key] = renewed(tensor, narrow_tensor(tensor.detach(), layout, plan.arrays, cache))
+        made[name] = known[key]
+    return made
+
+
+def identity(tensor: torch.Tensor) -> object:
+    """Equal for two names of the same numbers in memory; a state dict gives every name a tensor object of its own."""
+    if tensor.numel() == 0 or tensor.is_meta:
+        return id(tensor)
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device
 
 
 def check_shape(name: str, tensor: torch.Tensor | None, layout: Layout) -> torch.Tensor:
@@ -55,7 +72,11 @@ def renewed(old: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     """New data as what the old tensor was: a Parameter with its requires_grad and attributes, or a plain tensor."""
     if not isinstance(old, nn.Parameter):
         return data
-    new = nn.Parameter(data, requires_grad=old.requires_grad)
+    wanted = old.requires_grad and (data.is_floating_point() or data.is_complex())
+    if type(old) is nn.Parameter or not issubclass(type(old), nn.Parameter):
+        new = nn.Parameter(data, requires_grad=wanted)
+    else:  # a subclass may ask for other arguments than these
+        new = torch.Tensor._make_subclass(type(old), data, wanted)
     vars(new).update(vars(old))
     return new
 
@@ -64,25 +85,61 @@ def narrow_tensor(
     tensor: torch.Tensor,
     layout: Layout,
     arrays: Mapping[str, Indices],
-    cache: dict[tuple[Axis, torch.device], torch.Tensor] | None = None,
+    cache: Cache | None = None,
 ) -> torch.Tensor:
     """The tensor with only the kept indices of every axis, in a storage of its own."""
     if crosses(layout, arrays):
-        return _narrow_crossed(tensor, layout, arrays).contiguous(memory_format=_format(tensor))
+        return _narrow_crossed(tensor, layout, arrays).contiguous(memory_format=memory_format(tensor))
     cache = {} if cache is None else cache
-    format_ = _format(tensor)
+    format_ = memory_format(tensor)
+    # where most goes comes first, so that the later cuts have less to copy
     order = sorted(range(len(layout)), key=lambda i: _fraction(layout[i], arrays))
     for i in order:
         axis = layout[i]
         if touches(axis, arrays):
             key = (axis, tensor.device)
             if key not in cache:
-                cache[key] = torch.from_numpy(kept_indices(axis, arrays)).to(tensor.device)
+                cache[key] = positions(axis, arrays, tensor.device)
             tensor = _take(tensor, i, cache[key])
     return tensor.contiguous(memory_format=format_)
 
 
-def _format(tensor: torch.Tensor) -> torch.memory_format:
+def positions(axis: Axis, arrays: Mapping[str, Indices], device: torch.device) -> torch.Tensor:
+    """The kept indices of an axis, ready to index with."""
+    return torch.tensor(kept_indices(axis, arrays), dtype=torch.int64, device=device)  # a copy: plans cannot be written
+
+
+def kept_mask(tensor: torch.Tensor, layout: Layout, arrays: Mapping[str, Indices]) -> torch.Tensor:
+    """True where these kept sets keep an entry of the tensor; a shape that broadcasts to the tensor's."""
+    if crosses(layout, arrays):
+        entries = torch.arange(tensor.numel()).view(tensor.shape)
+        full = torch.zeros(tensor.numel(), dtype=torch.bool)
+        full[narrow_tensor(entries, layout, arrays).reshape(-1)] = True
+        return full.view(tensor.shape).to(tensor.device)
+    mask = torch.ones([1] * tensor.dim(), dtype=torch.bool)
+    for i, axis in enumerate(layout):
+        if touches(axis, arrays):
+            line = torch.zeros(axis.size, dtype=torch.bool)
+            line[positions(axis, arrays, line.device)] = True
+            mask = mask & line.view([-1 if j == i else 1 for j in range(tensor.dim())])
+    return mask.to(tensor.device)
+
+
+def widened(small: torch.Tensor, layout: Layout, arrays: Mapping[str, Indices]) -> torch.Tensor:
+    """The way back from `narrow_tensor`: a tensor of the whole shape, zero where nothing was kept."""
+    if crosses(layout, arrays):
+        shape = [axis.size for axis in layout]
+        entries = torch.arange(math.prod(shape), device=small.device).view(shape)
+        where = _narrow_crossed(entries, layout, arrays).reshape(-1)
+        return small.new_zeros(math.prod(shape)).index_copy(0, where, small.reshape(-1)).view(shape)
+    for i, axis in enumerate(layout):
+        if touches(axis, arrays):
+            shape = [axis.size if j == i else n for j, n in enumerate(small.shape)]
+            small = small.new_zeros(shape).index_copy(i, positions(axis, arrays, small.device), small)
+    return small
+
+
+def memory_format(tensor: torch.Tensor) -> torch.memory_format:
     """The memory format to keep: channels last where it is that and nothing else."""
     if not tensor.is_contiguous():
         for dims, format_ in ((4, torch.channels_last), (5, torch.channels_last_3d)):
@@ -127,6 +184,7 @@ def _narrow_crossed(tensor: torch.Tensor, layout: Layout, arrays: Mapping[str, I
     if any(isinstance(f, Sum) for f in factors):
         raise PlanError("a width that depends on another axis cannot be part of a concatenated axis")
     outer_place = _outer_places(layout, factors, arrays)
+    # a ragged width has no indices of its own: they are a matrix over it and its outer factor
     plain = [kept_indices(f, arrays) if i not in outer_place else np.zeros(0) for i, f in enumerate(factors)]
     index: list[torch.Tensor] = []
     for i, factor in enumerate(factors):
@@ -136,16 +194,16 @@ def _narrow_crossed(tensor: torch.Tensor, layout: Layout, arrays: Mapping[str, I
             matrix = arrays[factor.width][rows]  # type: ignore[union-attr]
             shape[outer_place[i]], shape[i] = matrix.shape
             ordered = matrix if outer_place[i] < i else matrix.T
-            index.append(torch.from_numpy(np.ascontiguousarray(ordered)).view(shape))
+            index.append(torch.tensor(ordered).view(shape))
         else:
             shape[i] = len(plain[i])
-            index.append(torch.from_numpy(plain[i]).view(shape))
+            index.append(torch.tensor(plain[i]).view(shape))
     gathered = tensor.reshape([f.size for f in factors])[tuple(t.to(tensor.device) for t in index)]
     sizes = iter(gathered.shape)
     return gathered.reshape([_next_size(axis, sizes) for axis in layout]).contiguous()
 
 
-def _next_size(axis: Axis, sizes: Any) -> int:
+def _next_size(axis: Axis, sizes: Iterator[int]) -> int:
     size = 1
     for _ in range(len(axis.factors) if isinstance(axis, Product) else 1):
         size *= next(sizes)

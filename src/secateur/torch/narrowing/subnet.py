@@ -3,54 +3,93 @@
     with subnet(model, plan, data_loader=loader):      # narrowed parameters and attributes are in, batch norm measured
         accuracy = evaluate(model)
                                                        # everything is back, even if the body raised
-
-Evaluation, sensitivity analysis and `apply` are this one mechanism.
+    with subnet(model, plan, shared=True):
+        loss(model(x)).backward()                      # gradients reach the kept slices of the model's own parameters
 
 Invariant: after the block the model is the very same object graph, bit for bit; what the body trained is gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 
 from secateur.core.plan import Plan
 from secateur.torch.narrowing.fingerprint import check_fingerprint
 from secateur.torch.narrowing.installing import install
-from secateur.torch.narrowing.slices import narrowed_tensors
+from secateur.torch.narrowing.shared import shared_slices
+from secateur.torch.narrowing.slices import slices_of
 from secateur.torch.running.batch_norm import reestimate_batch_norm
 from secateur.torch.running.data import Collect, first_of
-from secateur.torch.running.restoring import swap_weights, untouched
+from secateur.torch.running.restoring import Undo, named_tensors, undo_of
 
 
-@contextmanager
 def subnet(
     model: nn.Module,
     plan: Plan,
     *,
+    shared: bool = False,
     data_loader: Iterable[Any] | None = None,
     num_batches: int = 50,
     collect_func: Collect = first_of,
-) -> Iterator[nn.Module]:
+) -> Subnet:
     """Swap in what a plan keeps, and put everything back on exit.
 
     With ``data_loader``, batch-norm statistics are first measured again over ``num_batches`` of it (``collect_func`` says
-    what of a batch the model takes). Raises PlanError where the plan was made for another model.
+    what of a batch the model takes). ``shared`` lets gradients flow into the model's own parameters, as training many
+    networks in one needs it; the slices hold what the parameters held on entry. Raises PlanError where the plan was made
+    for another model.
     """
-    check_fingerprint(model, plan.fingerprint)
-    tensors = narrowed_tensors(model, plan)
-    with untouched(model, random_state=False):
-        _guard_buffers(model, set(tensors))
-        install(model, tensors, plan.edits)
-        if data_loader is not None:
-            reestimate_batch_norm(model, data_loader, num_batches=num_batches, collect_func=collect_func)
-        yield model
+    return Subnet(model, plan, shared, data_loader, num_batches, collect_func)
 
 
-def _guard_buffers(model: nn.Module, narrowed: set[str]) -> None:
-    """Give the body buffers of its own: a forward pass writes into them."""
-    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)} - narrowed
-    swap_weights(model, lambda name, tensor: tensor.detach().clone() if name in buffers else tensor)
+@dataclass(eq=False)
+class Subnet:
+    """What `subnet` returns. State: how the model is put back, between entry and exit.
+
+    A class and no generator: Python may stop between a generator's ``yield`` and the block, and nothing would be undone.
+    """
+
+    model: nn.Module
+    plan: Plan
+    shared: bool
+    data_loader: Iterable[Any] | None
+    num_batches: int
+    collect_func: Collect
+    _undo: Undo | None = None
+
+    def __enter__(self) -> nn.Module:
+        model, plan = self.model, self.plan
+        check_fingerprint(model, plan.fingerprint)
+        live = named_tensors(model)
+        slices = (shared_slices if self.shared else slices_of)({name: live.get(name) for name in plan.narrowed}, plan)
+        undo = undo_of(model)
+        try:
+            install(model, _buffers_of_its_own(model, plan) | slices, plan.edits, undo=undo)
+            if self.data_loader is not None:
+                reestimate_batch_norm(
+                    model, self.data_loader, num_batches=self.num_batches, collect_func=self.collect_func
+                )
+            self._undo = undo
+        except BaseException:
+            undo()
+            raise
+        return model
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._undo is not None
+        self._undo()
+
+
+def _buffers_of_its_own(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
+    """Copies of the buffers that stay whole: a forward pass writes into them."""
+    whole = {n: t for n, t in model.named_buffers(remove_duplicate=False) if not plan.narrows(n)}
+    copies = {id(tensor): tensor.detach().clone() for tensor in whole.values()}
+    return {name: copies[id(tensor)] for name, tensor in whole.items()}

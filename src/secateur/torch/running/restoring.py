@@ -1,8 +1,10 @@
 """Run a model without leaving a mark on it.
 
-`untouched` remembers what every module holds (attributes, parameters, buffers, submodules, shallow copies of its lists and
-dicts), the training flags, random state and the switches that tracing turns, and puts all of it back, even after an error.
-`swap_weights` replaces parameters and buffers, by `abstract_like` with tensors without data on the ``meta`` device.
+    undo = undo_of(model)      what every module holds: attributes, parameters, buffers, submodules, its lists and dicts
+    undo()                     all of it again, in one step that no signal and no other thread can divide
+
+`untouched` does that around a block, with the random state; `all_or_nothing` only where the block raises. `swap_weights`
+replaces parameters and buffers, by `abstract_like` with tensors without data on the ``meta`` device.
 
 Invariant: after the ``with`` block, model and process are bit for bit what they were.
 """
@@ -10,8 +12,12 @@ Invariant: after the ``with`` block, model and process are bit for bit what they
 from __future__ import annotations
 
 import copy
+import operator
+import weakref
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +27,35 @@ import torch.nn.functional
 from torch import nn
 
 Swap = Callable[[str, torch.Tensor], torch.Tensor]
+Undo = Callable[[], object]
+
+
+def undo_of(model: nn.Module) -> Undo:
+    """What puts every module back, once, to what it holds now.
+
+    Tensors are not copied, and of what modules hold only dicts, lists, sets and deques are, one level deep.
+    """
+    steps: list[Undo] = []
+    for module in model.modules():
+        _refill(module.__dict__, steps)
+        for held in module.__dict__.values():
+            if isinstance(held, _CONTAINERS):
+                _refill(held, steps)
+    # Python looks for signals between its own instructions only: a deque that drains a map is a single one.
+    return partial(deque, map(operator.call, steps), 0)
+
+
+_CONTAINERS = (dict, list, set, deque)
+
+
+def _refill(container: Any, steps: list[Undo]) -> None:
+    """Add the calls, all in C, that give a container its present contents again; overridden methods are passed by."""
+    kind: Any = next(kind for kind in (OrderedDict, *_CONTAINERS) if isinstance(container, kind))
+    steps.append(partial(kind.clear, container))
+    if container:
+        fill = kind.update if kind in (OrderedDict, dict, set) else kind.extend
+        contents = dict(container) if issubclass(kind, dict) else list(container)
+        steps.append(partial(fill, container, contents))
 
 
 @contextmanager
@@ -29,14 +64,13 @@ def untouched(model: nn.Module, *, random_state: bool = True) -> Iterator[None]:
 
     Tensors are not copied: who runs code that writes into buffers swaps in copies first.
     """
-    snapshots = [(module, _snapshot(module)) for module in model.modules()]
+    undo = undo_of(model)
     cpu_state = torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:
-        for module, snapshot in snapshots:
-            _put_back(module, *snapshot)
+        undo()
         if random_state:
             torch.set_rng_state(cpu_state)
         if random_state and cuda_states is not None:
@@ -46,12 +80,11 @@ def untouched(model: nn.Module, *, random_state: bool = True) -> Iterator[None]:
 @contextmanager
 def all_or_nothing(model: nn.Module) -> Iterator[None]:
     """Put everything back if the block raises; keep its changes if it does not."""
-    snapshots = [(module, _snapshot(module)) for module in model.modules()]
+    undo = undo_of(model)
     try:
         yield
     except BaseException:
-        for module, snapshot in snapshots:
-            _put_back(module, *snapshot)
+        undo()
         raise
 
 
@@ -64,32 +97,6 @@ def flags_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
-
-
-def _snapshot(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    held = dict(module.__dict__)
-    inner = {key: value.copy() for key, value in held.items() if isinstance(value, (dict, list, set))}
-    return held, inner
-
-
-def _put_back(module: nn.Module, held: dict[str, Any], inner: dict[str, Any]) -> None:
-    module.__dict__.clear()
-    module.__dict__.update(held)
-    for key, contents in inner.items():
-        container = held[key]
-        if not contents and not container:
-            continue
-        if not _same_contents(container, contents):
-            container.clear()
-            container.extend(contents) if isinstance(container, list) else container.update(contents)
-
-
-def _same_contents(now: Any, before: Any) -> bool:
-    if len(now) != len(before):
-        return False
-    if isinstance(now, dict):
-        return all(k in before and before[k] is v for k, v in now.items())
-    return all(a is b for a, b in zip(now, before, strict=True)) if isinstance(now, list) else now == before
 
 
 def swap_weights(model: nn.Module, swap: Swap) -> None:
@@ -106,9 +113,17 @@ def swap_weights(model: nn.Module, swap: Swap) -> None:
                 if id(tensor) not in swapped:
                     swapped[id(tensor)] = swap(f"{prefix}.{key}" if prefix else key, tensor)
                 table[key] = swapped[id(tensor)]  # type: ignore[assignment]
-        if "_flat_weights_names" in module.__dict__:
-            names = module.__dict__["_flat_weights_names"]
-            module.__dict__["_flat_weights"] = [module._parameters.get(n) for n in names]
+        relink(module)
+
+
+def relink(module: nn.Module) -> None:
+    """Recurrent modules hold their weights a second time, in a list, behind weak references: bring it in line."""
+    names = module.__dict__.get("_flat_weights_names")
+    if names is None or isinstance(module, torch.jit.ScriptModule):
+        return
+    weights = [module._parameters.get(name) for name in names]
+    module.__dict__["_flat_weights"] = weights
+    module.__dict__["_flat_weight_refs"] = [None if weight is None else weakref.ref(weight) for weight in weights]
 
 
 def abstract_like(tensor: torch.Tensor, shape: tuple[int, ...] | None = None) -> torch.Tensor:

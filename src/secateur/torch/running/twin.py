@@ -1,6 +1,7 @@
 """A second network with the same code, for runs that must leave the first alone.
 
     model ──twin(model, stand_in)──► modules, containers, plain objects, closures copied; tensors are what stand_in gives
+    model ──counterpart(model, stand_in)──► a twin to hand out: what only outside code holds (a list that a hook fills) is shared
     batch ──copied(batch, stand_in)──► the same for arguments
 
 A trace runs a twin on tensors without data, verification one on other numbers. Nothing of the model's is swapped, so it may
@@ -24,6 +25,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.errors import InputError
+from secateur.torch.running.restoring import relink
 
 StandIn = Callable[[str, torch.Tensor], torch.Tensor]
 T = TypeVar("T")
@@ -40,13 +42,26 @@ def twin(model: nn.Module, stand_in: StandIn) -> nn.Module:
     Tensors that modules hold outside these tables are cloned. TorchScript modules are copied with their weights, which
     PyTorch does not let anybody replace. Raises InputError, naming the attribute, where something cannot be copied.
     """
+    return _twin(model, stand_in, lambda function: True)
+
+
+def counterpart(model: nn.Module, stand_in: StandIn) -> nn.Module:
+    """As `twin`, for keeps: of the functions that modules hold, those that reach the model are copied, the rest is shared.
+
+    A hook that fills a list of the caller's fills that same list when the copy runs.
+    """
+    ours = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
+    return _twin(model, stand_in, lambda function: any(id(held) in ours for _, held in _reachable(function)))
+
+
+def _twin(model: nn.Module, stand_in: StandIn, is_part: Callable[[types.FunctionType], bool]) -> nn.Module:
     memo: dict[int, Any] = {}
     for name, tensor in _named(model):
         if id(tensor) not in memo:
             memo[id(tensor)] = stand_in(name, tensor)
-    made = _deep(model, memo, _clone, lambda: _culprit(model))
+    made = _deep(model, memo, _clone, lambda: _culprit(model), is_part)
     for module in made.modules():
-        _relink(module)
+        relink(module)
     return made
 
 
@@ -69,9 +84,15 @@ def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                     yield (f"{prefix}.{key}" if prefix else key), tensor
 
 
-def _deep(value: T, memo: dict[int, Any], replace: Callable[[torch.Tensor], torch.Tensor], who: Callable[[], str]) -> T:
+def _deep(
+    value: T,
+    memo: dict[int, Any],
+    replace: Callable[[torch.Tensor], torch.Tensor],
+    who: Callable[[], str],
+    is_part: Callable[[types.FunctionType], bool] = lambda function: True,
+) -> T:
     with _Replacing(replace):
-        closures = _rebound(value, memo)
+        closures = _rebound(value, memo, is_part)
         try:
             made = copy.deepcopy(value, memo)
         except Exception:
@@ -111,22 +132,16 @@ def _clone(tensor: torch.Tensor) -> torch.Tensor:
     return made.requires_grad_() if tensor.is_leaf and tensor.requires_grad else made
 
 
-def _relink(module: nn.Module) -> None:
-    """Recurrent modules hold their weights a second time, in a list, behind weak references."""
-    names = module.__dict__.get("_flat_weights_names")
-    if names is not None and not isinstance(module, torch.jit.ScriptModule):
-        module.__dict__["_flat_weights"] = [module._parameters.get(name) for name in names]
-        module.__dict__["_flat_weight_refs"] = []
-
-
-def _rebound(value: Any, memo: dict[int, Any]) -> list[tuple[types.FunctionType, types.FunctionType]]:
+def _rebound(
+    value: Any, memo: dict[int, Any], is_part: Callable[[types.FunctionType], bool]
+) -> list[tuple[types.FunctionType, types.FunctionType]]:
     """Clones of the functions that modules hold and that close over something, for the copies to hold.
 
     ``copy.deepcopy`` takes a function for a constant: ``self.head = lambda x: self.fc(x)`` would run the first network.
     """
     found: list[tuple[types.FunctionType, types.FunctionType]] = []
     for function in _functions(value):
-        if function.__closure__ and id(function) not in memo:
+        if function.__closure__ and id(function) not in memo and is_part(function):
             cells = tuple(types.CellType() for _ in function.__closure__)
             clone = types.FunctionType(
                 function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
@@ -180,17 +195,19 @@ def _reachable(value: Any) -> Iterator[tuple[str, Any]]:
     waiting: list[tuple[str, Any]] = [("", value)]
     while waiting:
         path, held = waiting.pop()
-        if id(held) in seen or isinstance(held, (str, bytes, int, float, type, torch.Tensor)):
+        if id(held) in seen or isinstance(held, (str, bytes, int, float, type)):
             continue
         seen.add(id(held))
         yield path, held
-        if isinstance(held, _SHARED):
+        if isinstance(held, (*_SHARED, torch.Tensor)):
             continue
         if isinstance(held, dict):
             waiting += [(f"{path}[{key!r}]", item) for key, item in held.items()]
         elif isinstance(held, (list, tuple, set, frozenset)):
             waiting += [(f"{path}[{i}]", item) for i, item in enumerate(held)]
-        if isinstance(held, types.FunctionType):
+        if isinstance(held, types.MethodType):
+            waiting.append((path, held.__self__))
+        elif isinstance(held, types.FunctionType):
             waiting += [(path, c.cell_contents) for c in held.__closure__ or () if not _is_empty(c)]
         elif hasattr(held, "__dict__"):
             waiting += [(f"{path}.{key}" if path else str(key), item) for key, item in vars(held).items()]

@@ -26,9 +26,9 @@ from secateur.core.space import Space, freeze, is_frozen, leaves
 from secateur.errors import Coincidence, PlanError, TraceError
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.installing import install
-from secateur.torch.narrowing.slices import narrowed_tensors
+from secateur.torch.narrowing.slices import narrowed
 from secateur.torch.running.example import output_tensors
-from secateur.torch.running.restoring import abstract_like, swap_weights, untouched
+from secateur.torch.running.restoring import abstract_like, named_tensors, swap_weights, untouched
 from secateur.torch.running.switches import tracing_switches
 from secateur.torch.tracing.arguments import Sizes
 from secateur.torch.tracing.observe import Observation, module_names
@@ -129,8 +129,8 @@ def _run_narrowed(seen: Observation, plan: Plan, replay: Replay) -> None:
             swap_weights(model, lambda name, tensor: abstract_like(tensor, _narrowed_shape(plan, name, tensor)))
             install(model, {}, plan.edits)
         else:
-            narrowed = narrowed_tensors(model, plan)
-            swap_weights(model, lambda name, tensor: narrowed.get(name, tensor.detach().clone()))
+            smaller = narrowed(named_tensors(model), plan)
+            swap_weights(model, lambda name, tensor: smaller[name] if plan.narrows(name) else tensor.detach().clone())
             install(model, {}, plan.edits)
         _refresh_all(model)
         for module in model.modules():

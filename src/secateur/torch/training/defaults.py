@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from secateur.errors import ConfigError, InputError
-from secateur.torch.narrowing.history import succession_of
+from secateur.torch.narrowing.history import history_of
 from secateur.torch.running.batch_norm import batch_norms
 from secateur.torch.training.config import FinetuneConfig, Scheduler
 
@@ -37,7 +37,7 @@ def optimizer_for(model: nn.Module, options: FinetuneConfig) -> torch.optim.Opti
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
     made = given if isinstance(given, torch.optim.Optimizer) else given(trained)
     held = {id(p) for group in made.param_groups for p in group["params"]}
-    was = {old for step in succession_of(model) for old in step.names()} - {id(p) for p in model.parameters()}
+    was = {old for step in history_of(model) for old in step.names()} - {id(p) for p in model.parameters()}
     if held & was:
         raise InputError(
             "the optimizer holds parameters from before pruning: call remap_optimizer(optimizer, model) first"

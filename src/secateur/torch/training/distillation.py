@@ -161,7 +161,7 @@ def survivors(model: nn.Module, teacher: nn.Module, name: str) -> Survivors:
         made_of = plan.layouts[tensor][axis]
         if made_of.size != len(indices):
             raise InputError(f"features of {name}: the teacher has {size} units, the plan was made for {made_of.size}")
-        indices = indices[kept_indices(made_of, plan.arrays())]
+        indices = indices[kept_indices(made_of, plan.arrays)]
     return (1 if isinstance(module, _CHANNELS_FIRST) else -1), torch.from_numpy(indices)
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.core.layout import Layout, Whole, size_of, touches
+from secateur.core.layout import Layout, Whole, size_of
 from secateur.core.plan import Plan
 from secateur.errors import InputError, PlanError
-from secateur.torch.narrowing.history import Succession, succession_of
+from secateur.torch.narrowing.history import History, history_of
 from secateur.torch.narrowing.slices import narrow_tensor
 from secateur.torch.prune import PruneResult
 from secateur.torch.running.distributed import unwrapped
@@ -46,12 +46,12 @@ def remap_optimizer(optimizer: torch.optim.Optimizer, result: PruneResult | nn.M
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise InputError("LBFGS keeps its parameters and history in one flat vector: make a new one after pruning")
-    model, succession = _model_of(result)
+    model, history = _model_of(result)
     live = dict(model.named_parameters(remove_duplicate=False))
     current = {id(p) for p in live.values()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
-    names = [step.names() for step in succession]
-    found = {id(p): _successor(p, succession, names, live) for p in held if id(p) not in current}
+    names = [step.names() for step in history]
+    found = {id(p): _successor(p, history, names, live) for p in held if id(p) not in current}
     if held and not any(id(p) in current or found[id(p)] is not None for p in held):
         raise InputError(
             "none of the optimizer's parameters is, or became, a parameter of this model. Give the optimizer that trained "
@@ -67,28 +67,28 @@ def remap_optimizer(optimizer: torch.optim.Optimizer, result: PruneResult | nn.M
     return optimizer
 
 
-def _model_of(result: PruneResult | nn.Module) -> tuple[nn.Module, Succession]:
+def _model_of(result: PruneResult | nn.Module) -> tuple[nn.Module, History]:
     if isinstance(result, nn.Module):
         model = unwrapped(result)
-        return model, succession_of(model)
-    succession = getattr(result, "succession", None)
-    model = succession.model if isinstance(succession, Succession) else None
+        return model, history_of(model)
+    history = getattr(result, "history", None)
+    model = history.model if isinstance(history, History) else None
     if model is None:
         raise InputError(
             f"remap_optimizer takes what prune returned, or the narrowed model, not {type(result).__name__} "
             "(of a model that is gone, or not known); pass the narrowed model"
         )
-    return model, succession_of(model)
+    return model, history_of(model)
 
 
 def _successor(
-    parameter: nn.Parameter, succession: Succession, names: list[dict[int, str]], live: dict[str, nn.Parameter]
+    parameter: nn.Parameter, history: History, names: list[dict[int, str]], live: dict[str, nn.Parameter]
 ) -> Successor | None:
     """What became of a parameter; None if it never was in this model."""
     for start in range(len(names) - 1, -1, -1):
         name = names[start].get(id(parameter))
         if name is not None:
-            return live.get(name), [(step.plan, name) for step in succession.steps[start:]]
+            return live.get(name), [(step.plan, name) for step in history.narrowings[start:]]
     return None
 
 
@@ -120,14 +120,13 @@ def narrowed_like(value: torch.Tensor, shape: tuple[int, ...], cuts: Iterable[Cu
         return value
     axes = _axes(tuple(value.shape), shape)
     for plan, name in cuts:
-        arrays = plan.arrays()
-        layout = plan.layouts.get(name, ())
-        if not any(touches(axis, arrays) for axis in layout):
+        if not plan.narrows(name):
             continue
+        layout = plan.layouts[name]
         ways = {_made_of(layout, way, value) for way in axes}
         if len(ways) != 1:
             raise _Lost
-        value = narrow_tensor(value, ways.pop(), arrays)
+        value = narrow_tensor(value, ways.pop(), plan.arrays)
     return value
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.core.layout import touches
 from secateur.core.plan import Plan
 from secateur.errors import ConfigError, InputError
 from secateur.torch.apply import apply
@@ -27,14 +26,13 @@ from secateur.torch.narrowing.masks import (
     Mask,
     add_mask,
     hide_buffer,
-    kept_mask,
     masks_of,
     place_of,
     remove_masks,
     show_buffers,
     tensor_of,
 )
-from secateur.torch.narrowing.slices import narrow_tensor
+from secateur.torch.narrowing.slices import kept_mask, narrow_tensor
 from secateur.torch.pruners.sparsifier.constants import add, constants
 from secateur.torch.pruners.sparsifier.entries import Entry, names_output, read_entries
 from secateur.torch.pruners.sparsifier.rules import RowScores, check_keys, rank
@@ -183,16 +181,14 @@ class Sparsifier:
         for entry, mask in self._bias_masks:
             mask.mask = entry.mask
         show_buffers(model)
-        arrays = plan.arrays()
         for name, layout in plan.layouts.items():
             module, key = place_of(model, name)
-            touched = any(touches(axis, arrays) for axis in layout)
-            if name not in self._carriers and not touched:
+            if name not in self._carriers and not plan.narrows(name):
                 continue
             tensor = tensor_of(model, name)
             if tensor is None or not tensor.is_floating_point():
                 continue
-            mask = kept_mask(tensor, layout, arrays)
+            mask = kept_mask(tensor, layout, plan.arrays)
             if key in module._buffers:
                 hide_buffer(module, key, mask)
             elif name in self._carriers:
@@ -223,8 +219,7 @@ class Sparsifier:
 @torch.no_grad()
 def _leave_zeros(model: nn.Module, plan: Plan, masks: Mapping[str, torch.Tensor]) -> None:
     """Zeros in what stayed of the masked entries."""
-    arrays = plan.arrays()
     for name, mask in masks.items():
-        kept = narrow_tensor(mask, plan.layouts[name], arrays)
+        kept = narrow_tensor(mask, plan.layouts[name], plan.arrays)
         if not bool(kept.all()):
             model.get_parameter(name).masked_fill_(~kept, 0)

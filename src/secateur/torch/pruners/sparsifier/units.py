@@ -53,7 +53,7 @@ def plan_of_masks(entries: Sequence[Entry], graph: Graph) -> Plan:
 
 def leftovers(entries: Sequence[Entry], plan: Plan) -> list[Leftover]:
     """What is masked and stays."""
-    arrays, found = plan.arrays(), []
+    arrays, found = plan.arrays, []
     for entry in entries:
         stays = np.zeros(entry.axis.size, dtype=bool)
         stays[kept_indices(entry.axis, arrays)] = True
