@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-import secateur
 from secateur.core.show import text_table
+from secateur.version import __version__
 
 CORE = ("torch", "numpy", "safetensors", "pydantic", "typer", "rich")
 EXTRAS = {
@@ -28,7 +28,7 @@ EXTRAS = {
 
 def examine() -> dict[str, Any]:
     """Versions (None where missing), devices and remarks."""
-    packages = {"secateur": secateur.__version__, **{name: _version(name) for name in (*CORE, *EXTRAS)}}
+    packages = {"secateur": __version__, **{name: _version(name) for name in (*CORE, *EXTRAS)}}
     return {
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import secateur
 from secateur.core.json.strict import MAX_BYTES
 from secateur.core.plan import Plan
 from secateur.core.text import visible
@@ -33,6 +32,7 @@ from secateur.io.state import collect, narrowed_names, stored_names
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.restoring import named_tensors
+from secateur.version import __version__
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -186,4 +186,4 @@ def _put_in(model: nn.Module, plans: tuple[Plan, ...], tensors: dict[str, Tensor
 
 
 def _versions() -> dict[str, str]:
-    return {"secateur": secateur.__version__, "torch": str(torch.__version__)}
+    return {"secateur": __version__, "torch": str(torch.__version__)}

@@ -31,6 +31,7 @@ class SmallNetwork(nn.Module):
         self.head = nn.Linear(6, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores of four classes from images ``[B, 3, h, w]``."""
         x = torch.relu(self.norm(self.stem(x)))
         x = x + self.back(torch.relu(self.inner_norm(self.inner(x))))
         x = torch.relu(self.grouped_norm(self.grouped(x))).flatten(2).transpose(1, 2)

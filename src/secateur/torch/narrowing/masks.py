@@ -41,6 +41,7 @@ class Mask(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight with zeros where it is masked."""
         return torch.where(self.broadcast(weight.dim()), weight, 0)
 
     def broadcast(self, num_axes: int) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""."""
+"""Objects that hold a model through several steps of pruning."""

@@ -35,7 +35,7 @@ from secateur.torch.narrowing.masks import (
 from secateur.torch.narrowing.slices import kept_mask, narrow_tensor
 from secateur.torch.pruners.sparsifier.constants import add, constants
 from secateur.torch.pruners.sparsifier.entries import Entry, names_output, read_entries
-from secateur.torch.pruners.sparsifier.rules import RowScores, check_keys, rank
+from secateur.torch.pruners.sparsifier.mask_rules import RowScores, check_keys, rank
 from secateur.torch.pruners.sparsifier.units import Leftover, leftovers, plan_of_masks
 from secateur.torch.running.restoring import all_or_nothing
 from secateur.torch.trace import trace
@@ -94,9 +94,7 @@ class Sparsifier:
         if self._model is not None:
             raise InputError("this sparsifier has a model already: prune() it first, or make another sparsifier")
         if masks_of(model):
-            raise InputError(
-                "the model has masks already: remove them first (secateur.torch.narrowing.masks.remove_masks)"
-            )
+            raise InputError("the model has masks already: remove them first (secateur.pruners.remove_masks)")
         graph = trace(model, dummy_input)
         if names_output(graph, config):
             graph = trace(model, dummy_input, interface=False)

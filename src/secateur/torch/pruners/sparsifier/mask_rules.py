@@ -1,4 +1,4 @@
-"""Rules that rank: a score for each row, the lowest share goes.
+"""Mask rules that rank: a score for each row, the lowest share goes.
 
     SaliencyRule   Σ |w| of the row              FPGMRule   Σ of distances to the other rows
     LSTMSaliencyRule                             the same as saliency: the rows of a unit's four gates are added up
@@ -50,6 +50,7 @@ class SaliencyRule:
     sparsity_level: float = 0.5
 
     def scores(self, weight: torch.Tensor) -> torch.Tensor:
+        """Σ |w| of each row."""
         return weight.flatten(1).abs().sum(1) if weight.dim() > 1 else weight.abs()
 
 
@@ -73,6 +74,7 @@ class FPGMRule:
             raise ConfigError(f"dist is 1, 2 or a function of two matrices, not {self.dist!r}")
 
     def scores(self, weight: torch.Tensor) -> torch.Tensor:
+        """How far each row is from all the others together."""
         rows = weight.flatten(1) if weight.dim() > 1 else weight.unsqueeze(1)
         if callable(self.dist):
             return self.dist(rows, rows).sum(1)
