@@ -19,6 +19,7 @@ from torch import nn
 import secateur as sc
 from secateur.errors import PlanError
 from secateur.torch import apply as applying
+from secateur.torch.narrowing import installing
 from secateur.torch.narrowing.slices import narrowed
 
 NETWORKS = ["conv_chain", "grouped_conv8", "fused_qkv", "grouped_query_attention", "lstm_linear", "tied_embedding"]
@@ -199,3 +200,24 @@ def test_ctrl_c_at_any_line_leaves_the_whole_or_the_narrowed_network(
         at += 1 + at // 40  # every line of the beginning, and a fair sample of the rest
     assert at > 100
     assert seen <= {0, 1}
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_fault_with_fitted_weights_leaves_every_number_as_it_was(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs, plan = planned("conv_chain")
+    fitted = {name: torch.full_like(t, 0.5) for name, t in sc.apply(model, plan, verify=False).state_dict().items()}
+    before = state_of(model)
+    steps = ["relink", "_drop_caches"]
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(installing, steps[at], fail)
+        with pytest.raises(KeyboardInterrupt):
+            applying.apply_fitted(model, plan, fitted)
+    assert state_of(model) == before
+    stays = {name: p for name, p in model.named_parameters() if not plan.narrows(name)}
+    applying.apply_fitted(model, plan, fitted)
+    assert all(bool((t == 0.5).all()) for t in model.state_dict().values() if t.is_floating_point())
+    assert all(model.get_parameter(name) is p for name, p in stays.items())

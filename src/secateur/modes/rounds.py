@@ -32,7 +32,7 @@ from secateur.torch.compensation import Compensation, Compensator
 from secateur.torch.evaluating.evaluator import keep_freed_memory
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Data
-from secateur.torch.running.distributed import agree, digest_of
+from secateur.torch.running.distributed import agree
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.trace import trace
 
@@ -145,7 +145,7 @@ def _as_free_as(first: Width | None, now: Width) -> Width:
 
 def _search(recipe: Mode, task: Task) -> Plan:
     plan = recipe.search(task)
-    agree("the plan", digest_of(plan))
+    agree("the plan", plan)
     return plan
 
 

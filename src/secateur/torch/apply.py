@@ -7,8 +7,11 @@ Invariant: the result holds new, smaller parameters under the same names; dtype,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,30 +54,68 @@ def apply(
     Raises PlanError where the plan was made for another model, VerificationError where the two disagree, ApplyError where
     anything else went wrong; the given model is then bit for bit what it was.
     """
+    if in_place:
+        apply_fitted(model, plan, {}, verify=verify, dummy_input=dummy_input)
+        return model
+    notes = _checked(model, plan, verify, dummy_input)
+    with _named_faults():
+        target = counterpart(model, _narrowed_or_copied(model, plan))
+        install(target, {}, plan.edits, there=plan.narrowed, notes=notes | history_with(model, plan, target))
+        return target
+
+
+def apply_fitted(
+    model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], *, verify: bool = True, dummy_input: Any = None
+) -> None:
+    """Narrow the given model; tensors that ``weights`` names, at their narrowed sizes, hold those numbers afterwards.
+
+    One step as `apply` is: the model is never narrowed without the weights that were fitted to it. Raises what `apply` does.
+    """
+    notes = _checked(model, plan, verify, dummy_input)
+    with _named_faults():
+        notes |= history_with(model, plan, model)
+        if weights:
+            _put_fitted(model, plan, weights, notes)
+        elif fits_beside(model, plan):
+            install(model, _slices(model, plan), plan.edits, notes=notes)
+        else:
+            stream(model, plan, lambda: install(model, {}, plan.edits, there=plan.narrowed, notes=notes))
+
+
+def _checked(model: nn.Module, plan: Plan, verify: bool, dummy_input: Any) -> dict[str, object]:
+    """The notes of a narrowed model: all plans that made it, and what was found out about the last."""
     check_fingerprint(model, plan.fingerprint)
     outcome = check(model, plan, dummy_input) if verify else _unverified("switched off")
-    bare = replace(plan, graph=None)
-    notes: dict[str, object] = {_PLANS: (*plans_of(model), bare), _VERIFICATION: outcome}
+    return {_PLANS: (*plans_of(model), replace(plan, graph=None)), _VERIFICATION: outcome}
+
+
+@contextmanager
+def _named_faults() -> Iterator[None]:
     try:
-        if in_place:
-            notes |= history_with(model, bare, model)
-            _narrow(model, plan, notes)
-            return model
-        target = counterpart(model, _narrowed_or_copied(model, plan))
-        install(target, {}, plan.edits, there=plan.narrowed, notes=notes | history_with(model, bare, target))
-        return target
+        yield
     except SecateurError:
         raise
     except Exception as error:
         raise ApplyError(f"narrowing stopped and was undone: {type(error).__name__}: {error}") from error
 
 
-def _narrow(model: nn.Module, plan: Plan, notes: Mapping[str, object]) -> None:
-    """Narrow the given model: side by side and then at once, or one tensor after another where memory forbids that."""
-    if fits_beside(model, plan):
-        install(model, _slices(model, plan), plan.edits, notes=notes)
-    else:
-        stream(model, plan, lambda: install(model, {}, plan.edits, there=plan.narrowed, notes=notes))
+def _put_fitted(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], notes: Mapping[str, object]) -> None:
+    """Install what was fitted in place of slices, and write the rest into the tensors that stay, in one step."""
+    slices = _slices(model, plan)
+    stays = {id(t): (n, t.detach()) for n, t in named_tensors(model).items() if not plan.narrows(n)}.values()
+    with torch.no_grad():
+        for name, tensor in slices.items():
+            if name in weights:
+                tensor.copy_(weights[name])
+    numbers = {n: weights[n] for n, tensor in stays if n in weights and not torch.equal(weights[n], tensor)}
+    written = [tensor for n, tensor in stays if n in numbers]
+    take_back = partial(deque, map(torch.Tensor.copy_, written, [tensor.clone() for tensor in written]), 0)
+    try:
+        deque(map(torch.Tensor.copy_, written, numbers.values()), 0)
+        install(model, slices, plan.edits, notes=notes)
+    except BaseException:
+        take_back()
+        raise
 
 
 def _slices(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import nn
 
@@ -26,10 +25,9 @@ from secateur.modes import MODES, Mode
 from secateur.modes.rounds import Outcome, outcome_of
 from secateur.progress import Tell, progress
 from secateur.search.limits import restrict
-from secateur.torch.apply import apply, verification_of
+from secateur.torch.apply import apply_fitted, verification_of
 from secateur.torch.narrowing.history import History, history_of
-from secateur.torch.running.distributed import agree, digest_of
-from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.distributed import agree
 from secateur.torch.trace import trace
 
 
@@ -109,9 +107,8 @@ def _prune(
     outcome = outcome_of(recipe, graph, model, budget, tell)
     searched = time.perf_counter()
     tell(0.7, "narrowing and verifying" if recipe.verify else "narrowing")
-    agree("the plan", digest_of(outcome.plan))
-    apply(model, outcome.plan, in_place=True, verify=recipe.verify)
-    _take_over(model, outcome.weights)
+    agree("the plan", outcome.plan)
+    apply_fitted(model, outcome.plan, outcome.weights, verify=recipe.verify)
     verification = verification_of(model)
     assert verification is not None
     applied = time.perf_counter() - searched - verification.seconds
@@ -125,14 +122,6 @@ def _budget(constraints: Mapping[str, Any] | None, graph: Graph, recipe: Mode) -
     if recipe.needs_budget:
         raise ConfigError('constraints are needed, for example {"macs": "60%"} or {"params": 3e6}')
     return Budget(limits=())
-
-
-def _take_over(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Put fitted weights and measured statistics where narrowing left slices of the original."""
-    with torch.no_grad():
-        for name, tensor in named_tensors(model).items():
-            if name in weights:
-                tensor.copy_(weights[name])
 
 
 def _recipe(mode: str | Mode | list[tuple[str, Any]], config: Mapping[str, Any] | Mode | None) -> Mode:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -71,4 +71,5 @@ def history_of(model: nn.Module) -> History:
 def history_with(before: nn.Module, plan: Plan, after: nn.Module) -> dict[str, object]:
     """What a model narrowed by a plan is to remember of the one it was made from, as a note for `install`."""
     parameters = {name: weakref.ref(p) for name, p in before.named_parameters(remove_duplicate=False)}
-    return {_HISTORY: History((*history_of(before).narrowings, Narrowing(plan, parameters)), after)}
+    made = Narrowing(replace(plan, graph=None), parameters)
+    return {_HISTORY: History((*history_of(before).narrowings, made), after)}

@@ -56,10 +56,11 @@ def reduce_sum(tensors: Sequence[torch.Tensor]) -> None:
             tensor.copy_(carried)
 
 
-def agree(what: str, digest: str) -> None:
-    """Raise SecateurError, on every rank, unless all ranks give the same digest; it names the ranks that differ."""
+def agree(what: str, held: str | Plan) -> None:
+    """Raise SecateurError, on every rank, unless all ranks hold the same text or plan; it names the ranks that differ."""
     if not active():
         return
+    digest = held if isinstance(held, str) else digest_of(held)
     digests = _gathered(hashlib.sha256(digest.encode()).digest())
     if len(set(digests)) == 1:
         return

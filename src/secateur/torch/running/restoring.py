@@ -12,12 +12,12 @@ Invariant: after the ``with`` block, model and process are bit for bit what they
 from __future__ import annotations
 
 import copy
-import operator
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -35,27 +35,34 @@ def undo_of(model: nn.Module) -> Undo:
 
     Tensors are not copied, and of what modules hold only dicts, lists, sets and deques are, one level deep.
     """
-    steps: list[Undo] = []
+    held: dict[type, list[Any]] = {kind: [] for kind in _CONTAINERS}
     for module in model.modules():
-        _refill(module.__dict__, steps)
-        for held in module.__dict__.values():
-            if isinstance(held, _CONTAINERS):
-                _refill(held, steps)
-    # Python looks for signals between its own instructions only: a deque that drains a map is a single one.
-    return partial(deque, map(operator.call, steps), 0)
+        held[dict].append(module.__dict__)
+        for value in module.__dict__.values():
+            kind = type(value)
+            if kind in held:
+                held[kind].append(value)
+            elif isinstance(value, tuple(_CONTAINERS)):
+                held[next(kind for kind in _CONTAINERS if isinstance(value, kind))].append(value)
+    # Python looks for signals between its own instructions only: a deque that drains an iterator is a single one. The
+    # methods are those of the built-in types, since a subclass's own would be instructions again.
+    steps = [_refill(kind, containers) for kind, containers in held.items()]
+    return partial(deque, chain.from_iterable(steps), 0)
 
 
-_CONTAINERS = (dict, list, set, deque)
+_CONTAINERS: dict[type, Callable[[Any, Any], object]] = {
+    OrderedDict: OrderedDict.update,
+    dict: dict.update,
+    list: list.extend,
+    set: set.update,
+    deque: deque.extend,
+}
 
 
-def _refill(container: Any, steps: list[Undo]) -> None:
-    """Add the calls, all in C, that give a container its present contents again; overridden methods are passed by."""
-    kind: Any = next(kind for kind in (OrderedDict, *_CONTAINERS) if isinstance(container, kind))
-    steps.append(partial(kind.clear, container))
-    if container:
-        fill = kind.update if kind in (OrderedDict, dict, set) else kind.extend
-        contents = dict(container) if issubclass(kind, dict) else list(container)
-        steps.append(partial(fill, container, contents))
+def _refill(kind: Any, containers: list[Any]) -> Iterator[object]:
+    """What clears each container and gives it its present contents again, when iterated over."""
+    contents = list(map(dict if kind is OrderedDict else kind, containers))
+    return chain.from_iterable(zip(map(kind.clear, containers), map(_CONTAINERS[kind], containers, contents)))
 
 
 @contextmanager

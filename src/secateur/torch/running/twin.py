@@ -160,7 +160,7 @@ def _functions(value: Any) -> Iterator[types.FunctionType]:
         return
     for module in value.modules():
         for held in vars(module).values():
-            if held and not isinstance(held, (str, int, float, torch.Tensor, nn.Module)):
+            if not isinstance(held, (str, int, float, torch.Tensor, nn.Module)):
                 yield from _functions_in(held, 3)
 
 
