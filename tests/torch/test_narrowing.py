@@ -204,7 +204,7 @@ def test_ctrl_c_at_any_line_leaves_the_whole_or_the_narrowed_network(
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_fault_with_fitted_weights_leaves_every_number_as_it_was(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, inputs, plan = planned("conv_chain")
+    model, _, plan = planned("conv_chain")
     fitted = {name: torch.full_like(t, 0.5) for name, t in sc.apply(model, plan, verify=False).state_dict().items()}
     before = state_of(model)
     steps = ["relink", "_drop_caches"]
