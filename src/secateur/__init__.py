@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from secateur.core.plan import Plan
     from secateur.core.verification import Verification
     from secateur.io.artifact import restore, save
+    from secateur.modes.result import PruneResult
     from secateur.torch.apply import apply, plans_of
     from secateur.torch.measure import measure
     from secateur.torch.narrowing.subnet import subnet
     from secateur.torch.plan import plan
-    from secateur.torch.prune import PruneResult, prune
+    from secateur.torch.prune import prune
     from secateur.torch.trace import trace
     from secateur.torch.verify import verify
 
@@ -49,7 +50,7 @@ _HOMES = {
     "Graph": "secateur.core.graph",
     "Measurement": "secateur.core.measurement",
     "Plan": "secateur.core.plan",
-    "PruneResult": "secateur.torch.prune",
+    "PruneResult": "secateur.modes.result",
     "Verification": "secateur.core.verification",
     "Width": "secateur.core.graph",
     "apply": "secateur.torch.apply",

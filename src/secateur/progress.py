@@ -1,8 +1,10 @@
-"""One line that says how far long work is; silent where nobody watches.
+"""What is said to whoever watches: one line that says how far long work is, and tables where they were asked for.
 
-    with progress("prune") as tell: tell(0.4, "verifying")
+    with progress("prune") as tell: tell(0.4, "verifying")        say(graph)
 
-Invariant: off a terminal nothing is printed, not even a newline.
+Nothing else in the library prints.
+
+Invariant: off a terminal progress prints nothing, not even a newline; `say` is called only where ``verbose`` was asked for.
 """
 
 from __future__ import annotations
@@ -27,3 +29,10 @@ def progress(title: str) -> Iterator[Tell]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=1.0)
         yield lambda share, word: bar.update(task, completed=share, description=f"{title}: {word}")
+
+
+def say(*shown: object) -> None:
+    """Print what has something to show, each on lines of its own, as plain text."""
+    console = Console()
+    for text in filter(None, map(str, shown)):
+        console.print(text, markup=False, highlight=False)

@@ -7,17 +7,21 @@
 For one call that does it all see `secateur.prune`.
 """
 
+from secateur.search.limits import Limits
 from secateur.search.schedules import SCHEDULES, schedule
 from secateur.torch.narrowing.masks import Mask, add_mask, mask_plan, masks_of, remove_masks
 from secateur.torch.pruners.iterative import IterativePruner
 from secateur.torch.pruners.one_step import OneStepPruner
 from secateur.torch.pruners.sparsifier import FPGMRule, LSTMSaliencyRule, RowScores, SaliencyRule, Sparsifier
+from secateur.torch.running.data import Data
 
 __all__ = [
     "SCHEDULES",
+    "Data",
     "FPGMRule",
     "IterativePruner",
     "LSTMSaliencyRule",
+    "Limits",
     "Mask",
     "OneStepPruner",
     "RowScores",

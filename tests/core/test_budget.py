@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from secateur.core.budget import Budget, Limit, measure
+from secateur.core.budget import Bound, Budget, measure
 from secateur.errors import ConfigError, InputError
 from tests.handmade import chain
 
@@ -66,9 +66,9 @@ def test_damaged_json_is_refused(data):
 
 
 def test_a_budget_prints_what_it_bounds_and_how_much_that_is():
-    limit = Limit(metric="macs", bound=2_750_000_000, whole=4_583_000_000)
-    assert str(limit) == "macs ≤ 2.75G (60% of 4.58G)"
-    assert str(Budget(limits=(limit, limit))) == f"{limit}, {limit}"
+    bound = Bound(metric="macs", most=2_750_000_000, whole=4_583_000_000)
+    assert str(bound) == "macs ≤ 2.75G (60% of 4.58G)"
+    assert str(Budget(entries=(bound, bound))) == f"{bound}, {bound}"
 
 
 def test_an_unknown_metric_names_the_nearest():

@@ -10,9 +10,10 @@ import pytest
 from secateur.core.budget import Budget
 from secateur.core.graph import Graph
 from secateur.errors import Infeasible
-from secateur.search.curves import WORST, Sensitivity, measured_counts
 from secateur.search.limits import Limits, restrict
 from secateur.search.proposals import ROUND, Proposer, child, climber, direction, fitted, random_ratios, round_of
+from secateur.search.sensitivity import WORST, Sensitivity
+from secateur.search.survey import Grid
 from tests.handmade import chain, residual
 
 NETWORKS = [chain(32, 64, 64, 128), residual([(16, 16)] * 3, 48)]
@@ -132,7 +133,7 @@ def test_what_cannot_be_reached_is_refused() -> None:
 
 
 def sensitivity(**scores: dict[int, float | None]) -> Sensitivity:
-    return Sensitivity(baseline=0.8, scores={f"conv{name[1:]}.out": found for name, found in scores.items()})
+    return Sensitivity(whole=0.8, scores={f"conv{name[1:]}.out": found for name, found in scores.items()})
 
 
 def test_losses_are_read_off_lines_and_never_fall() -> None:
@@ -159,6 +160,5 @@ def test_a_threshold_gives_each_width_the_smallest_count_within_it() -> None:
 
 
 def test_the_counts_to_measure_are_choices_and_each_comes_once() -> None:
-    width = chain(8).free[0]
-    assert measured_counts(width, (0.1, 0.2, 0.5, 0.52, 0.99)) == (7, 6, 4, 1)
-    assert measured_counts(restrict(chain(64), Limits(multiple_of=32)).free[0], (0.1, 0.9)) == (32,)
+    assert Grid.nearest_to(chain(8), (0.1, 0.2, 0.5, 0.52, 0.99)).points == {"conv0.out": (1, 4, 6, 7)}
+    assert Grid.nearest_to(restrict(chain(64), Limits(multiple_of=32)), (0.1, 0.9)).points == {"conv0.out": (32,)}

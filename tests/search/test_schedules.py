@@ -37,16 +37,20 @@ def test_agp_is_cubic_and_removes_ever_less() -> None:
     assert shares[2] == pytest.approx(0.3 + 0.7 * 0.125)
 
 
-def test_a_schedule_gives_cumulative_removal_ratios() -> None:
-    assert schedule("linear", 4, 0.8) == [0.2, 0.4, 0.6, 0.8]
-    assert schedule("geometric", 2, 0.75) == [0.5, 0.75]
-    assert schedule("agp", 1, 0.7) == [0.7]
+def test_a_schedule_gives_the_constraints_of_each_round() -> None:
+    assert schedule("linear", 4, {"macs": "20%"}) == [{"macs": share} for share in ("80%", "60%", "40%", "20%")]
+    assert schedule("geometric", 2, {"params": "25%"}) == [{"params": "50%"}, {"params": "25%"}]
+    assert schedule("agp", 1, {"macs": "30.5%"}) == [{"macs": "30.5%"}]
+    assert schedule("linear", 2, {"macs": "60%", "params": "80%"})[0] == {"macs": "80%", "params": "90%"}
 
 
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ConfigError, match="linear"):
-        schedule("liner", 3, 0.5)
+        schedule("liner", 3, {"macs": "50%"})
     with pytest.raises(InputError, match="more than 0"):
         geometric(0.0, 3)
     with pytest.raises(InputError, match="at least one step"):
-        schedule("agp", 0, 0.5)
+        schedule("agp", 0, {"macs": "50%"})
+    for bound in ("half", 3e6, "3M", "0%"):
+        with pytest.raises(InputError, match=r"macs: a schedule leads to a share|more than 0"):
+            schedule("agp", 2, {"macs": bound})  # type: ignore[dict-item]

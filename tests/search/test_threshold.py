@@ -14,7 +14,8 @@ from secateur.core.graph import Graph
 from secateur.core.profile import maximum, minimum
 from secateur.errors import Infeasible, InputError
 from secateur.search.limits import Limits, restrict
-from secateur.search.sensitivity import Survey, curves, next_point
+from secateur.search.sensitivity import curves
+from secateur.search.survey import Grid, most_telling
 from secateur.search.threshold import choose, monotone
 from tests.handmade import chain, residual
 
@@ -128,10 +129,10 @@ def test_a_curve_that_says_too_little_is_refused(damage: str) -> None:
         choose(graph, losses, Budget.of({"macs": "50%"}, graph))
 
 
-def measured(survey: Survey, truth, most: int = 10**6) -> dict[str, dict[int, float]]:
+def measured(grid: Grid, truth, most: int = 10**6) -> dict[str, dict[int, float]]:
     drops: dict[str, dict[int, float]] = {}
     for _ in range(most):
-        point = next_point(survey, drops)
+        point = most_telling(grid, drops)
         if point is None:
             break
         name, count = point
@@ -142,49 +143,49 @@ def measured(survey: Survey, truth, most: int = 10**6) -> dict[str, dict[int, fl
 
 def test_a_width_with_many_choices_is_measured_at_a_few_of_them_and_always_the_smallest() -> None:
     graph = restrict(chain(500, 6, 64), Limits(multiple_of=2))
-    survey = Survey.of(graph, most=8)
-    assert [len(points) for points in survey.points.values()] == [8, 2, 8]
-    assert [points[0] for points in survey.points.values()] == [2, 2, 2]
-    drops = measured(survey, lambda name, count: 1 / count)
-    assert {name: set(found) for name, found in drops.items()} == {n: set(p) for n, p in survey.points.items()}
-    found = curves(survey, drops)
-    a, b = survey.points["conv0.out"][2:4]
+    grid = Grid.evenly(graph, most=8)
+    assert [len(points) for points in grid.points.values()] == [8, 2, 8]
+    assert [points[0] for points in grid.points.values()] == [2, 2, 2]
+    drops = measured(grid, lambda name, count: 1 / count)
+    assert {name: set(found) for name, found in drops.items()} == {n: set(p) for n, p in grid.points.items()}
+    found = curves(grid.search_space, drops)
+    a, b = grid.points["conv0.out"][2:4]
     middle = 2 * round((a + b) / 4)
     assert found["conv0.out"][middle] == pytest.approx(np.interp(middle, [a, b], [1 / a, 1 / b]))
     assert found["conv0.out"][500] == 0
 
 
 def test_where_the_curve_is_flat_nothing_is_measured() -> None:
-    survey = Survey.of(chain(64), most=9)
-    drops = measured(survey, lambda name, count: 0.0 if count > 30 else 9e-6 if count > 20 else 0.5)["conv0.out"]
+    grid = Grid.evenly(chain(64), most=9)
+    drops = measured(grid, lambda name, count: 0.0 if count > 30 else 9e-6 if count > 20 else 0.5)["conv0.out"]
     assert 1 in drops
     assert sum(count > 20 for count in drops) <= 2
-    assert max(curves(survey, {"conv0.out": drops})["conv0.out"].values()) == 0.5
+    assert max(curves(grid.search_space, {"conv0.out": drops})["conv0.out"].values()) == 0.5
 
 
 def test_the_costliest_width_is_measured_first_and_in_its_middle() -> None:
-    survey = Survey.of(chain(8, 64, 8), most=9)
-    assert next_point(survey, {})[0] == "conv1.out"
-    _, count = next_point(survey, {})
+    grid = Grid.evenly(chain(8, 64, 8), most=9)
+    assert most_telling(grid, {})[0] == "conv1.out"
+    _, count = most_telling(grid, {})
     assert 20 < count < 45
 
 
 def test_after_one_look_at_each_width_the_steepest_is_refined() -> None:
-    survey = Survey.of(chain(32, 32, 32), most=9)
-    drops = measured(survey, lambda name, count: (32 - count) * (1.0 if name == "conv1.out" else 0.001), most=9)
+    grid = Grid.evenly(chain(32, 32, 32), most=9)
+    drops = measured(grid, lambda name, count: (32 - count) * (1.0 if name == "conv1.out" else 0.001), most=9)
     assert len(drops["conv1.out"]) >= 4
     assert all(len(found) == 1 or name == "conv1.out" or min(found) == 1 for name, found in drops.items())
 
 
 def test_a_larger_allowance_begins_with_the_evaluations_of_a_smaller_one() -> None:
-    survey = Survey.of(chain(32, 16, 24), most=6)
+    grid = Grid.evenly(chain(32, 16, 24), most=6)
 
     def truth(name: str, count: int) -> float:
         return len(name) / count
 
-    every = measured(survey, truth)
+    every = measured(grid, truth)
     for most in range(sum(map(len, every.values()))):
-        some = measured(survey, truth, most)
+        some = measured(grid, truth, most)
         assert sum(map(len, some.values())) == most
         assert all(found.items() <= every[name].items() for name, found in some.items())
 
@@ -194,9 +195,9 @@ def test_a_larger_allowance_begins_with_the_evaluations_of_a_smaller_one() -> No
 def test_any_number_of_evaluations_gives_usable_curves(sizes, most, multiple_of, seed):
     space = restrict(chain(*sizes), Limits(multiple_of=multiple_of))
     generator = np.random.default_rng(seed)
-    survey = Survey.of(space, most=5)
-    drops = measured(survey, lambda name, count: float(generator.normal()), most)
-    found = curves(survey, drops)
+    grid = Grid.evenly(space, most=5)
+    drops = measured(grid, lambda name, count: float(generator.normal()), most)
+    found = curves(grid.search_space, drops)
     for width in space.free:
         assert set(found[width.name]) == set(width.choices)
         assert found[width.name] == monotone(found[width.name])
@@ -206,8 +207,8 @@ def test_any_number_of_evaluations_gives_usable_curves(sizes, most, multiple_of,
 
 
 def test_a_width_that_was_not_measured_to_its_end_is_thought_to_lose_more_there() -> None:
-    survey = Survey.of(chain(32, 32), most=9)
-    drops = measured(survey, lambda name, count: 0.4 * (1 - count / 32), most=2)
-    for name, found in curves(survey, drops).items():
+    grid = Grid.evenly(chain(32, 32), most=9)
+    drops = measured(grid, lambda name, count: 0.4 * (1 - count / 32), most=2)
+    for name, found in curves(grid.search_space, drops).items():
         (count,) = drops[name]
         assert found[1] > drops[name][count]

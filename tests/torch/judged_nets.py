@@ -95,17 +95,17 @@ class Stopped(Exception):
 
 
 class Counting:
-    """An ``eval_fn`` that counts its calls and may stop at one of them."""
+    """A ``score_func`` that counts its calls and may stop at one of them."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.calls, self.stop_at = 0, stop_at
+    def __init__(self, stop_at: int | None = None, *, batches: Batches) -> None:
+        self.calls, self.stop_at, self.batches = 0, stop_at, batches
         self.__qualname__ = "Counting"
 
-    def __call__(self, model: nn.Module, batches: Batches) -> float:
+    def __call__(self, model: nn.Module) -> float:
         if self.calls == self.stop_at:
             raise Stopped
         self.calls += 1
-        return accuracy(model, batches)
+        return accuracy(model, self.batches)
 
 
 class Encoder(nn.Module):

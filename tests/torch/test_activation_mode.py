@@ -1,8 +1,7 @@
-"""The activation mode: NNI's config list, its two metrics, and what cannot be meant."""
+"""The activation mode: shares of layers, by name, type or pattern, alone and together."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -10,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.core.budget import Budget
 from secateur.errors import ConfigError, Infeasible
-from secateur.modes import MODES, Task
 
 
 class Net(nn.Module):
@@ -42,199 +39,76 @@ LOADER = [(torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(i)),) 
 X = torch.zeros(1, 1, 6, 6)
 
 
-def plan_for(config_list: Any, *, budget: Any = None, model: nn.Module | None = None, **options: Any) -> sc.Plan:
-    model = model or net()
-    graph = sc.trace(model, X)
-    mode = MODES["activation"].read({"data_loader": LOADER, "config_list": config_list, **options})
-    bounds = None if budget is None else Budget.of(budget, graph)
-    return mode.search(
-        Task(graph=graph, model=model, budget=bounds, data=mode.data(model), tell=lambda *_: None)  # type: ignore[arg-type]
-    )
-
-
-def narrowed(plan: sc.Plan) -> dict[str, int]:
+def narrowed(constraints: Any = None, **options: Any) -> dict[str, int]:
+    config = {"data_loader": LOADER, "verify": False, **options}
+    plan = sc.prune(net(), "activation", constraints, X, config)[1].plan
     return {name: plan.sizes[name] for name in plan.kept}
 
 
-ALL = [{"sparsity_per_layer": 0.25, "op_types": ["Conv2d", "Linear"]}]
+def test_a_share_of_each_layer_goes_by_name_type_or_pattern_and_the_last_one_counts() -> None:
+    quarter = {"stem.out_channels": 6, "a.out_channels": 12, "hidden.out_features": 15}
+    assert narrowed(remove={"nn.Conv2d": 0.25, "Linear": 0.25}) == quarter
+    assert narrowed(remove={"*": 0.25}) == quarter
+    assert narrowed(remove={"nn.*": 0.25, "a": 0.5, "hid*": 0.0}) == {"stem.out_channels": 6, "a.out_channels": 8}
 
 
-@pytest.mark.parametrize("pruner_type", ["apoz", "mean_rank"])
-@pytest.mark.parametrize("mode", ["normal", "dependency_aware"])
-@pytest.mark.parametrize("activation", [None, "relu", "relu6", "gelu"])
-def test_the_share_of_every_layer_goes_and_the_idle_units_first(pruner_type: str, mode: str, activation: Any) -> None:
-    model = net()
-    plan = plan_for(ALL, model=model, pruner_type=pruner_type, mode=mode, activation=activation)
-    assert narrowed(plan) == {"stem.out_channels": 6, "a.out_channels": 12, "hidden.out_features": 15}
-    lost = {name: set(range(kept[-1] + 1)) - set(kept) for name, kept in plan.kept.items()}
-    assert all(idle < 3 for idle in lost["stem.out_channels"])
-    assert {0, 1, 2} <= lost["a.out_channels"] or (pruner_type, activation) == ("mean_rank", "gelu")
-    small = sc.apply(model, plan)
-    assert small(X).shape == (1, 5)
+def test_without_shares_a_tenth_of_convolutions_and_linear_layers_goes() -> None:
+    assert narrowed() == {"a.out_channels": 15, "hidden.out_features": 18}
 
 
-def test_training_steps_is_the_number_of_batches() -> None:
-    seen = []
-
-    def collect(batch: Any) -> Tensor:
-        seen.append(1)
-        return batch[0]
-
-    plan_for(ALL, training_steps=2, collect_func=collect)
-    first = len(seen)
-    seen.clear()
-    plan_for(ALL, training_steps=4, collect_func=collect)
-    assert len(seen) == first + 2
+def test_layers_that_share_a_width_give_up_the_smallest_share() -> None:
+    assert narrowed(remove={"stem": 0.5, "b": 0.25}) == {"stem.out_channels": 6}
+    assert narrowed(remove={"nn.Conv2d": 0.5, "b": 0.0}) == {"a.out_channels": 8}
 
 
-def test_sparsity_is_another_word_and_a_json_text_another_form() -> None:
-    other = [{"sparsity": 0.25, "op_types": ["Conv2d", "Linear"]}]
-    assert narrowed(plan_for(other)) == narrowed(plan_for(json.dumps(ALL))) == narrowed(plan_for(ALL))
+def test_the_idle_units_go_whatever_criterion_says_so() -> None:
+    for criterion in ("apoz", sc.criteria.MeanRank(activation="relu")):
+        config = {"data_loader": LOADER, "remove": {"a": 0.25}, "criterion": criterion, "verify": False}
+        plan = sc.prune(net(), "activation", None, X, config)[1].plan
+        assert not {0, 1, 2} & set(plan.kept["a.out_channels"])
+    by_weights = narrowed(remove={"a": 0.2}, criterion="l1", data_loader=None)
+    assert by_weights == {"a.out_channels": 13}
 
 
-def test_without_a_list_a_tenth_goes() -> None:
-    assert narrowed(plan_for(None)) == {"a.out_channels": 15, "hidden.out_features": 18}
-
-
-def test_names_partial_names_and_types_select_and_exclude_takes_out() -> None:
-    assert narrowed(plan_for([{"sparsity": 0.5, "op_names": ["a"]}])) == {"a.out_channels": 8}
-    assert narrowed(plan_for([{"sparsity": 0.5, "op_partial_names": ["idd"]}])) == {"hidden.out_features": 10}
-    assert narrowed(plan_for([{"sparsity": 0.5, "op_types": ["Linear"]}])) == {"hidden.out_features": 10}
-    both = [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["a"]}]
-    assert narrowed(plan_for(both)) == {"stem.out_channels": 4}
-    exception = [*both, {"sparsity": 0.25, "op_names": ["a"]}]
-    assert narrowed(plan_for(exception)) == {"stem.out_channels": 4, "a.out_channels": 12}
-
-
-@pytest.mark.parametrize(("one", "other"), [("stem", "b"), ("b", "stem")])
-def test_layers_that_share_a_width_take_the_smallest_sparsity(one: str, other: str) -> None:
-    two = [{"sparsity": 0.5, "op_names": [one]}, {"sparsity": 0.25, "op_names": [other]}]
-    assert narrowed(plan_for(two, mode="dependency_aware")) == {"stem.out_channels": 6}
-    whole = [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": [one]}]
-    assert narrowed(plan_for(whole)) == {"a.out_channels": 8}
-
-
-def test_a_total_sparsity_is_met_within_a_unit_and_never_exceeded() -> None:
-    model = net()
-    layers = {"stem.out_channels": (model.stem, model.b), "a.out_channels": (model.a,)}
-    for share in (0.05, 0.15, 0.5):
-        plan = plan_for([{"total_sparsity": share, "op_types": ["Conv2d"]}], model=model)
-        gone = sum(
-            m.weight.numel() * (1 - plan.sizes[name] / m.out_channels) for name, found in layers.items() for m in found
-        )
-        total = sum(m.weight.numel() for found in layers.values() for m in found)
-        largest = sum(m.weight[0].numel() for m in layers["stem.out_channels"])
-        assert share * total - largest < gone <= share * total + 1e-6
-
-
-def test_a_maximum_per_layer_holds_under_a_total_sparsity() -> None:
-    entry = {"total_sparsity": 0.5, "op_types": ["Conv2d"]}
-    free = plan_for([entry | {"max_sparsity_per_layer": 0.75}])
-    capped = plan_for([entry | {"max_sparsity_per_layer": {"a": 0.25}}])
-    assert min(free.sizes["a.out_channels"], free.sizes["stem.out_channels"]) >= 2
-    assert capped.sizes["a.out_channels"] >= 12
-    assert free.sizes["a.out_channels"] < 12
-
-
-def test_the_last_layer_stays_whole_unless_it_is_said_otherwise() -> None:
-    class Features(nn.Sequential):
-        pass
-
-    model = Features(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Conv1d(8, 2, 1))
-    model[5] = nn.Sequential(nn.Unflatten(1, (8, 1)), nn.Conv1d(8, 2, 1))
-    every = [{"sparsity": 0.5, "op_types": ["Linear"]}]
-    assert narrowed(plan_for(every, model=model)) == {"1.out_features": 4}
-    both = narrowed(plan_for(every, model=model, exclude_last_layer=False))
-    assert both == {"1.out_features": 4, "3.out_features": 4}
-
-
-def test_limits_hold_beside_the_list() -> None:
-    assert narrowed(plan_for(ALL, exclude=["hidden"], multiple_of=4)) == {"a.out_channels": 12}
-
-
-def test_a_budget_holds_beside_the_list_or_an_error_says_why() -> None:
-    assert narrowed(plan_for(ALL, budget={"macs": "80%"})) == narrowed(plan_for(ALL))
-    with pytest.raises(Infeasible, match=r"config_list leaves macs = .* more than the bound"):
-        plan_for(ALL, budget={"macs": "10%"})
-
-
-def test_the_plan_says_what_it_was_made_with() -> None:
-    record = plan_for(ALL, pruner_type="mean_rank", activation="relu").provenance
-    assert record["criterion"] == {"name": "mean_rank", "activation": "relu"}
-    assert record["sparsity_per_layer"] == dict.fromkeys(("stem", "a", "b", "hidden"), 0.25)
-    assert record["excluded"] == ["head"]
-    assert plan_for(ALL, exclude_last_layer=False).provenance["left_whole"] == {"head": "the model's output"}
-    json.dumps(dict(record))
+def test_a_total_takes_the_lowest_units_of_several_layers_and_no_more_than_most_of_each() -> None:
+    total = {"share": 0.4, "layers": ["nn.Conv2d"]}
+    free, capped = narrowed(totals=[total]), narrowed(totals=[{**total, "most": 0.4}])
+    assert free["a.out_channels"] < 12
+    assert capped["a.out_channels"] >= 10
+    assert "hidden.out_features" not in free
+    both = narrowed(totals=[total], remove={"hidden": 0.5})
+    assert both == {**free, "hidden.out_features": 10}
 
 
 @pytest.mark.parametrize(
-    ("config_list", "says"),
+    ("options", "says"),
     [
-        (
-            [{"sparsity_per_layr": 0.5, "op_types": ["Conv2d"]}],
-            "unknown key 'sparsity_per_layr'. Did you mean 'sparsity",
-        ),
-        ([{"sparsity": 0.5, "op_types": ["Conv2D"]}], "no layer is a 'Conv2D'. Did you mean 'Conv2d'"),
-        ([{"sparsity": 0.5, "op_names": ["hiden"]}], "no layer is called 'hiden'. Did you mean 'hidden'"),
-        ([{"sparsity": 0.5, "op_partial_names": ["layer4"]}], "'layer4' is part of no layer's name"),
-        ([{"sparsity": 0.5, "op_names": ["a"], "op_types": ["Linear"]}], "no layer matches all of op_types, op_names"),
-        ([{"sparsity": 0.5, "total_sparsity": 0.5, "op_types": ["Conv2d"]}], "sparsity and total_sparsity contradict"),
-        ([{"sparsity_per_layer": 0.5, "sparsity": 0.5, "op_types": ["Conv2d"]}], "contradict each other"),
-        ([{"exclude": True, "sparsity": 0.5, "op_types": ["Conv2d"]}], "sparsity and exclude contradict"),
-        ([{"op_types": ["Conv2d"]}], "says no sparsity"),
-        ([{"sparsity": 0.5}], "names no layers"),
-        ([{"sparsity": 1.0, "op_types": ["Conv2d"]}], "at least 0 and less than 1"),
-        ([{"sparsity": "half", "op_types": ["Conv2d"]}], "not 'half'"),
-        ([{"sparsity": 0.5, "op_types": "Conv2d"}], "op_types is a list of names"),
-        (
-            [{"sparsity": 0.5, "op_types": ["Conv2d"], "max_sparsity_per_layer": 0.6}],
-            "no effect without total_sparsity",
-        ),
-        ([{"total_sparsity": 0.5, "op_types": ["Conv2d"], "max_sparsity_per_layer": 0.4}], "cannot be reached"),
-        (
-            [{"total_sparsity": 0.5, "op_types": ["Conv2d"], "max_sparsity_per_layer": {"hidden": 0.6}}],
-            "'hidden' is no layer of this entry",
-        ),
-        (
-            [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"sparsity": 0.25, "op_names": ["a"]}],
-            r"config_list\[1\] and config_list\[0\] say different things for 'a'",
-        ),
-        (
-            [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"total_sparsity": 0.5, "op_names": ["a"]}],
-            "say different things for 'a'",
-        ),
-        ([{"sparsity": 0.5, "op_names": ["head"]}], "names 'head', which exclude_last_layer=True leaves whole"),
-        ("[{", "config_list is no JSON"),
-        ({"sparsity": 0.5}, "config_list is a list of dicts"),
+        ({"remove": {"hiden": 0.5}}, "'hiden' matches no layer, by name or type. Did you mean 'hidden'"),
+        ({"remove": {"a": 1.0}}, "at least 0 and less than 1"),
+        ({"remove": {"a": "half"}}, "remove"),
+        ({"remove": {"head": 0.5}}, "'head' cannot be pruned: the model's output"),
+        ({"remove": {"hidden": 0.5}, "exclude": ["hidden"]}, r"'hidden' cannot be pruned: excluded \(hidden\)"),
+        ({"totals": [{"share": 0.5}]}, r"totals\[0\] is written as"),
+        ({"totals": [{"share": 0.5, "layers": ["nn.Conv2d"], "most": 0.4}]}, "cannot be reached"),
+        ({"totals": [{"share": 0.5, "layers": ["nn.Conv2d"]}], "remove": {"a": 0.2}}, "different things of 'a'"),
+        ({"steps": 3}, "steps"),
+        ({"data_loader": None}, "data"),
     ],
 )
-def test_a_list_that_cannot_be_meant_is_refused(config_list: Any, says: str) -> None:
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        plan_for(config_list)
+        narrowed(**options)
 
 
-def test_a_layer_that_cannot_be_pruned_is_an_error_where_it_is_named() -> None:
-    with pytest.raises(ConfigError, match="'head' cannot be pruned: the model's output"):
-        plan_for([{"sparsity": 0.5, "op_names": ["head"]}], exclude_last_layer=False)
-    with pytest.raises(ConfigError, match=r"'hidden' cannot be pruned: kept \(hidden\)"):
-        plan_for([{"sparsity": 0.5, "op_names": ["hidden"]}], exclude=["hidden"])
+def test_a_type_that_cannot_be_pruned_everywhere_is_pruned_where_it_can_and_said() -> None:
+    config = {"data_loader": LOADER, "remove": {"nn.Linear": 0.5}}
+    plan = sc.prune(net(), "activation", None, X, config)[1].plan
+    assert plan.sizes["hidden.out_features"] == 10
+    assert plan.provenance["left_whole"] == {"head": "the model's output"}
 
 
-def test_options_that_cannot_be_meant_are_refused() -> None:
-    mode = MODES["activation"]
-    with pytest.raises(ConfigError, match="looks at data"):
-        mode.read({"config_list": ALL})
-    with pytest.raises(ConfigError, match="one of them"):
-        mode.read({"data_loader": LOADER, "training_steps": 3, "num_batches": 3})
-    with pytest.raises(ConfigError, match="pruner_type"):
-        mode.read({"data_loader": LOADER, "pruner_type": "l1"})
-    with pytest.raises(ConfigError, match="steps"):
-        mode.read({"data_loader": LOADER, "steps": 3})
-
-
-@pytest.mark.parametrize("constraints", [None, {"params": "99%"}])
-def test_prune_takes_the_mode_by_name_and_needs_no_constraints(constraints: Any) -> None:
-    config = {"data_loader": LOADER, "config_list": ALL, "training_steps": 2}
-    model, result = sc.prune(net(), "activation", constraints, X, config)
-    assert model.a.out_channels == 12
-    assert result.verification.passed
+def test_limits_and_a_budget_hold_beside_the_shares() -> None:
+    assert narrowed(remove={"*": 0.25}, exclude=["hidden"], multiple_of=4) == {"a.out_channels": 12}
+    assert narrowed({"macs": "80%"}, remove={"*": 0.25}) == narrowed(remove={"*": 0.25})
+    with pytest.raises(Infeasible, match=r"remove leaves macs = .* more than the bound"):
+        narrowed({"macs": "10%"}, remove={"*": 0.25})

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur.torch.running.data import call
+from secateur.torch.running.data import call, first_of
 
 declare_torchvision_operators()
 
@@ -177,7 +177,7 @@ CASES = (residual_cnn, small_vit, two_inputs, bert, gpt2, llama)
 
 
 def outputs(model: nn.Module, case: Case) -> list[torch.Tensor]:
-    collect = case.config.get("collect_func", sc.torch.calibration.first_of)
+    collect = case.config.get("collect_func", first_of)
     with torch.no_grad():
         found = [call(model, collect(batch)) for batch in case.held_out]
     return [getattr(output, "logits", output) for output in found]

@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 import secateur as sc
+from secateur.core.plan import digest_of
 from secateur.torch.criteria.protocol import make
 from secateur.torch.running.batch_norm import reestimate_batch_norm
 from secateur.torch.running.data import Data
-from secateur.torch.running.distributed import agree, digest_of, rank, reduce_sum, world_size
+from secateur.torch.running.distributed import agree, rank, reduce_sum, world_size
 from secateur.torch.training.finetune import finetune
 from secateur.torch.training.optimizer import remap_optimizer
 
@@ -248,7 +249,7 @@ def test_alone_nothing_is_reduced_or_asked() -> None:
 def test_a_digest_is_of_what_a_plan_does_only() -> None:
     graph = sc.trace(network().eval(), X[:1])
     first = sc.plan(graph, "l1", sizes={"0.out_channels": 8})
-    second = sc.plan(graph, "l1", {"params": first.provenance["costs"]["params"]}, only=["0.out_channels"])
+    second = sc.plan(graph, "l1", {"params": first.provenance["costs"]["params"]}, limits={"only": ["0.out_channels"]})
     assert first.kept == second.kept
     assert digest_of(first) == digest_of(second)
     assert digest_of(first) != digest_of(sc.plan(graph, "l1", sizes={"0.out_channels": 9}))

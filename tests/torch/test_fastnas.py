@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.errors import ArtifactError, ConfigError, Infeasible, InputError
+from secateur.errors import ArtifactError, Infeasible, InputError
 from secateur.modes import FastNAS, Task
 from secateur.search.journal import FILE_NAME
+from secateur.torch.frontend import TorchFrontend
 from secateur.torch.running.batch_norm import reestimate_batch_norm
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -70,7 +72,8 @@ def search(score: Any, constraints: dict[str, Any] | None = None, model: int = 0
 def task_of(model: nn.Module, mode: FastNAS) -> Task:
     graph = sc.trace(model, X[:1])
     budget = sc.Budget.of({"macs": "50%"}, graph)
-    return Task(graph=graph, model=model, budget=budget, data=mode.data(model), tell=lambda share, word: None)
+    frontend = TorchFrontend.of(model, graph, mode)
+    return Task(graph=graph, frontend=frontend, budget=budget, tell=lambda share, word: None)
 
 
 def test_each_width_is_measured_alone_in_evaluation_mode_at_every_choice_where_there_are_few() -> None:
@@ -254,12 +257,12 @@ def test_batches_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
             Counting.reads += 1
             return super().__iter__()
 
-    from secateur.torch.evaluating import evaluator as scoring
+    from secateur.torch.evaluating import evaluator
 
     plan = search(Score(), data_loader=Counting(LOADER), max_evaluations=4).plan
     once = Counting.reads
     monkeypatch.setattr(
-        scoring, "MOST_BYTES", 1000
+        evaluator, "MOST_BYTES", 1000
     )  # too large to keep: read for every candidate, with the same result
     assert search(Score(), data_loader=Counting(LOADER), max_evaluations=4).plan == plan
     assert Counting.reads - once >= once + 4
@@ -274,17 +277,41 @@ def test_a_forward_loop_will_do_for_data() -> None:
     assert search(Score(), data_loader=None, forward_loop=loop, max_evaluations=4).plan == plan
 
 
-def test_modelopt_spelling_of_rules_and_batches() -> None:
-    types = {"nn.Conv2d": {"*": {"channel_divisor": 4}}, "nn.Linear": {"*": None}}
-    config = {"data_loader": LOADER, "score_func": Score(), "max_iter_data_loader": 2, **types}
-    result = sc.prune(network(), [("fastnas", config)], {"flops": "60%"}, X[:1])[1]
-    assert result.plan.sizes["0.out_channels"] % 4 == 0
-    assert "8.out_features" not in result.plan.kept
-    assert FastNAS.read(config).num_batches == 2
-    with pytest.raises(ConfigError, match="keep one"):
-        FastNAS.read({**config, "num_batches": 3})
-    with pytest.raises(InputError, match="Conv2d"):
-        search(Score(), **{"nn.Conv2D": {"*": None}})
+def test_a_candidate_without_a_finite_score_is_the_worst_and_does_not_end_the_search() -> None:
+    def score(model: Any) -> float:
+        return float("nan") if model[0].out_channels < 6 else Score()(model)
+
+    result = search(score)
+    assert result.plan.sizes["0.out_channels"] >= 6
+    assert result.evidence.sensitivity is not None
+    assert None in result.evidence.sensitivity.scores["0.out_channels"].values()
+
+
+def test_the_evidence_says_what_was_measured_and_what_was_read_from_the_journal(tmp_path: Path) -> None:
+    first = search(Score(), max_evaluations=5, checkpoint=tmp_path).evidence
+    again = search(Score(), {"macs": "30%"}, max_evaluations=7, checkpoint=tmp_path).evidence
+    assert (first.num_measured, first.num_read, again.num_measured, again.num_read) == (6, 0, 2, 6)
+    assert again.sensitivity is not None
+    assert sum(map(len, again.sensitivity.scores.values())) == 7
+    assert set(again.losses) == set(WHOLE)
+    told = json.loads(again.to_json())
+    assert told["sensitivity"]["whole"] == again.sensitivity.whole
+    assert told["curves"]["3.out_channels"]["16"] == 0
+    assert "2 networks measured, 6 read from the journal" in str(again)
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [({"score": "high"}, "is no evaluation"), ({"sizes": {"0.out_channels": 3}, "score": 1.0}, "another network")],
+)
+def test_a_journal_with_wrong_values_is_refused(entry: dict[str, Any], says: str, tmp_path: Path) -> None:
+    search(Score(), max_evaluations=1, checkpoint=tmp_path)
+    header, *lines = (tmp_path / FILE_NAME).read_text().splitlines()
+    first = {"key": json.loads(lines[0])["key"], "values": entry}
+    line = json.dumps({**first, "crc32": zlib.crc32(json.dumps(first).encode())})
+    (tmp_path / FILE_NAME).write_text("\n".join([header, line, *lines[1:]]) + "\n")
+    with pytest.raises(ArtifactError, match=says):
+        search(Score(), max_evaluations=1, checkpoint=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ CHECKS = {
     "fastnas": check_mode("fastnas", {**DATA, "score_func": steadiness, "max_evaluations": 5}),
     "activation": check_mode(
         "activation",
-        {**DATA, "config_list": [{"sparsity_per_layer": 0.5, "op_types": ["Conv2d", "Linear"]}]},
+        {**DATA, "remove": {"nn.Conv2d": 0.5, "nn.Linear": 0.5}},
         constraints=None,
     ),
 }

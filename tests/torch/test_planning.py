@@ -9,6 +9,7 @@ from torch import nn
 
 from secateur.core.budget import Budget
 from secateur.errors import ConfigError, Infeasible, InputError
+from secateur.search.limits import Limits
 from secateur.testing import small_network
 from secateur.torch.criteria import L2, BatchNormScale
 from secateur.torch.plan import plan
@@ -64,25 +65,25 @@ def test_sizes_and_a_budget_together():
 
 
 def test_limits_narrow_the_search_space():
-    made = plan(GRAPH, "l1", {"macs": "60%"}, multiple_of=8, exclude=[FIRST], floor={THIRD: 0.5})
+    made = plan(GRAPH, "l1", {"macs": "60%"}, limits={"multiple_of": 8, "exclude": [FIRST], "floor": {THIRD: 0.5}})
     assert made.sizes[FIRST] == 16
     assert made.sizes[SECOND] % 8 == made.sizes[THIRD] % 8 == 0
     assert made.sizes[THIRD] >= 32
     rules = {"nn.Conv2d": {"*": {"multiple_of": 4}, "4": None}}
-    assert plan(GRAPH, "l1", {"macs": "95%"}, rules=rules).sizes[THIRD] == 64
+    assert plan(GRAPH, "l1", {"macs": "95%"}, limits={"rules": rules}).sizes[THIRD] == 64
 
 
 def test_scores_made_before_are_taken():
     scores = {FIRST: np.arange(16.0), SECOND: np.arange(32.0), THIRD: np.arange(64.0)}
     made = plan(GRAPH, scores, sizes={FIRST: 2})
     assert made.kept == {FIRST: (14, 15)}
-    assert made.provenance["criterion"] == "scores"
+    assert made.provenance["criterion"] == {"name": "scores"}
     with pytest.raises(InputError, match="no width is called so"):
         plan(GRAPH, {"nobody": np.ones(3)}, {"macs": "50%"})
 
 
 def test_the_provenance_says_how_the_plan_was_made_and_is_json():
-    made = plan(GRAPH, L2(), {"macs": "50%"}, allocation="local", multiple_of=2, exclude=(FIRST,))
+    made = plan(GRAPH, L2(), {"macs": "50%"}, allocation="local", limits=Limits(multiple_of=2, exclude=[FIRST]))
     record = json.loads(json.dumps(made.provenance))
     assert record == made.provenance
     assert record["criterion"] == {"name": "l2", "reduction": "mean", "normalizer": "mean", "bias": False}
@@ -121,17 +122,22 @@ def test_a_ready_made_budget_is_taken():
     ("arguments", "error", "said"),
     [
         ({}, InputError, "what to keep"),
-        ({"budget": {"mac": "50%"}}, ConfigError, "Did you mean 'macs'"),
-        ({"criterion": "l3", "budget": {"macs": "50%"}}, ConfigError, "no criterion is called 'l3'"),
-        ({"allocation": "locl", "budget": {"macs": "50%"}}, ConfigError, "Did you mean 'local'"),
+        ({"constraints": {"mac": "50%"}}, ConfigError, "Did you mean 'macs'"),
+        ({"criterion": "l3", "constraints": {"macs": "50%"}}, ConfigError, "no criterion is called 'l3'"),
+        ({"allocation": "locl", "constraints": {"macs": "50%"}}, ConfigError, "Did you mean 'local'"),
         ({"sizes": {"nobody": 3}}, InputError, "no width is called 'nobody'"),
         ({"sizes": {FIRST: 0}}, InputError, "the nearest choice is 1"),
         ({"sizes": {FIRST: 17}}, InputError, "the nearest choice is 16"),
-        ({"sizes": {FIRST: 3}, "multiple_of": 4}, InputError, "the nearest choice is 4"),
+        ({"sizes": {FIRST: 3}, "limits": {"multiple_of": 4}}, InputError, "the nearest choice is 4"),
         ({"sizes": {FIRST: 2.0}}, InputError, "a count is a whole number"),
-        ({"sizes": {FIRST: 8}, "exclude": [FIRST]}, InputError, "excluded"),
-        ({"budget": {"macs": "50%"}, "exclude": ["*"]}, Infeasible, "cannot reach macs"),
-        ({"budget": {"macs": "50%"}, "multiple_of": 64}, Infeasible, "multiple_of=64"),
+        ({"sizes": {FIRST: 8}, "limits": {"exclude": [FIRST]}}, InputError, "excluded"),
+        ({"constraints": {"macs": "50%"}, "limits": {"exclude": ["*"]}}, Infeasible, "cannot reach macs"),
+        ({"constraints": {"macs": "50%"}, "limits": {"multiple_of": 64}}, Infeasible, "multiple_of=64"),
+        (
+            {"constraints": {"macs": "50%"}, "limits": {"multiple": 64}},
+            ConfigError,
+            "limits: .* Did you mean 'multiple_of'",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments, error, said):

@@ -23,6 +23,7 @@ from secateur.core.plan import Plan
 from secateur.errors import ConfigError, Infeasible, SecateurError
 from secateur.modes.progressive import Progressive
 from secateur.modes.task import Task
+from secateur.search.evidence import Found
 from secateur.torch.compensation import Compensator
 from secateur.torch.running.batch_norm import reestimate_batch_norm
 from secateur.torch.running.data import Data
@@ -100,11 +101,11 @@ ROUNDS: list[tuple[Task, Plan]] = []
 class Watched(Progressive):
     """The progressive mode, noting every round."""
 
-    def search(self, task: Task) -> Plan:
+    def search(self, task: Task) -> Found:
         if task.step == 0:
             ROUNDS.clear()
         found = super().search(task)
-        ROUNDS.append((task, found))
+        ROUNDS.append((task, found.plan))
         return found
 
 
@@ -308,7 +309,7 @@ def score(model: nn.Module) -> float:
 
 OTHERS = {
     "magnitude": {},
-    "gradnas": {"max_iter_data_loader": 2},
+    "gradnas": {"num_batches": 2},
     "fastnas": {"score_func": score, "max_evaluations": 8},
 }
 
@@ -330,7 +331,7 @@ def test_other_modes_take_steps_and_compensate(mode: str, compensate: str, steps
 
 
 def test_the_activation_mode_compensates_and_refuses_steps() -> None:
-    config = {"data_loader": BATCHES, "config_list": [{"sparsity_per_layer": 0.3, "op_types": ["Conv2d"]}]}
+    config = {"data_loader": BATCHES, "remove": {"nn.Conv2d": 0.3}}
     model = network()
     wanted = model(X)
     _, result = sc.prune(model, "activation", None, X[:1], {**config, "compensate": "least_squares"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +10,8 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import ConfigError, Infeasible, InputError
-from secateur.modes import MODES, FastNAS, Mode
+from secateur.modes import MODES, Mode, Task
+from secateur.search.evidence import Evidence, Found
 
 INPUT = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
@@ -104,7 +104,7 @@ def test_an_option_that_cannot_be_used_is_an_error_that_names_it(config: dict, s
         ("magnitude", {"mac": "50%"}, "macs"),
         ("magnitude", {"macs": 0.5}, "50%"),
         ("magnitude", {}, "constraints"),
-        ([("magnitude", {}), ("magnitude", {})], {"macs": "50%"}, "one mode"),
+        ([("magnitude", {})], {"macs": "50%"}, "a mode is a name"),
     ],
 )
 def test_a_mode_or_constraint_that_is_not_known_is_an_error(mode: object, constraints: dict, says: str) -> None:
@@ -115,26 +115,6 @@ def test_a_mode_or_constraint_that_is_not_known_is_an_error(mode: object, constr
 def test_config_beside_a_mode_object_would_have_no_effect_and_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no effect"):
         sc.prune(network(), MODES["magnitude"](), {"macs": "50%"}, INPUT, {"criterion": "l2"})
-
-
-def test_a_list_with_one_mode_is_the_same_as_its_name() -> None:
-    one = sc.prune(network(), [("magnitude", {"criterion": "l2"})], {"macs": "50%"}, INPUT)[1]
-    other = sc.prune(network(), "magnitude", {"macs": "50%"}, INPUT, {"criterion": "l2"})[1]
-    assert one.plan == other.plan
-
-
-def test_options_beside_the_mode_in_a_list_and_those_of_config_go_together() -> None:
-    listed: dict[str, Any] = {"nn.Conv2d": {"*": {"channel_divisor": 4}}, "multiple_of": 2}
-    config = {"score_func": lambda model: 0.5, "max_evaluations": 1, "multiple_of": 2, "nn.Conv2d": {"*": {}}}
-    with pytest.warns(UserWarning, match="no data"):
-        result = sc.prune(network(), [("fastnas", listed)], {"macs": "60%"}, INPUT, config)[1]
-    assert result.plan.kept
-    assert all(len(kept) % 2 == 0 for kept in result.plan.kept.values())
-    for other, said in (({"multiple_of": 4}, "multiple_of"), ({"nn.Conv2d": {"*": {"channel_divisor": 8}}}, "divisor")):
-        with pytest.raises(ConfigError, match=said):
-            sc.prune(network(), [("fastnas", listed)], {"macs": "60%"}, INPUT, other)
-    with pytest.raises(ConfigError, match="dict"):
-        sc.prune(network(), [("fastnas", listed)], {"macs": "60%"}, INPUT, FastNAS.read(config))
 
 
 def test_keep_and_only_and_rules_say_what_may_be_narrowed() -> None:
@@ -170,8 +150,9 @@ def test_a_mode_of_ones_own_joins_by_name() -> None:
     class Halve(Mode):
         """Every free width to half, first come first served."""
 
-        def search(self, task):
-            return task.graph.plan({w.name: range(w.size // 2) for w in task.graph.free})
+        def search(self, task: Task) -> Found:
+            plan = task.graph.plan({w.name: range(w.size // 2) for w in task.graph.free})
+            return Found(plan=plan, evidence=Evidence(method="halve"))
 
     MODES.add("halve_for_this_test")(Halve)
     result = sc.prune(network(), "halve_for_this_test", {"macs": "60%"}, INPUT)[1]

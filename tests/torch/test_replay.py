@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sc
-from secateur.torch.evaluating.evaluator import Scorer
+from secateur.torch.evaluating.evaluator import Evaluator
 from secateur.torch.running.data import Data
 from secateur.torch.running.reuse import Replay
 
@@ -46,12 +46,12 @@ def network(*, inplace: bool = False) -> nn.Module:
     return nn.Sequential(Block(3, 8, inplace), Block(8, 12, inplace), *pool, nn.Linear(12, 6)).eval()
 
 
-def scores(model: nn.Module, score: Callable[[Any], Any], *, reuse: bool) -> list[float]:
+def scores(model: nn.Module, score: Callable[[Any], Any], *, reuse: bool) -> list[float | None]:
     """The whole network's score, then one of every width."""
     graph = sc.trace(model, X[:1])
-    scorer = Scorer(model, Data(loader=LOADER), score, 0, reuse=reuse)
+    evaluator = Evaluator(model=model, score_func=score, data=Data(loader=LOADER), reuse=reuse)
     narrowed = [{width.name: range(1, width.size)} for width in graph.free]
-    return [scorer(graph.plan(kept), str(kept)) for kept in ({}, *narrowed, {})]
+    return [evaluator(graph.plan(kept)).value for kept in ({}, *narrowed, {})]
 
 
 def mean(model: nn.Module) -> float:

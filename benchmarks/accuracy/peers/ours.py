@@ -14,9 +14,8 @@ from torch import nn
 import secateur
 from benchmarks.accuracy.networks import VISION, encoder_params
 from benchmarks.accuracy.peers.contest import Clock, Found, Job, meet, serve
-from secateur.torch.pruners.iterative import IterativePruner
-from secateur.torch.pruners.one_step import OneStepPruner
 from secateur.torch.running.batch_norm import reestimate_batch_norm
+from secateur.torch.running.data import Data
 
 _CANDIDATES = 60
 
@@ -58,37 +57,36 @@ def _scoring(mode: str, **options: Any) -> Recipe:
     )
 
 
-def _activation(pruner: str) -> Recipe:
+def _activation(criterion: str) -> Recipe:
     """One sparsity for all convolutions, found by bisection: as NNI's contestant does it."""
 
     def narrowed(job: Job, sparsity: float) -> nn.Module:
-        layers = [{"sparsity_per_layer": sparsity, "op_types": ["Conv2d"]}]
-        return _prune(job, "activation", None, {"pruner_type": pruner, "config_list": layers})
+        return _prune(job, "activation", None, {"criterion": criterion, "remove": {"nn.Conv2d": sparsity}})
 
     return lambda job, target, clock: meet(job, target, lambda sparsity: narrowed(job, sparsity))
 
 
 def _one_step(job: Job, target: float, clock: Clock) -> nn.Module:
     """The best of 60 networks of this cost."""
-    pruner = OneStepPruner(job.model(), job.split["train_x"][:1])
-    score = _scored(job, clock)
-    pruner.search(_calibrate, (job,), score, (), _CANDIDATES, 1 - target, seed=job.seed)
-    return pruner.prune().eval()
+    pruner = secateur.OneStepPruner(job.model(), job.split["train_x"][:1], seed=job.seed)
+    loader = _data(job)["data_loader"]
+    pruner.search(_scored(job, clock), _share(target), num_candidates=_CANDIDATES, data_loader=loader)
+    return pruner.prune()[0].eval()
 
 
 def _iterative(job: Job, target: float, clock: Clock) -> nn.Module:
     """One analysis for all targets, and one round."""
-    pruner = IterativePruner(job.model(), job.split["train_x"][:1])
-    pruner.analyze(_scored(job, clock), path=f"{job.out}/analysis.jsonl", **_data(job))
-    pruner.prune(removal_ratio=1 - target)
-    model = pruner.slim()
+    pruner = secateur.IterativePruner(job.model(), job.split["train_x"][:1])
+    data = Data(loader=_data(job)["data_loader"], num_batches=10)
+    pruner.analyze(_scored(job, clock), data_loader=data, checkpoint=f"{job.out}/analysis.jsonl")
+    pruner.mask(_share(target))
+    model, _ = pruner.narrow()
     reestimate_batch_norm(model, **_data(job))
     return model.eval()
 
 
-def _calibrate(model: nn.Module, job: Job) -> None:
-    for x, _ in _data(job)["data_loader"]:
-        model(x)
+def _share(target: float) -> dict[str, str]:
+    return {"macs": f"{100 * target:g}%"}
 
 
 RECIPES: dict[str, Recipe] = {
@@ -126,7 +124,7 @@ def _prune(job: Job, mode: str, constraints: dict[str, Any] | None, options: dic
 
 def _constraint(job: Job, target: float) -> dict[str, Any]:
     if job.network in VISION:
-        return {"macs": f"{100 * target:g}%"}
+        return _share(target)
     model = job.model()
     everything, encoder = sum(p.numel() for p in model.parameters()), encoder_params(model)
     return {"params": everything - encoder + int(target * encoder)}

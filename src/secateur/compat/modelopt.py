@@ -1,6 +1,9 @@
-"""Options as users of NVIDIA ModelOpt write them.
+"""The words of NVIDIA ModelOpt's users: modes as lists, search spaces by module type beside the options.
 
-{"nn.Conv2d": {"*": {"channel_divisor": 8}}, "max_iter_data_loader": 50}   ->   {"rules": {…}, "num_batches": 50}
+    prune(model, [("fastnas", {"nn.Conv2d": {"*": {"channel_divisor": 8}}})], {"flops": "60%"}, x, config)
+      = secateur.prune(model, "fastnas", {"flops": "60%"}, x, {"rules": {"nn.Conv2d": {"*": {"multiple_of": 8}}}, …})
+
+Invariant: what is read is meant: two things said of one option are an error that names it.
 """
 
 from __future__ import annotations
@@ -8,21 +11,90 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from secateur.errors import ConfigError
+from secateur.modes.result import PruneResult
+from secateur.torch.prune import prune as ours
+
+_RULE_KEYS = {
+    "channel_divisor": "multiple_of",
+    "feature_divisor": "multiple_of",
+    "channels_ratio": "ratios",
+    "features_ratio": "ratios",
+}
+
+Modes = str | list[tuple[str, Mapping[str, Any] | None]]
 
 
-def modelopt_spelling(config: Any) -> Any:
-    """Options as ModelOpt's users write them: module types beside the options, and ``max_iter_data_loader``."""
-    if not isinstance(config, Mapping):
-        return config
-    ours = {key: value for key, value in config.items() if "." not in str(key)}
+def prune(
+    model: nn.Module,
+    mode: Modes,
+    constraints: Mapping[str, Any] | None = None,
+    dummy_input: Any = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, PruneResult]:
+    """`secateur.prune`, called as ``modelopt.torch.prune.prune`` is."""
+    name, options = read(mode, config)
+    return ours(model, name, constraints, dummy_input, options)
+
+
+def read(mode: Modes, config: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """The mode's name and its options in our words; those in the list go together with ``config``.
+
+    Raises ConfigError where one contradicts the other, or there is more than one mode.
+    """
+    listed: Any = None
+    if isinstance(mode, list):
+        if len(mode) != 1 or not isinstance(mode[0], tuple) or len(mode[0]) != 2:
+            raise ConfigError('a list of modes is written as [("magnitude", {…})], with one mode')
+        mode, listed = mode[0]
+    for options in (listed, config):
+        if options is not None and not isinstance(options, Mapping):
+            raise ConfigError(f"options are a dict, not {type(options).__name__}")
+    return mode, _in_our_words(_merged(listed or {}, config or {}, "option"))
+
+
+def _merged(listed: Mapping[str, Any], config: Mapping[str, Any], place: str) -> dict[str, Any]:
+    found = {**config, **listed}
+    for key in [key for key in listed if key in config]:
+        ours, theirs = listed[key], config[key]
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            found[key] = _merged(ours, theirs, f"{place} {key!r}:")
+        elif ours is not theirs and not (isinstance(ours, str | int | float | bool) and ours == theirs):
+            raise ConfigError(f"{place} {key!r}: the list of modes says otherwise than config; keep one of them")
+    return found
+
+
+def _in_our_words(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Module types beside the options become rules, and ``max_iter_data_loader`` the number of batches."""
+    found = {key: value for key, value in config.items() if "." not in str(key)}
     types = {key: value for key, value in config.items() if "." in str(key)}
-    if types:
-        if not isinstance(ours.get("rules", {}), Mapping):
-            return config
-        ours["rules"] = {**ours.get("rules", {}), **types}
-    if "max_iter_data_loader" in ours:
-        if "num_batches" in ours:
+    rules = found.get("rules", {})
+    if types or rules:
+        if not isinstance(rules, Mapping):
+            raise ConfigError(f"rules are a dict by module type, not {type(rules).__name__}")
+        found["rules"] = {kind: _by_name(by_name) for kind, by_name in {**rules, **types}.items()}
+    if "max_iter_data_loader" in found:
+        if "num_batches" in found:
             raise ConfigError("config: num_batches and max_iter_data_loader say the same thing; keep one of them")
-        ours["num_batches"] = ours.pop("max_iter_data_loader")
-    return ours
+        found["num_batches"] = found.pop("max_iter_data_loader")
+    return found
+
+
+def _by_name(by_name: Any) -> Any:
+    if not isinstance(by_name, Mapping):
+        return by_name
+    return {pattern: _rule(rule, f"rules: {pattern}") for pattern, rule in by_name.items()}
+
+
+def _rule(rule: Any, where: str) -> Any:
+    if not isinstance(rule, Mapping):
+        return rule
+    found: dict[str, Any] = {}
+    for key, value in rule.items():
+        ours = _RULE_KEYS.get(str(key), str(key))
+        if ours in found:
+            raise ConfigError(f"{where}: {key!r} says again what {ours!r} means; keep one of them")
+        found[ours] = value
+    return found

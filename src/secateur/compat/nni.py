@@ -1,4 +1,7 @@
-"""NNI's ``config_list``: how much of which layers.
+"""The words of NNI's users, and of Kenning's: ``config_list``, and the options around it.
+
+    mode = activation(model, {"config_list": [{"sparsity_per_layer": 0.5, "op_types": ["Conv2d"]}], "data_loader": loader})
+    model, result = secateur.prune(model, mode, dummy_input=x)
 
     [{"sparsity_per_layer": 0.5, "op_types": ["Conv2d"]},      half of the channels of every convolution,
      {"exclude": True, "op_names": ["stem"]},                  not of this one,
@@ -15,9 +18,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
+from torch import nn
+
+from secateur.core.options import Options
 from secateur.errors import ConfigError, nearest
+from secateur.modes import Activation
+from secateur.search.layer_sparsity import MOST, Removal, Total, read_share
+from secateur.torch.criteria import APoZ, MeanRank
+from secateur.torch.tracing.names import type_names
 
 KEYS = (
     "sparsity_per_layer",
@@ -34,25 +45,57 @@ KEYS = (
 SELECTORS = ("op_types", "op_names", "op_partial_names")
 
 
-MOST = 0.99  # of a layer that a total sparsity may take where no maximum is given
+class ActivationOptions(Options):
+    """Their options; those of all our modes may stand beside them.
+
+    ``config_list`` may be JSON text; without one a tenth of every Conv2d and Linear goes. ``training_steps`` is the number
+    of batches looked at. ``activation`` is applied to what a layer gives; None takes the activations as they are in the
+    network. ``mode`` changes nothing: what is coupled cannot be narrowed apart. ``exclude_last_layer`` leaves the last
+    Linear whole.
+    """
+
+    pruner_type: Literal["apoz", "mean_rank"] = "apoz"
+    mode: Literal["normal", "dependency_aware"] = "normal"
+    training_steps: int | None = Field(default=None, ge=1)
+    activation: Literal["relu", "relu6", "gelu", "silu"] | None = None
+    config_list: Any = None
+    exclude_last_layer: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Total:
-    """A sparsity of several layers together, and the most that each may lose."""
+def activation(model: nn.Module, options: Mapping[str, Any]) -> Activation:
+    """Our activation mode for this model, as their options say.
 
-    sparsity: float
-    most: Mapping[str, float]
+    Raises ConfigError for a key, a name or a type that is not known, and for what cannot be meant.
+    """
+    theirs = ActivationOptions.read({key: options[key] for key in options if key in ActivationOptions.model_fields})
+    ours = {key: value for key, value in options.items() if key not in ActivationOptions.model_fields}
+    if "data_loader" not in ours and "forward_loop" not in ours:
+        raise ConfigError("config: the activation mode looks at data: give a data_loader or a forward_loop")
+    if theirs.training_steps is not None:
+        if "num_batches" in ours:
+            raise ConfigError("config: training_steps and num_batches are the same thing: one of them")
+        ours["num_batches"] = theirs.training_steps
+    kind = APoZ if theirs.pruner_type == "apoz" else MeanRank
+    return Activation.read(
+        {**ours, "criterion": kind(activation=theirs.activation), "remove": read_config_list(model, theirs)}
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sparsities:
-    """What a list says: for layers one by one, for layers together, which stay whole, which are named one by one."""
-
-    per_layer: Mapping[str, float]
-    totals: tuple[Total, ...]
-    excluded: frozenset[str]
-    named: frozenset[str]
+def read_config_list(model: nn.Module, options: ActivationOptions) -> Removal:
+    """What the list says of the layers of this model. Raises ConfigError as the module says."""
+    modules = dict(model.named_modules())
+    layers = {name: type_names(module) for name, module in modules.items() if _has_weights(module)}
+    found = _Reading()
+    for number, entry in enumerate(_entries(options.config_list or _default(layers))):
+        where = f"config_list[{number}]"
+        _check_entry(entry, where)
+        chosen = _chosen(entry, layers, list(modules), where)
+        if entry.get("exclude"):
+            _exclude(found, chosen)
+        else:
+            _say(found, entry, number, chosen)
+    last = [name for name, module in modules.items() if isinstance(module, nn.Linear)][-1:]
+    return found.without(last[0]) if last and options.exclude_last_layer else found.removal
 
 
 @dataclass
@@ -64,27 +107,34 @@ class _Reading:
     excluded: set[str] = field(default_factory=set)
     named: set[str] = field(default_factory=set)
 
+    @property
+    def removal(self) -> Removal:
+        """The same in our words."""
+        shares = {name: sparsity for name, (sparsity, _) in self.per_layer.items()}
+        return Removal(
+            per_layer={**shares, **dict.fromkeys(sorted(self.excluded), 0.0)},
+            totals=tuple(total for total in self.totals.values() if total.most),
+            named=frozenset(self.named - self.excluded),
+        )
 
-def read_config_list(entries: Any, layers: Mapping[str, Sequence[str]], modules: Sequence[str] = ()) -> Sparsities:
-    """Read a list (or its JSON text) for layers, given as ``{name: names of its type}``; ``modules`` has other names.
+    def without(self, last: str) -> Removal:
+        """The same with the last Linear left whole."""
+        if last in self.named - self.excluded:
+            raise ConfigError(
+                f"config_list names {last!r}, which exclude_last_layer=True leaves whole: take it out of the list, "
+                "or pass exclude_last_layer=False"
+            )
+        _exclude(self, [last])
+        return self.removal
 
-    Raises ConfigError as the module says.
-    """
-    found = _Reading()
-    for number, entry in enumerate(_entries(entries)):
-        where = f"config_list[{number}]"
-        _check_entry(entry, where)
-        chosen = _chosen(entry, layers, modules, where)
-        if entry.get("exclude"):
-            _exclude(found, chosen)
-        else:
-            _say(found, entry, number, chosen)
-    return Sparsities(
-        per_layer={name: sparsity for name, (sparsity, _) in found.per_layer.items()},
-        totals=tuple(total for total in found.totals.values() if total.most),
-        excluded=frozenset(found.excluded),
-        named=frozenset(found.named - found.excluded),
-    )
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False))
+
+
+def _default(layers: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    there = {word for words in layers.values() for word in words}
+    return [{"sparsity_per_layer": 0.1, "op_types": [name for name in ("Conv2d", "Linear") if name in there]}]
 
 
 def _entries(entries: Any) -> Sequence[Any]:
@@ -119,13 +169,7 @@ def _check_entry(entry: Any, where: str) -> None:
         raise ConfigError(f"{where} names no layers: give {', '.join(SELECTORS[:2])} or {SELECTORS[2]}")
     for key in says:
         if key != "exclude":
-            _share(entry[key], f"{where}: {key}")
-
-
-def _share(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ConfigError(f"{what} is a share of at least 0 and less than 1, not {value!r}")
-    return float(value)
+            read_share(entry[key], f"{where}: {key}")
 
 
 def _chosen(
@@ -185,7 +229,7 @@ def _exclude(found: _Reading, chosen: Sequence[str]) -> None:
         found.per_layer.pop(name, None)
     for number, total in found.totals.items():
         found.totals[number] = Total(
-            sparsity=total.sparsity, most={n: s for n, s in total.most.items() if n not in found.excluded}
+            share=total.share, most={n: s for n, s in total.most.items() if n not in found.excluded}
         )
 
 
@@ -204,7 +248,7 @@ def _say(found: _Reading, entry: Mapping[str, Any], number: int, chosen: Sequenc
     found.excluded -= set(chosen)
     found.named |= set(entry.get("op_names", ()))
     if together:
-        found.totals[number] = Total(sparsity=sparsity, most=_maxima(entry, chosen, sparsity, where))
+        found.totals[number] = Total(share=sparsity, most=_maxima(entry, chosen, sparsity, where))
     else:
         found.per_layer.update(dict.fromkeys(chosen, (sparsity, number)))
 
@@ -216,9 +260,9 @@ def _maxima(entry: Mapping[str, Any], chosen: Sequence[str], sparsity: float, wh
         strange = [name for name in given if name not in chosen]
         if strange:
             raise ConfigError(f"{what}: {strange[0]!r} is no layer of this entry.{nearest(str(strange[0]), chosen)}")
-        most = {name: _share(given[name], f"{what}: {name}") if name in given else MOST for name in chosen}
+        most = {name: read_share(given[name], f"{what}: {name}") if name in given else MOST for name in chosen}
     else:
-        most = dict.fromkeys(chosen, _share(given, what))
+        most = dict.fromkeys(chosen, read_share(given, what))
     if max(most.values()) < sparsity:
         raise ConfigError(f"{what} is below total_sparsity = {sparsity}, which cannot be reached so")
     return most

@@ -32,23 +32,23 @@ _SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class Bound:
     """An upper bound on one metric; ``whole`` is what the whole network costs."""
 
     metric: str
-    bound: int
+    most: int
     whole: int
 
     def __str__(self) -> str:
-        share = f" ({100 * self.bound / self.whole:.3g}% of {human(self.whole)})" if self.whole else ""
-        return f"{self.metric} ≤ {human(self.bound)}{share}"
+        share = f" ({100 * self.most / self.whole:.3g}% of {human(self.whole)})" if self.whole else ""
+        return f"{self.metric} ≤ {human(self.most)}{share}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """Upper bounds that hold together, at most one for each metric."""
 
-    limits: tuple[Limit, ...]
+    entries: tuple[Bound, ...]
 
     @classmethod
     def of(cls, budget: Budget | Mapping[str, Any], graph: Graph) -> Budget:
@@ -57,54 +57,54 @@ class Budget:
         Raises ConfigError for an unknown metric or a bound that is no positive number, InputError for no mapping.
         """
         if isinstance(budget, Budget):
-            for limit in budget.limits:
-                _check_metric(limit.metric, graph)
+            for bound in budget.entries:
+                _check_metric(bound.metric, graph)
             return budget
         if not isinstance(budget, Mapping):
             raise InputError(f'a budget is written as {{"macs": "60%"}}, not as {type(budget).__name__}')
         if not budget:
             raise InputError('a budget needs at least one bound, for example {"macs": "60%"}')
-        return cls(limits=tuple(_limit(metric, bound, graph) for metric, bound in budget.items()))
+        return cls(entries=tuple(_bound(metric, bound, graph) for metric, bound in budget.items()))
 
     @property
     def bounds(self) -> dict[str, int]:
         """The largest value each metric may take."""
-        return {limit.metric: limit.bound for limit in self.limits}
+        return {bound.metric: bound.most for bound in self.entries}
 
     def costs(self, graph: Graph, counts: Counts | None = None) -> dict[str, Any]:
         """What these counts cost in every metric of this budget: ints, or integer arrays for arrays of candidates."""
-        return {limit.metric: measure(graph, limit.metric, counts) for limit in self.limits}
+        return {bound.metric: measure(graph, bound.metric, counts) for bound in self.entries}
 
     def satisfied(self, costs: Mapping[str, Any]) -> Any:
         """Whether every bound holds: a bool, or a boolean array for arrays of candidates."""
-        met = [costs[limit.metric] <= limit.bound for limit in self.limits]
+        met = [costs[bound.metric] <= bound.most for bound in self.entries]
         return np.logical_and.reduce(met) if any(isinstance(m, np.ndarray) for m in met) else all(met)
 
     def fullness(self, costs: Mapping[str, Any]) -> Any:
         """The largest used share of any bound: 1.0 is exactly full, above it is too much."""
-        used = [costs[limit.metric] / limit.bound for limit in self.limits]
+        used = [costs[bound.metric] / bound.most for bound in self.entries]
         return np.maximum.reduce(used) if any(isinstance(u, np.ndarray) for u in used) else max(used)
 
     def to_json(self) -> dict[str, dict[str, int]]:
         """``{"macs": {"bound": 2753416396, "whole": 4589027328}}``."""
-        return {limit.metric: {"bound": limit.bound, "whole": limit.whole} for limit in self.limits}
+        return {bound.metric: {"bound": bound.most, "whole": bound.whole} for bound in self.entries}
 
     @classmethod
     def from_json(cls, data: Any) -> Budget:
         """The budget that `to_json` wrote. Raises ConfigError for anything else."""
-        limits = []
+        entries = []
         for metric, entry in data.items() if isinstance(data, dict) else ():
             match entry:
                 case {"bound": int() as bound, "whole": int() as whole} if len(entry) == 2 and bound > 0 <= whole:
-                    limits.append(Limit(metric=str(metric), bound=bound, whole=whole))
+                    entries.append(Bound(metric=str(metric), most=bound, whole=whole))
                 case _:
                     raise ConfigError(f"not a budget: {metric!r} needs a positive bound and a whole")
-        if not limits:
+        if not entries:
             raise ConfigError(f"not a budget: {str(data)[:80]}")
-        return cls(limits=tuple(limits))
+        return cls(entries=tuple(entries))
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.limits))
+        return ", ".join(map(str, self.entries))
 
 
 def measure(graph: Graph, metric: str, counts: Counts | None = None) -> Any:
@@ -115,7 +115,7 @@ def measure(graph: Graph, metric: str, counts: Counts | None = None) -> Any:
     return times * graph.cost(base, counts)
 
 
-def _limit(metric: str, bound: Any, graph: Graph) -> Limit:
+def _bound(metric: str, bound: Any, graph: Graph) -> Bound:
     _check_metric(metric, graph)
     whole = int(measure(graph, metric))
     number, is_share = _read(metric, bound)
@@ -127,7 +127,7 @@ def _limit(metric: str, bound: Any, graph: Graph) -> Limit:
     value = math.floor(whole * number if is_share else number)
     if value < 1:
         raise ConfigError(f"{metric}: {bound!r} of {whole} leaves nothing")
-    return Limit(metric=metric, bound=value, whole=whole)
+    return Bound(metric=metric, most=value, whole=whole)
 
 
 def _check_metric(metric: str, graph: Graph) -> None:

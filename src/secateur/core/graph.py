@@ -11,7 +11,7 @@ Invariant: a Graph is data. It holds no tensor and no module but the example the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -53,6 +53,10 @@ class Width:
     outer: str | None = None
     multiplier: int = 1  # how many positions of the full axis one unit stands for (inner factors)
     uses: tuple[Use, ...] = ()
+
+    def whole(self, reason: str) -> Width:
+        """The same width, never to be narrowed for this reason; one that is frozen already keeps its own."""
+        return self if self.frozen is not None else replace(self, frozen=reason, choices=(self.size,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +142,10 @@ class Graph:
     def with_widths(self, widths: Iterable[Width]) -> Graph:
         """The same graph with other choices or frozen reasons."""
         return replace(self, widths=tuple(widths))
+
+    def frozen(self, names: Collection[str], reason: str) -> Graph:
+        """The same graph with these widths left whole, for one reason; those that are frozen keep their own."""
+        return self.with_widths(w.whole(reason) if w.name in names else w for w in self.widths)
 
     def plan(self, kept: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> Plan:
         """The plan that keeps these indices of these widths, and all of the others.

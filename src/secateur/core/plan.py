@@ -8,8 +8,9 @@ Invariant: kept indices are sorted, unique, in range and never empty; ``sizes`` 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,11 @@ def _axis_indices(axis: Axis, arrays: Mapping[str, Indices]) -> Indices | None:
     if not touches(axis, arrays):
         return None
     return arrays[axis.width] if isinstance(axis, Along) else kept_indices(axis, arrays)
+
+
+def digest_of(plan: Plan) -> str:
+    """The sha256 of all that a plan does to a model; its provenance (paths, times) is left out."""
+    return hashlib.sha256(replace(plan, provenance={}).to_json().encode()).hexdigest()
 
 
 def check_kept(name: str, size: int, kept: Indices) -> None:

@@ -21,6 +21,19 @@ class Verification:
     seconds: float
     skipped: str | None = None
 
+    @classmethod
+    def none_made(cls, reason: str) -> Verification:
+        """No comparison was made, for this reason."""
+        return cls(
+            max_difference=float("nan"),
+            tolerance=0.0,
+            dtype="",
+            compared=(),
+            not_compared=(),
+            seconds=0.0,
+            skipped=reason,
+        )
+
     @property
     def passed(self) -> bool:
         """Whether a comparison was made and agreed."""

@@ -21,32 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
-from rich.console import Console
+from pydantic import Field
 
-from secateur.compat.modelopt import modelopt_spelling
 from secateur.core.graph import Graph
-from secateur.core.plan import Plan
-from secateur.core.show import text_table
 from secateur.errors import InputError
-from secateur.modes.curves import plan_under, ranked_for
-from secateur.modes.journalled import remembered
+from secateur.modes.journalled import journalled
 from secateur.modes.task import MODES, CriterionOption, Mode, Task
-from secateur.search.ranked import Ranked
+from secateur.modes.thresholds import plan_under, ranked_for
+from secateur.search.evidence import Evidence, Found
 from secateur.search.threshold import Curves, Objective
-from secateur.torch.criteria.protocol import make
-from secateur.torch.running.randomness import seeded
 
 
 @MODES.add("gradnas")
 class GradNAS(Mode):
     """Options of the gradnas mode.
 
-    ``loss_func(output, batch)`` over ``num_batches`` (or ``max_iter_data_loader``) of the ``data_loader``; without it the
-    model's own loss, or cross entropy with the labels. ``criterion`` gives scores that add up; ``objective`` is what is
-    made small, the ``"sum"`` of the losses of all widths or the ``"largest"`` of them. Module types beside the options are
-    ``rules``. ``checkpoint`` is a folder or file for the journal of scores: with it they are made once, also for other
-    constraints and limits.
+    ``loss_func(output, batch)`` over ``num_batches`` of the ``data_loader``; without it the model's own loss, or cross
+    entropy with the labels. ``criterion`` gives scores that add up; ``objective`` is what is made small, the ``"sum"`` of
+    the losses of all widths or the ``"largest"`` of them. ``checkpoint`` is a folder or file for the journal of scores:
+    with it they are made once, also for other constraints and limits.
     """
 
     num_batches: int = Field(default=128, ge=1)
@@ -55,44 +48,27 @@ class GradNAS(Mode):
     seed: int = 0
     checkpoint: str | Path | None = None
 
-    _spelling = model_validator(mode="before")(modelopt_spelling)
-
-    def search(self, task: Task) -> Plan:
+    def search(self, task: Task) -> Found:
         """Score units by backward passes, then choose counts."""
         task.tell(0.1, "backward passes")
-        with seeded(self.seed):
-            criterion = remembered(make(self.criterion, task.data), self, task, task.data)
-            ranked = ranked_for(task, self, criterion)
-        plan = plan_under(
-            ranked, lambda space: degradation(space, ranked.scores), task, self.objective, {"mode": "gradnas"}
-        )
-        if self.verbose:
-            Console().print(_table(ranked, plan), markup=False, highlight=False)
-        return plan
+        judge = journalled(self.criterion, task.frontend, task, self, seed=self.seed)
+        ranked = ranked_for(task, self, judge)
+
+        def curves_in(search_space: Graph) -> Curves:
+            return degradation(search_space, ranked.scores)
+
+        plan = plan_under(ranked, curves_in, task, self.objective, {"mode": "gradnas"})
+        evidence = Evidence(method="gradnas", curves=curves_in(ranked.search_space), sizes=plan.sizes)
+        return Found(plan=plan, evidence=evidence)
 
 
-def degradation(space: Graph, scores: Mapping[str, Any]) -> Curves:
+def degradation(search_space: Graph, scores: Mapping[str, Any]) -> Curves:
     """The sum of the scores of the units that go, the least first, at each choice of each free width."""
     found: dict[str, dict[int, float]] = {}
-    for width in space.free:
+    for width in search_space.free:
         values = np.atleast_2d(np.asarray(scores[width.name], dtype=np.float64))
         if values.min() < 0:
             raise InputError(f"the scores of {width.name} do not add up to a loss: {values.min():.3g} is negative")
         gone = np.concatenate([[0.0], np.cumsum(np.sort(values, axis=-1).sum(axis=0))])
         found[width.name] = {count: float(gone[width.size - count]) for count in width.choices}
     return found
-
-
-def _table(ranked: Ranked, plan: Plan) -> str:
-    """What each width loses by the plan, and would lose with one unit."""
-    losses = degradation(ranked.space, ranked.scores)
-    rows = [
-        (
-            width.name,
-            f"{plan.sizes[width.name]} of {width.size}",
-            f"{losses[width.name][plan.sizes[width.name]]:.4g}",
-            f"{losses[width.name][width.choices[0]]:.4g}",
-        )
-        for width in ranked.space.configurable
-    ]
-    return text_table("Degradation", ("Width", "chosen", "sum of the scores that go", "at its smallest"), rows)

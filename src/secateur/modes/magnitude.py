@@ -7,13 +7,10 @@ Recommended where there is no data to look at, and as the baseline of every comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pydantic import Field
 
-from secateur.core.plan import Plan
 from secateur.modes.task import MODES, AllocationOption, CriterionOption, Mode, Task
-from secateur.torch.criteria.protocol import make
+from secateur.search.evidence import Evidence, Found
 
 
 @MODES.add("magnitude")
@@ -24,8 +21,9 @@ class Magnitude(Mode):
     allocation: AllocationOption = "global"
     sizes: dict[str, int] = Field(default_factory=dict)
 
-    def search(self, task: Task) -> Plan:
+    def search(self, task: Task) -> Found:
         """Score once, allocate once."""
-        criterion = self.criterion if isinstance(self.criterion, Mapping) else make(self.criterion, task.data)
-        task.tell(0.2, f"scoring with {getattr(criterion, 'name', 'scores')}")
-        return self.allocated(task, criterion, self.allocation, self.sizes or None)
+        judge = task.frontend.judge(self.criterion)
+        task.tell(0.2, f"scoring with {judge.described['name']}")
+        plan = self.allocated(task, judge, self.allocation, self.sizes)
+        return Found(plan=plan, evidence=Evidence(method="magnitude"))

@@ -10,14 +10,13 @@ Invariant: no label is needed but for the loss that scores; no weight is trained
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
-from secateur.core.plan import Plan
-from secateur.modes.journalled import remembered
+from secateur.modes.frontend import CompensationMethod
+from secateur.modes.journalled import journalled
 from secateur.modes.task import MODES, AllocationOption, CriterionOption, Mode, Task
-from secateur.torch.criteria.protocol import make
+from secateur.search.evidence import Evidence, Found
 
 
 @MODES.add("progressive")
@@ -30,14 +29,14 @@ class Progressive(Mode):
 
     criterion: CriterionOption = "gate_gradient"
     allocation: AllocationOption = "per_cost"
-    compensate: Literal["none", "bias", "least_squares"] = "least_squares"
+    compensate: CompensationMethod = "least_squares"
     steps: int = Field(default=6, ge=1)
     scoring_samples: int = Field(default=256, ge=1)
     checkpoint: str | Path | None = None
 
-    def search(self, task: Task) -> Plan:
+    def search(self, task: Task) -> Found:
         """One round: score what is there now, and allocate."""
-        data = None if task.data is None else task.data.limited(task.model, self.scoring_samples)
-        criterion = remembered(make(self.criterion, data), self, task, data)
-        task.tell(0.2, f"round {task.step + 1}: scoring with {criterion.name}")
-        return self.allocated(task, criterion, self.allocation)
+        frontend = task.frontend.limited(self.scoring_samples) if task.frontend.has_data else task.frontend
+        judge = journalled(self.criterion, frontend, task, self)
+        task.tell(0.2, f"round {task.step + 1}: scoring with {judge.described['name']}")
+        return Found(plan=self.allocated(task, judge, self.allocation), evidence=Evidence(method="progressive"))

@@ -1,36 +1,30 @@
 """What a mode is: a frozen, validated configuration that knows how to find a plan.
 
     Mode.read({"criterion": "l2"})  ->  Magnitude(criterion="l2", …)        unknown keys and wrong types are errors
-    mode.search(Task(graph, constraints, tell))  ->  Plan
+    mode.search(Task(graph, frontend, budget, tell))  ->  Found(plan, evidence)
 
-Invariant: a mode changes no model; only `apply` does.
+Invariant: a mode changes no network; only `apply` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import nn
+from pydantic import AfterValidator, Field, model_validator
 
 from secateur.core.budget import Budget
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.registry import Registry
-from secateur.errors import ConfigError, nearest
+from secateur.modes.frontend import CompensationMethod, Frontend
+from secateur.progress import Tell
 from secateur.search.allocations import ALLOCATIONS
+from secateur.search.evidence import Found
 from secateur.search.limits import Limits
-from secateur.torch.criteria.protocol import CRITERIA, Criterion
-from secateur.torch.plan import Scores, plan
-from secateur.torch.running.data import Data, first_of
-
-
-def _known_criterion(criterion: Any) -> Any:
-    if isinstance(criterion, str):
-        _ = CRITERIA[criterion]
-    return criterion
+from secateur.search.planned import plan_for
+from secateur.search.ranked import Judge
 
 
 def _known_allocation(name: str) -> str:
@@ -38,9 +32,7 @@ def _known_allocation(name: str) -> str:
     return name
 
 
-CriterionOption = Annotated[Any, AfterValidator(_known_criterion)]  # a name, a criterion, or scores made before
-
-
+CriterionOption = Any  # a name, a criterion, or scores made before: the front-end knows which there are
 AllocationOption = Annotated[str, AfterValidator(_known_allocation)]
 
 
@@ -48,20 +40,18 @@ AllocationOption = Annotated[str, AfterValidator(_known_allocation)]
 class Task:
     """What a search is given.
 
-    ``graph`` is the whole graph of ``model`` as it is now, in the ``step``-th round; ``budget`` has no limits where the mode
-    needs none and none was given; ``data`` is None where the user gave none; ``tell`` takes how far the search is (a
-    fraction and a word).
+    ``graph`` is that of the ``frontend``'s network as it is now, in the ``step``-th round; ``budget`` has no bounds where
+    the mode needs none and none was given; ``tell`` takes how far the search is (a fraction and a word).
     """
 
     graph: Graph
-    model: nn.Module
+    frontend: Frontend
     budget: Budget
-    data: Data | None
     step: int = 0
-    tell: Callable[[float, str], None]
+    tell: Tell
 
 
-class Mode(BaseModel):
+class Mode(Limits):
     """Options common to all modes.
 
     Data: ``data_loader`` with ``collect_func`` (what of a batch the model takes; its first item by default), or
@@ -71,27 +61,21 @@ class Mode(BaseModel):
     statistics are measured again at the end. The rest narrows the search space as `Limits` says.
     """
 
-    needs_budget: ClassVar[bool] = True  # False where the options themselves say how much goes
+    called = "config"
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+    needs_budget: ClassVar[bool] = True  # False where the options themselves say how much goes
 
     verify: bool = True
     verbose: bool = False
     data_loader: Any = None
-    collect_func: Callable[[Any], Any] = first_of
+    collect_func: Callable[[Any], Any] | None = None
     forward_loop: Callable[..., Any] | None = None
     loss_func: Callable[[Any, Any], Any] | None = None
     num_batches: int = Field(default=50, ge=1)
-    compensate: Literal["none", "bias", "least_squares"] = "none"
+    compensate: CompensationMethod = "none"
     ridge: float = Field(default=1e-3, gt=0)
     calibration_samples: int = Field(default=1024, ge=1)
     steps: int = Field(default=1, ge=1)
-    multiple_of: int = Field(default=1, ge=1)
-    exclude: Sequence[str] = ()
-    only: Sequence[str] = ()
-    floor: Any = None
-    ceiling: Any = None
-    rules: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_source_of_data(self) -> Self:
@@ -101,74 +85,13 @@ class Mode(BaseModel):
             raise ValueError(f"compensate={self.compensate!r} needs a data_loader or a forward_loop")
         return self
 
-    @classmethod
-    def read(cls, config: Mapping[str, Any] | Mode | None) -> Self:
-        """A configuration from a mapping. Raises ConfigError naming the key, and the nearest known one."""
-        if isinstance(config, cls):
-            return config
-        if config is not None and not isinstance(config, Mapping):
-            raise ConfigError(f"config is a dict of options, not {type(config).__name__}")
-        try:
-            return cls(**dict(config or {}))
-        except ValidationError as error:
-            raise ConfigError(_sentence(error, list(cls.model_fields))) from None
-
-    def data(self, model: nn.Module) -> Data | None:
-        """The batches that the options name, or None where there are none."""
-        if self.forward_loop is not None:
-            found = Data.of_forward_loop(model, self.forward_loop, num_batches=self.num_batches)
-            return replace(found, loss=self.loss_func)
-        if self.data_loader is None:
-            return None
-        return Data(
-            loader=self.data_loader, collect=self.collect_func, num_batches=self.num_batches, loss=self.loss_func
-        )
-
-    def limits(self) -> Limits:
-        """What narrows the search space."""
-        return Limits(
-            multiple_of=self.multiple_of,
-            exclude=self.exclude,
-            only=self.only,
-            floor=self.floor,
-            ceiling=self.ceiling,
-            rules=self.rules,
-        )
-
-    def allocated(
-        self, task: Task, criterion: Criterion | Scores, allocation: str, sizes: Mapping[str, int] | None = None
-    ) -> Plan:
+    def allocated(self, task: Task, judge: Judge, allocation: str, sizes: Mapping[str, int] | None = None) -> Plan:
         """Score once and allocate once, within the limits of these options."""
-        return plan(
-            task.graph,
-            criterion,
-            task.budget,
-            allocation=allocation,
-            sizes=sizes,
-            multiple_of=self.multiple_of,
-            exclude=self.exclude,
-            only=self.only,
-            floor=self.floor,
-            ceiling=self.ceiling,
-            rules=self.rules,
-        )
+        return plan_for(task.graph, judge, task.budget, allocation=allocation, sizes=sizes, limits=self.limits())
 
-    def search(self, task: Task) -> Plan:
+    def search(self, task: Task) -> Found:
         """Find what to keep. Raises Infeasible where no network meets the budget."""
         raise NotImplementedError
 
 
 MODES: Registry[type[Mode]] = Registry("mode")
-
-
-def _sentence(error: ValidationError, known: list[str]) -> str:
-    sentences = []
-    for problem in error.errors():
-        place = ".".join(str(step) for step in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            sentences.append(f"unknown option {place!r}.{nearest(place, known)} Known are {', '.join(known)}.")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            given = f", not {str(problem.get('input'))[:60]!r}" if place else ""
-            sentences.append((f"option {place!r}: " if place else "") + message + given)
-    return "config: " + " ".join(sentences)

@@ -113,6 +113,12 @@ def journal_file(path: str | Path) -> Path:
     return path / FILE_NAME if path.is_dir() or not (path.suffix or path.is_file()) else path
 
 
+def name_of(given: Any) -> str:
+    """How a journal calls a function, or an object that is called like one; bound arguments are not told."""
+    name = getattr(given, "__qualname__", None)
+    return name if isinstance(name, str) else type(given).__qualname__
+
+
 def _identity(place: Path) -> tuple[int, int]:
     status = place.stat()
     return status.st_dev, status.st_ino

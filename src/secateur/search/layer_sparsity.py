@@ -2,24 +2,25 @@
 
     "conv1" loses 0.5, "conv2" loses 0.25, both give the residual stream   ->   the stream keeps 3/4 of its channels
 
-Invariant: no width loses more than any layer that is listed (or excluded) lets it lose; what is shared counts once.
+Invariant: no width loses more than any layer that is listed lets it lose; what is shared counts once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from torch import nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
-from secateur.compat.nni import Sparsities, Total
 from secateur.core.graph import Graph, Width
-from secateur.core.layout import Values
 from secateur.core.positions import finest, places
-from secateur.search.allocate import check_scores
+from secateur.errors import ConfigError, nearest
+from secateur.search.allocate import Scores, check_scores
+from secateur.search.matching import any_match, owner
+
+MOST = 0.99  # of a layer that a total may take where no maximum is given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,61 +33,125 @@ class Layer:
     frozen: str
 
 
-def layers_of(graph: Graph, model: nn.Module) -> dict[str, Layer]:
-    """The layers that produce units, by name, in the model's order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """A share of the weights of several layers together, and the most that each of them may lose."""
+
+    share: float
+    most: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """How much goes: of layers one by one (0.0: it stays whole), of layers together, and which were named one by one."""
+
+    per_layer: Mapping[str, float] = field(default_factory=dict)
+    totals: tuple[Total, ...] = ()
+    named: frozenset[str] = frozenset()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers of which something is to go."""
+        together = [name for total in self.totals for name in total.most]
+        return tuple(dict.fromkeys([*(name for name, share in self.per_layer.items() if share), *together]))
+
+
+def layers_of(graph: Graph, output_axis: Callable[[str], int]) -> dict[str, Layer]:
+    """The layers that produce units, by name, in the model's order; ``output_axis`` says along which axis of a weight."""
     outer = {w.name: w.outer for w in graph.widths if w.outer is not None}
-    found: dict[str, Layer] = {}
-    for name, module in model.named_modules():
-        weights: dict[str, float] = {}
-        frozen = []
-        for key, tensor in module.named_parameters(recurse=False):
-            fqn = f"{name}.{key}" if name else key
-            if tensor.dim() < 2 or fqn not in graph.layouts:
-                continue
-            axis = 1 if isinstance(module, _ConvTransposeNd | nn.Embedding) else 0
-            made_of = graph.layouts[fqn][axis]
-            for width, positions in places(made_of, outer):
-                if width in finest(made_of):
-                    weights[width] = weights.get(width, 0.0) + tensor.numel() * positions.size / made_of.size
-            frozen += [
-                w.frozen for w in graph.widths for u in w.uses if w.frozen and u.tensor == fqn and u.axis == axis
-            ]
-            found[name] = Layer(
-                name=name,
-                types=(*graph.module_types.get(name, ()), type(module).__name__),
-                weights=weights,
-                frozen=next(iter(frozen), "no width runs along it"),
-            )
+    weights = {name: [] for name in graph.module_types}
+    for tensor, layout in graph.layouts.items():
+        if tensor in graph.parameters and len(layout) >= 2:
+            weights[owner(graph, tensor)].append(tensor)
+    return {name: _layer(graph, name, found, output_axis, outer) for name, found in weights.items() if found}
+
+
+def _layer(
+    graph: Graph, name: str, tensors: Sequence[str], output_axis: Callable[[str], int], outer: Mapping[str, str]
+) -> Layer:
+    weights: dict[str, float] = {}
+    frozen = []
+    for tensor in tensors:
+        axis = output_axis(tensor)
+        made_of = graph.layouts[tensor][axis]
+        numel = math.prod(along.size for along in graph.layouts[tensor])
+        for width, positions in places(made_of, outer):
+            if width in finest(made_of):
+                weights[width] = weights.get(width, 0.0) + numel * positions.size / made_of.size
+        frozen += [w.frozen for w in graph.widths for u in w.uses if w.frozen and u.tensor == tensor and u.axis == axis]
+    return Layer(
+        name=name,
+        types=graph.module_types[name],
+        weights=weights,
+        frozen=next(iter(frozen), "no width runs along it"),
+    )
+
+
+def read_removal(
+    remove: Mapping[str, float], totals: Sequence[Mapping[str, Any]], layers: Mapping[str, Layer]
+) -> Removal:
+    """Shares by name, type or pattern, of which the last one that matches a layer counts.
+
+    Raises ConfigError for a pattern that matches no layer, a share that is none, and a layer of which two things are said.
+    """
+    per_layer: dict[str, float] = {}
+    for pattern, share in remove.items():
+        per_layer.update(dict.fromkeys(_matching(pattern, layers, "remove"), read_share(share, f"remove: {pattern}")))
+    together = tuple(_total(entry, layers, f"totals[{number}]") for number, entry in enumerate(totals))
+    said = [name for total in together for name in total.most] + [name for name, share in per_layer.items() if share]
+    twice = next((name for name in said if said.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"remove and totals say different things of {twice!r}: name it in one of them")
+    most = tuple(Total(share=t.share, most={n: m for n, m in t.most.items() if n not in per_layer}) for t in together)
+    return Removal(per_layer=per_layer, totals=most, named=frozenset(name for name in remove if name in layers))
+
+
+def read_share(value: Any, what: str) -> float:
+    """A share of units or weights that goes, or ConfigError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ConfigError(f"{what} is a share of at least 0 and less than 1, not {value!r}")
+    return float(value)
+
+
+def _total(entry: Any, layers: Mapping[str, Layer], where: str) -> Total:
+    keys = ("share", "layers", "most")
+    if not isinstance(entry, Mapping) or not {"share", "layers"} <= set(entry) <= set(keys):
+        raise ConfigError(f'{where} is written as {{"share": 0.2, "layers": ["nn.Linear"], "most": 0.9}}')
+    share, most = read_share(entry["share"], f"{where}: share"), read_share(entry.get("most", MOST), f"{where}: most")
+    if most < share:
+        raise ConfigError(f"{where}: most is below share = {share}, which cannot be reached so")
+    names = [name for pattern in entry["layers"] for name in _matching(pattern, layers, where)]
+    return Total(share=share, most=dict.fromkeys(names, most))
+
+
+def _matching(pattern: str, layers: Mapping[str, Layer], where: str) -> list[str]:
+    found = [name for name, layer in layers.items() if any_match(pattern, (name, *layer.types))]
+    if not found:
+        known = [*layers, *(word for layer in layers.values() for word in layer.types)]
+        raise ConfigError(f"{where}: {pattern!r} matches no layer, by name or type.{nearest(pattern, known)}")
     return found
 
 
-def counts_of(
-    said: Sparsities, layers: Mapping[str, Layer], space: Graph, scores: Mapping[str, Values]
-) -> dict[str, int]:
+def counts_of(removal: Removal, layers: Mapping[str, Layer], search_space: Graph, scores: Scores) -> dict[str, int]:
     """How many units each width keeps."""
-    most = {name: 1.0 for name in scores if space[name].frozen is None}
-    for name, layer in layers.items():
-        share = 0.0 if name in said.excluded else said.per_layer.get(name)
-        for width in layer.weights:
-            if share is not None and width in most:
-                most[width] = min(most[width], share)
-    removed = dict.fromkeys(most, 0)
-    for name in said.per_layer:
+    most = {name: 1.0 for name in scores if search_space[name].frozen is None}
+    for name, share in removal.per_layer.items():
         for width in layers[name].weights:
             if width in most:
-                removed[width] = _units(space[width], most[width])
-    for total in said.totals:
-        for width, count in _together(total, layers, space, scores, most).items():
+                most[width] = min(most[width], share)
+    removed = dict.fromkeys(most, 0)
+    for name in removal.per_layer:
+        for width in layers[name].weights:
+            if width in most:
+                removed[width] = _units(search_space[width], most[width])
+    for total in removal.totals:
+        for width, count in _together(total, layers, search_space, scores, most).items():
             removed[width] = min(count, removed[width] or count)
-    return {name: _choice(space[name], count) for name, count in removed.items() if count}
+    return {name: _choice(search_space[name], count) for name, count in removed.items() if count}
 
 
 def _together(
-    total: Total,
-    layers: Mapping[str, Layer],
-    space: Graph,
-    scores: Mapping[str, Values],
-    most: Mapping[str, float],
+    total: Total, layers: Mapping[str, Layer], search_space: Graph, scores: Scores, most: Mapping[str, float]
 ) -> dict[str, int]:
     """The lowest units of these layers together, until their share of the layers' weights is gone."""
     weights: dict[str, float] = {}
@@ -96,21 +161,19 @@ def _together(
             if width in most:
                 weights[width] = weights.get(width, 0.0) + count
                 limit[width] = min(limit[width], share)
-    room = total.sparsity * sum(sum(layers[name].weights.values()) for name in total.most) * (1 + 1e-9)
+    room = total.share * sum(sum(layers[name].weights.values()) for name in total.most) * (1 + 1e-9)
     removed = dict.fromkeys(weights, 0)
-    for _, width in sorted(_lowest_first(weights, space, scores)):
-        each = weights[width] / space[width].size
-        if removed[width] < _units(space[width], limit[width]) and each <= room:
+    for _, width in sorted(_lowest_first(weights, search_space, scores)):
+        each = weights[width] / search_space[width].size
+        if removed[width] < _units(search_space[width], limit[width]) and each <= room:
             removed[width] += 1
             room -= each
     return removed
 
 
-def _lowest_first(
-    widths: Mapping[str, float], space: Graph, scores: Mapping[str, Values]
-) -> Iterator[tuple[float, str]]:
+def _lowest_first(widths: Mapping[str, float], search_space: Graph, scores: Scores) -> Iterator[tuple[float, str]]:
     for name in widths:
-        levels = np.sort(check_scores(space, space[name], scores), axis=-1)
+        levels = np.sort(check_scores(search_space, search_space[name], scores), axis=-1)
         yield from ((float(level), name) for level in (levels if levels.ndim == 1 else levels.mean(0)))
 
 

@@ -12,7 +12,7 @@ Invariant: every key is known, or refused by name.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +24,6 @@ Span = int | float  # a count, or a share of the size
 
 
 Rules = tuple[tuple[str, str, "Spec | None"], ...]  # (module type, name pattern, what holds there)
-
-
-_KEYS = {
-    "multiple_of": "multiple_of",
-    "channel_divisor": "multiple_of",
-    "feature_divisor": "multiple_of",
-    "ratios": "ratios",
-    "channels_ratio": "ratios",
-    "features_ratio": "ratios",
-    "floor": "floor",
-    "ceiling": "ceiling",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,28 +100,28 @@ def make_divisible(value: float, divisor: int) -> int:
     return nearest + divisor if nearest < 0.9 * value else nearest
 
 
-def check_multiple(value: Any, option: str) -> int:
+def check_multiple(value: Any) -> int:
     """A divisor, or ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{option}: a whole number of at least 1 is needed, not {value!r}")
+        raise ConfigError(f"a whole number of at least 1 is needed, not {value!r}")
     return value
 
 
-def check_fractions(values: Any, option: str) -> tuple[float, ...]:
+def check_fractions(values: Any) -> tuple[float, ...]:
     """Ratios, or ConfigError."""
     if isinstance(values, str) or not isinstance(values, Collection):
-        raise ConfigError(f"{option}: a list of shares is needed, not {values!r}")
+        raise ConfigError(f"a list of shares is needed, not {values!r}")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-            raise ConfigError(f"{option}: a share is above 0 and at most 1, not {value!r}")
+            raise ConfigError(f"a share is above 0 and at most 1, not {value!r}")
     return tuple(float(value) for value in values)
 
 
-def check_span(value: Any, option: str) -> Span | None:
+def check_span(value: Any) -> Span | None:
     """A floor or ceiling, or ConfigError."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is not None and not (number and value > 0 and (isinstance(value, int) or value <= 1)):
-        raise ConfigError(f"{option}: a share (0.25) or a count (16) is needed, not {value!r}")
+        raise ConfigError(f"a share (0.25) or a count (16) is needed, not {value!r}")
     return value
 
 
@@ -160,16 +148,18 @@ def _by_name(kind: str, by_name: Any) -> Mapping[str, Any]:
 def _spec(where: str, options: Any) -> Spec:
     if not isinstance(options, Mapping):
         raise ConfigError(f"{where}: a mapping of options or None is needed, not {options!r:.60}")
-    values: dict[str, Any] = {}
-    for key, value in options.items():
-        if key not in _KEYS:
-            raise ConfigError(f"{where}: no option is called {key!r}.{nearest(str(key), _KEYS)}")
-        if _KEYS[key] in values:
-            raise ConfigError(f"{where}: {key!r} says again what {_KEYS[key]!r} means; keep one of them")
-        values[_KEYS[key]] = value
-    return Spec(
-        multiple_of=check_multiple(values.get("multiple_of", 1), f"{where}: multiple_of"),
-        ratios=check_fractions(values.get("ratios", ()), f"{where}: ratios"),
-        floor=check_span(values.get("floor"), f"{where}: floor"),
-        ceiling=check_span(values.get("ceiling"), f"{where}: ceiling"),
-    )
+    strange = next((key for key in options if key not in _CHECKS), None)
+    if strange is not None:
+        raise ConfigError(f"{where}: no option is called {strange!r}.{nearest(str(strange), _CHECKS)}")
+    try:
+        return Spec(**{key: _CHECKS[key](value) for key, value in options.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "multiple_of": check_multiple,
+    "ratios": check_fractions,
+    "floor": check_span,
+    "ceiling": check_span,
+}

@@ -10,10 +10,13 @@ Invariant: choices are ascending counts in 1…size, never none; a frozen width 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator
 
 from secateur.core.graph import Graph, Width
+from secateur.core.options import Options
 from secateur.errors import InputError
 from secateur.search.limit_rules import (
     Span,
@@ -24,13 +27,28 @@ from secateur.search.limit_rules import (
     read_rules,
     winning_rules,
 )
-from secateur.search.matching import Names
+from secateur.search.matching import Vocabulary
 
 Spans = Span | Mapping[str, Span]  # for all widths, or by name or pattern: the last one that matches counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+def _checked_patterns(patterns: Collection[str]) -> Collection[str]:
+    if isinstance(patterns, str) or not isinstance(patterns, Collection):
+        raise InputError(f"write a list, [{patterns!r}]")
+    return tuple(patterns)
+
+
+def _checked_spans(spans: Spans | None) -> Spans | None:
+    for span in spans.values() if isinstance(spans, Mapping) else [spans]:
+        check_span(span)
+    return spans
+
+
+Patterns = Annotated[Collection[str], PlainValidator(_checked_patterns)]
+SpansOption = Annotated[Spans | None, PlainValidator(_checked_spans)]
+
+
+class Limits(Options):
     """What narrows a search space.
 
     ``exclude`` leaves the matching widths whole, ``only`` all but the matching ones. ``multiple_of`` counts positions: any
@@ -38,27 +56,34 @@ class Limits:
     ``ceiling`` are shares (floats up to 1.0) or counts (ints). ``rules`` says all this by module type and name.
     """
 
-    multiple_of: int = 1
-    exclude: Collection[str] = ()
-    only: Collection[str] = ()
-    ratios: tuple[float, ...] = ()
-    floor: Spans | None = None
-    ceiling: Spans | None = None
-    rules: Mapping[str, Any] = field(default_factory=dict)
+    called = "limits"
+
+    multiple_of: Annotated[int, PlainValidator(check_multiple)] = 1
+    exclude: Patterns = ()
+    only: Patterns = ()
+    ratios: Annotated[tuple[float, ...], PlainValidator(check_fractions)] = ()
+    floor: SpansOption = None
+    ceiling: SpansOption = None
+    rules: Mapping[str, Any] = Field(default_factory=dict)
+
+    def limits(self) -> Limits:
+        """These limits alone, where there are other options beside them."""
+        return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
+
+
+NO_LIMITS = Limits()
 
 
 def restrict(graph: Graph, limits: Limits) -> Graph:
     """The graph with these limits on its search space.
 
-    Raises InputError for a limit that cannot be read, matches nothing or leaves a width no choice.
+    Raises InputError for a limit that matches nothing or leaves a width no choice.
     """
-    check_multiple(limits.multiple_of, "multiple_of")
-    check_fractions(limits.ratios, "ratios")
-    if limits == Limits():
+    if limits == NO_LIMITS:
         return graph
-    names, rules = Names.of(graph), read_rules(limits.rules, graph)
-    frozen = {**_left_out(names, limits.only), **_excluded(names, limits.exclude)}
-    floor, ceiling = _spans(names, limits.floor, "floor"), _spans(names, limits.ceiling, "ceiling")
+    vocabulary, rules = Vocabulary.of(graph), read_rules(limits.rules, graph)
+    frozen = {**_left_out(vocabulary, limits.only), **_excluded(vocabulary, limits.exclude)}
+    floor, ceiling = _spans(vocabulary, limits.floor, "floor"), _spans(vocabulary, limits.ceiling, "ceiling")
 
     def narrowed(width: Width) -> Width:
         if width.frozen is not None:
@@ -66,7 +91,7 @@ def restrict(graph: Graph, limits: Limits) -> Graph:
         ruled = list(winning_rules(rules, graph, width))
         alone = [f"left alone by {where}" for where, rule in ruled if rule is None]
         if width.name in frozen or alone:
-            return _freeze(width, frozen.get(width.name) or alone[0])
+            return width.whole(frozen.get(width.name) or alone[0])
         general = Spec(multiple_of=limits.multiple_of, ratios=limits.ratios, floor=floor(width), ceiling=ceiling(width))
         specs = {where: rule for where, rule in [*ruled, (general.said, general)] if rule and not rule.is_empty}
         return _apply(width, list(specs.values()), ", ".join(specs)) if specs else width
@@ -75,17 +100,13 @@ def restrict(graph: Graph, limits: Limits) -> Graph:
     return graph if widths == graph.widths else graph.with_widths(widths)
 
 
-def _freeze(width: Width, reason: str) -> Width:
-    return replace(width, choices=(width.size,), frozen=reason)
-
-
 def _apply(width: Width, specs: Sequence[Spec], said: str) -> Width:
     """A width with the choices that all of these leave, frozen if that is only its own size."""
     allowed: Sequence[int] = width.choices
     for spec in specs:
         allowed = spec.among(allowed, width)
     if tuple(allowed) == (width.size,):
-        return _freeze(width, f"no other choice than all {width.size} ({said})") if len(width.choices) > 1 else width
+        return width.whole(f"no other choice than all {width.size} ({said})") if len(width.choices) > 1 else width
     spans = [spec.span(width.size) for spec in specs]
     least, most = max(low for low, _ in spans), min(high for _, high in spans)
     # The whole width stays a choice, except above a ceiling.
@@ -96,39 +117,31 @@ def _apply(width: Width, specs: Sequence[Spec], said: str) -> Width:
             f"{width.size}. Raise the ceiling, lower multiple_of, or say by name which widths the ceiling is for."
         )
     if inside == (width.size,):
-        return _freeze(width, f"no other choice than all {width.size} ({said})")
+        return width.whole(f"no other choice than all {width.size} ({said})")
     return replace(width, choices=inside) if inside != width.choices else width
 
 
-def _excluded(names: Names, patterns: Collection[str]) -> dict[str, str]:
-    return {name: f"excluded ({p})" for p in _patterns(patterns, "exclude") for name in names.matching(p, "exclude")}
+def _excluded(vocabulary: Vocabulary, patterns: Collection[str]) -> dict[str, str]:
+    return {name: f"excluded ({p})" for p in patterns for name in vocabulary.matching(p, "exclude")}
 
 
-def _left_out(names: Names, patterns: Collection[str]) -> dict[str, str]:
+def _left_out(vocabulary: Vocabulary, patterns: Collection[str]) -> dict[str, str]:
     if not patterns:
         return {}
     chosen: set[str] = set()
-    for pattern in _patterns(patterns, "only"):
-        found = names.matching(pattern, "only")
+    for pattern in patterns:
+        found = vocabulary.matching(pattern, "only")
         if not found:
             raise InputError(f"only: nothing of {pattern!r} has a width of its own, so nothing would be pruned")
         chosen.update(found)
-    return {name: f"not in only={list(patterns)}" for name in names.of_width if name not in chosen}
+    return {name: f"not in only={list(patterns)}" for name in vocabulary.of_width if name not in chosen}
 
 
-def _patterns(patterns: Collection[str], option: str) -> Collection[str]:
-    if isinstance(patterns, str):
-        raise InputError(f"{option}: write a list, [{patterns!r}]")
-    return patterns
-
-
-def _spans(names: Names, spans: Spans | None, option: str) -> Callable[[Width], Span | None]:
+def _spans(vocabulary: Vocabulary, spans: Spans | None, option: str) -> Callable[[Width], Span | None]:
     """The floor or ceiling of each width."""
     if not isinstance(spans, Mapping):
-        check_span(spans, option)
         return lambda width: spans
     found: dict[str, Span] = {}
     for pattern, span in spans.items():
-        check_span(span, option)
-        found.update(dict.fromkeys(names.matching(pattern, option), span))
+        found.update(dict.fromkeys(vocabulary.matching(pattern, option), span))
     return lambda width: found.get(width.name)

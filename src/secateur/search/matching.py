@@ -21,14 +21,14 @@ from secateur.errors import InputError, nearest
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class Vocabulary:
     """What each width answers to, and what else the model has names for."""
 
     of_width: Mapping[str, set[str]]
     others: set[str]
 
     @classmethod
-    def of(cls, graph: Graph) -> Names:
+    def of(cls, graph: Graph) -> Vocabulary:
         """Read a graph's names once, for many patterns."""
         around: dict[str, set[str]] = {}
         for tensor in {use.tensor for width in graph.widths for use in width.uses}:

@@ -1,63 +1,114 @@
-"""From a criterion and a rule for counts to a plan; and how a plan binds the plans after it.
+"""From scores and a rule for counts to a plan; and how a plan binds the plans after it.
 
-    judged(space, criterion, model)  ──►  Ranked(space, scores)  ──counts_of(space)──►  planned: a plan
-                                               └── within(ranked, earlier plan)      only what is alive may go
+    scored(search space, judge)  ──►  Ranked  ──counts_of(search space)──►  planned: a plan
+                                         └── within(ranked, earlier plan)      only what is alive may go
 
 Invariant: a plan made `within` another keeps no unit that the other removed.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from secateur.core.budget import Budget, Limit
+from secateur.core.coincidence import Avoided, unless_coincident
 from secateur.core.graph import Graph, Width
-from secateur.core.layout import Indices, Values
+from secateur.core.layout import Indices
 from secateur.core.plan import Plan
-from secateur.errors import Coincidence, InputError
-from secateur.search.allocate import check_scores, keep_best
-from secateur.torch.criteria.protocol import Criterion
+from secateur.errors import InputError, nearest
+from secateur.search.allocate import Scores, check_scores, keep_best
+
+
+class Judge(Protocol):
+    """A criterion, bound to the network that it judges."""
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Its name and what else it shows of itself, in JSON's own types."""
+        ...
+
+    def __call__(self, search_space: Graph) -> Scores:
+        """Scores for the units of each free width; a width left out is not judged."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Scores that were made before, as a judge. Raises InputError for a width that the network does not have."""
+
+    scores: Scores
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        return {"name": "scores"}
+
+    def __call__(self, search_space: Graph) -> Scores:
+        names = [width.name for width in search_space.widths]
+        strange = next((name for name in self.scores if name not in names), None)
+        if strange is not None:
+            raise InputError(f"scores for {strange!r}, but no width is called so.{nearest(str(strange), names)}")
+        return self.scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A search space, the scores that say which units of each free width stay, and what made these."""
+    """A search space, the scores that say which units of each free width stay, and what made these.
 
-    space: Graph
-    scores: Mapping[str, Values]
+    ``not_scored`` are widths that were free and are left whole, since they were not judged.
+    """
+
+    search_space: Graph
+    scores: Scores
     made_by: Mapping[str, Any]
+    not_scored: tuple[str, ...] = ()
 
     def kept(self, counts: Mapping[str, int]) -> dict[str, Indices]:
         """The best units of each width at these counts; a width not named stays whole."""
-        return keep_best(self.space, self.scores, counts)
+        return keep_best(self.search_space, self.scores, counts)
 
 
-def judged(space: Graph, criterion: Criterion, model: nn.Module) -> Ranked:
-    """The space of the widths that the criterion judges. Raises InputError where nothing of it can be pruned."""
-    scores = criterion(space, model)
-    space = frozen_unless(space, scores, f"not judged by {criterion.name}")
-    if not space.configurable:
-        reasons = sorted({w.frozen for w in space.widths if w.frozen is not None})
+def scored(search_space: Graph, judge: Judge) -> Ranked:
+    """The search space of the widths that are judged.
+
+    Raises InputError where none is, where one is not that has to get smaller, and for scores that cannot be used.
+    """
+    scores, called = judge(search_space), judge.described["name"]
+    missing = [width for width in search_space.free if width.name not in scores]
+    if missing and len(missing) == len(search_space.free):
+        raise InputError(f"{called} gives no scores for any free width; the first is {missing[0].name}")
+    pinned = next((width for width in missing if width.choices[-1] < width.size), None)
+    if pinned is not None:
+        raise InputError(f"{called} gives no scores for {pinned.name}, which must get smaller; use another criterion")
+    names = tuple(width.name for width in missing)
+    search_space = search_space.frozen(names, f"not judged by {called}") if names else search_space
+    checked = {width.name: check_scores(search_space, width, scores) for width in search_space.free}
+    return Ranked(search_space=search_space, scores=checked, made_by=judge.described, not_scored=names)
+
+
+def judged(search_space: Graph, judge: Judge) -> Ranked:
+    """As `scored`, for a search that needs something to choose. Raises InputError where nothing can be pruned."""
+    ranked = scored(search_space, judge)
+    if not ranked.search_space.configurable:
+        reasons = sorted({w.frozen for w in ranked.search_space.widths if w.frozen is not None})
         raise InputError(f"nothing can be pruned: every width is left whole ({'; '.join(reasons[:3]) or 'none found'})")
-    scores = {width.name: check_scores(space, width, scores) for width in space.free}
-    return Ranked(space=space, scores=scores, made_by=description(criterion))
+    return ranked
 
 
-def description(criterion: Criterion) -> dict[str, Any]:
+class Named(Protocol):
+    """What has a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def description(criterion: Named) -> dict[str, Any]:
     """What a criterion shows of itself in JSON's own types; data and functions it keeps to itself."""
-    criterion = getattr(criterion, "described_as", criterion)
-    settings = {}
-    if is_dataclass(criterion):
-        settings = {f.name: plain(getattr(criterion, f.name)) for f in fields(criterion) if f.repr}
-    return {"name": criterion.name, **settings}
+    shown = [each.name for each in fields(criterion) if each.repr] if is_dataclass(criterion) else []
+    return {"name": criterion.name, **{name: plain(getattr(criterion, name)) for name in shown}}
 
 
 def plain(value: Any) -> Any:
@@ -69,40 +120,43 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def frozen_unless(space: Graph, names: Collection[str], reason: str) -> Graph:
-    """The space in which no other widths than these are free."""
-    return space.with_widths(
-        w if w.frozen is not None or w.name in names else replace(w, frozen=reason, choices=(w.size,))
-        for w in space.widths
+def planned(ranked: Ranked, counts_of: Callable[[Graph], Mapping[str, int]], graph: Graph | None = None) -> Plan:
+    """The plan of the best units at the counts chosen, as one of ``graph`` (the search space by default)."""
+    space = ranked.search_space
+    return plan_within(graph or space, space, lambda space: keep_best(space, ranked.scores, counts_of(space)))
+
+
+def plan_within(graph: Graph, search_space: Graph, kept_of: Callable[[Graph], Mapping[str, Indices]]) -> Plan:
+    """The plan, as one of ``graph``, of what is chosen in a search space; without choices that coincide."""
+    return unless_coincident(lambda avoided: graph.plan(kept_of(_without(search_space, avoided))))
+
+
+def _without(search_space: Graph, avoided: Avoided) -> Graph:
+    """The search space without these choices; a width that has no other keeps them."""
+    if not avoided:
+        return search_space
+    rest = {name: tuple(c for c in search_space[name].choices if c not in counts) for name, counts in avoided.items()}
+    return search_space.with_widths(
+        replace(w, choices=rest[w.name]) if rest.get(w.name) else w for w in search_space.widths
     )
 
 
-def planned(ranked: Ranked, counts_of: Callable[[Graph], Mapping[str, int]], graph: Graph | None = None) -> Plan:
-    """The plan of the best units at the counts chosen, as one of ``graph`` (the search space by default)."""
-    return unless_coincident(graph or ranked.space, ranked.space, lambda s: keep_best(s, ranked.scores, counts_of(s)))
-
-
-def unless_coincident(graph: Graph, space: Graph, kept_of: Callable[[Graph], Mapping[str, Any]]) -> Plan:
-    """The plan of what is chosen in a space; where two sizes coincide that the code tells apart, without that choice.
-
-    Raises Coincidence where a width has no other choice.
-    """
-    while True:
-        try:
-            return graph.plan(kept_of(space))
-        except Coincidence as coincidence:
-            width = space[coincidence.width]
-            rest = tuple(choice for choice in width.choices if choice != coincidence.count)
-            if not rest:
-                raise
-            space = space.with_widths(replace(w, choices=rest) if w is width else w for w in space.widths)
+def alone(ranked: Ranked, name: str, count: int) -> Plan:
+    """The plan with one width narrowed; to the next count upwards where the code cannot take this one."""
+    search_space = ranked.search_space
+    others = [width.name for width in search_space.free if width.name != name]
+    width = search_space[name]
+    larger = replace(width, choices=tuple(choice for choice in width.choices if choice >= count))
+    single = search_space.frozen(others, "measured alone")
+    single = single.with_widths(larger if w.name == name else w for w in single.widths)
+    return planned(replace(ranked, search_space=single), lambda space: {name: space[name].choices[0]}, search_space)
 
 
 def within(ranked: Ranked, plan: Plan) -> Ranked:
     """The space and scores under which no unit comes back that the plan removed."""
     scores = dict(ranked.scores)
     widths: list[Width] = []
-    for width in ranked.space.widths:
+    for width in ranked.search_space.widths:
         count = plan.sizes[width.name]
         if count < width.size:
             alive = kept_mask(width, plan)
@@ -111,7 +165,7 @@ def within(ranked: Ranked, plan: Plan) -> Ranked:
             smaller = [choice for choice in width.choices if choice < count]
             width = replace(width, choices=(*smaller, count), frozen=None)
         widths.append(width)
-    return replace(ranked, space=ranked.space.with_widths(widths), scores=scores)
+    return replace(ranked, search_space=ranked.search_space.with_widths(widths), scores=scores)
 
 
 def gives_back(plan: Plan, earlier: Plan) -> bool:
@@ -126,11 +180,3 @@ def kept_mask(width: Width, plan: Plan) -> NDArray[np.bool_]:
     alive = np.zeros((*kept.shape[:-1], width.size), dtype=bool)
     np.put_along_axis(alive, kept, True, axis=-1)
     return alive
-
-
-def budget_of(removal_ratio: Any, graph: Graph) -> Budget:
-    """At most what remains of the MACs. Raises InputError unless the ratio lies between 0 and 1."""
-    if isinstance(removal_ratio, bool) or not isinstance(removal_ratio, int | float) or not 0 < removal_ratio < 1:
-        raise InputError(f"removal_ratio is the share of MACs to remove, between 0 and 1, not {removal_ratio!r}")
-    bound = math.floor(graph.macs * (1 - Fraction(str(removal_ratio))))
-    return Budget(limits=(Limit(metric="macs", bound=max(bound, 1), whole=graph.macs),))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from secateur.core.budget import Budget, Limit, measure
+from secateur.core.budget import Bound, Budget, measure
 from secateur.core.graph import Graph, Width
 from secateur.core.profile import minimum
 from secateur.core.text import human
@@ -23,24 +23,24 @@ from secateur.errors import Infeasible
 def check_reachable(graph: Graph, budget: Budget) -> None:
     """Raise `Infeasible` if the smallest network of the search space is above a bound."""
     costs = budget.costs(graph, minimum(graph))
-    missed = [limit for limit in budget.limits if costs[limit.metric] > limit.bound]
+    missed = [bound for bound in budget.entries if costs[bound.metric] > bound.most]
     if not missed:
         return
-    limit = max(missed, key=lambda m: costs[m.metric] / m.bound)
-    reachable = int(costs[limit.metric])
+    bound = max(missed, key=lambda m: costs[m.metric] / m.most)
+    reachable = int(costs[bound.metric])
     raise Infeasible(
-        f"cannot reach {limit.metric} ≤ {human(limit.bound)}: the smallest network in the search space has "
-        f"{human(reachable)}. {_way_out(graph, limit)}",
-        metric=limit.metric,
-        bound=limit.bound,
+        f"cannot reach {bound.metric} ≤ {human(bound.most)}: the smallest network in the search space has "
+        f"{human(reachable)}. {_way_out(graph, bound)}",
+        metric=bound.metric,
+        bound=bound.most,
         reachable=reachable,
     )
 
 
-def _way_out(graph: Graph, limit: Limit) -> str:
+def _way_out(graph: Graph, bound: Bound) -> str:
     """The free and the frozen width that would save most if they could have one unit."""
-    free = _most_saving(graph, limit, [w for w in graph.free if w.choices[0] > 1])
-    frozen = _most_saving(graph, limit, [w for w in graph.widths if w.frozen is not None and w.size > 1])
+    free = _most_saving(graph, bound, [w for w in graph.free if w.choices[0] > 1])
+    frozen = _most_saving(graph, bound, [w for w in graph.widths if w.frozen is not None and w.size > 1])
     hints = []
     if free is not None:
         hints.append(f"allow {free.name} fewer than {free.choices[0]} of its {free.size} units")
@@ -50,12 +50,12 @@ def _way_out(graph: Graph, limit: Limit) -> str:
     return f"{hint[0].upper()}{hint[1:]}."
 
 
-def _most_saving(graph: Graph, limit: Limit, widths: Sequence[Width]) -> Width | None:
+def _most_saving(graph: Graph, bound: Bound, widths: Sequence[Width]) -> Width | None:
     if not widths:
         return None
     batch: dict[str, Any] = {name: np.full(len(widths), count) for name, count in minimum(graph).items()}
     for i, width in enumerate(widths):
         batch[width.name][i] = 1
-    costs = np.broadcast_to(measure(graph, limit.metric, batch), (len(widths),))
+    costs = np.broadcast_to(measure(graph, bound.metric, batch), (len(widths),))
     best = int(np.argmin(costs))
-    return widths[best] if costs[best] < measure(graph, limit.metric, minimum(graph)) else None
+    return widths[best] if costs[best] < measure(graph, bound.metric, minimum(graph)) else None

@@ -9,7 +9,7 @@ Invariant: shares never rise, and the last one is the target itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from secateur.core.registry import Registry
 from secateur.errors import InputError
@@ -37,21 +37,29 @@ def geometric(target: float, steps: int) -> tuple[float, ...]:
     return _shares(target, steps, lambda progress: target**progress)
 
 
-def schedule(name: str, steps: int, final: float) -> list[float]:
-    """Cumulative removal ratios, the last of them ``final``: what to ask of each round of an iterative pruner.
+def schedule(name: str, steps: int, constraints: Mapping[str, str]) -> list[dict[str, str]]:
+    """Constraints on the way to these, the last of them: what to ask of each round of an iterative pruner.
 
-    >>> schedule("linear", 4, 0.8)
-    [0.2, 0.4, 0.6, 0.8]
+    >>> schedule("linear", 4, {"macs": "20%"})
+    [{'macs': '80%'}, {'macs': '60%'}, {'macs': '40%'}, {'macs': '20%'}]
 
-    Raises ConfigError for an unknown name, InputError unless 0 ≤ final < 1 and steps ≥ 1.
+    Raises ConfigError for an unknown name, InputError for a constraint that is no share, and unless steps ≥ 1.
     """
-    shares = SCHEDULES[name](1 - final, steps)
-    return [*(round(1 - share, 12) for share in shares[:-1]), final]
+    shares = {metric: SCHEDULES[name](_share(metric, bound), steps) for metric, bound in constraints.items()}
+    rounds = [{metric: f"{100 * at[step]:.10g}%" for metric, at in shares.items()} for step in range(steps)]
+    return [*rounds[:-1], dict(constraints)]
 
 
-def _shares(target: float, steps: int, remaining: Callable[[float], float]) -> tuple[float, ...]:
+def _share(metric: str, bound: str) -> float:
+    try:
+        return float(bound.removesuffix("%")) / 100 if bound.endswith("%") else float("nan")
+    except (ValueError, AttributeError):
+        raise InputError(f"{metric}: a schedule leads to a share such as '60%', not {bound!r}") from None
+
+
+def _shares(target: float, steps: int, at: Callable[[float], float]) -> tuple[float, ...]:
     if not 0 < target <= 1:
         raise InputError(f"what remains at the end of a schedule is more than 0 and at most 1, not {target!r}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"a schedule has at least one step, a whole number, not {steps!r}")
-    return (*(remaining(step / steps) for step in range(1, steps)), target)
+    return (*(at(step / steps) for step in range(1, steps)), target)

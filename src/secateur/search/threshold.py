@@ -48,7 +48,7 @@ def monotone(curve: Mapping[int, float]) -> dict[int, float]:
     return dict(zip(counts, losses.tolist(), strict=True))
 
 
-def choose(space: Graph, curves: Curves, budget: Budget, objective: Objective = "largest") -> dict[str, int]:
+def choose(search_space: Graph, curves: Curves, budget: Budget, objective: Objective = "largest") -> dict[str, int]:
     """The count of every width under the smallest threshold that meets the budget, with what is left over used up.
 
     ``curves`` has a loss for every choice of every free width; they are made `monotone` here. ``objective="sum"`` makes the
@@ -56,15 +56,15 @@ def choose(space: Graph, curves: Curves, budget: Budget, objective: Objective = 
 
     Raises Infeasible if the smallest network is above a bound, InputError for a curve that is missing or has gaps.
     """
-    slopes = [_Slope.of(width, curves) for width in space.free]
-    check_reachable(space, budget)
-    if budget.satisfied(budget.costs(space, maximum(space))):
-        return maximum(space)
-    room = _Room(space, budget, slopes)
+    slopes = [_Slope.of(width, curves) for width in search_space.free]
+    check_reachable(search_space, budget)
+    if budget.satisfied(budget.costs(search_space, maximum(search_space))):
+        return maximum(search_space)
+    room = _Room(search_space, budget, slopes)
     found = [_filled(room, _threshold(room))]
     if objective == "sum":
         found += _balanced(room)
-    return {**maximum(space), **room.counts(min(found, key=room.loss))}
+    return {**maximum(search_space), **room.counts(min(found, key=room.loss))}
 
 
 def _threshold(room: _Room) -> Ints:
@@ -108,7 +108,7 @@ class _Slope:
 class _Room:
     """What fits. A position holds for each width the place of its count among its choices."""
 
-    space: Graph
+    search_space: Graph
     budget: Budget
     slopes: list[_Slope]
 
@@ -119,14 +119,14 @@ class _Room:
         return float(sum(s.losses[i] for s, i in zip(self.slopes, position.tolist(), strict=True)))
 
     def fits(self, position: Ints) -> bool:
-        return bool(self.budget.satisfied(self.budget.costs(self.space, self.counts(position))))
+        return bool(self.budget.satisfied(self.budget.costs(self.search_space, self.counts(position))))
 
     def weigh(self, position: Ints, which: Ints, places: Ints) -> tuple[NDArray[np.bool_], Floats]:
         """For each move of one width to another place: whether it fits, and what it adds to the used shares."""
         batch: dict[str, Any] = {n: np.full(len(which) + 1, c) for n, c in self.counts(position).items()}
         for row, (i, place) in enumerate(zip(which.tolist(), places.tolist(), strict=True)):
             batch[self.slopes[i].name][row] = self.slopes[i].counts[place]
-        costs = self.budget.costs(self.space, batch)
+        costs = self.budget.costs(self.search_space, batch)
         used: Any = sum(np.broadcast_to(cost, len(which) + 1) / self.budget.bounds[m] for m, cost in costs.items())
         return np.broadcast_to(self.budget.satisfied(costs), len(which) + 1)[:-1], used[:-1] - used[-1]
 

@@ -85,7 +85,7 @@ def apply_fitted(
 def _checked(model: nn.Module, plan: Plan, verify: bool, dummy_input: Any) -> dict[str, object]:
     """The notes of a narrowed model: all plans that made it, and what was found out about the last."""
     check_fingerprint(model, plan.fingerprint)
-    outcome = check(model, plan, dummy_input) if verify else _unverified("switched off")
+    outcome = check(model, plan, dummy_input) if verify else Verification.none_made("switched off")
     return {_PLANS: (*plans_of(model), replace(plan, graph=None)), _VERIFICATION: outcome}
 
 
@@ -133,16 +133,10 @@ def check(model: nn.Module, plan: Plan, dummy_input: Any = None) -> Verification
     graph = plan.graph
     if dummy_input is not None or graph is None or graph.example is None:
         if dummy_input is None:
-            return _unverified("no example: pass dummy_input")
+            return Verification.none_made("no example: pass dummy_input")
         graph = trace(model, dummy_input)
     if any(t.is_meta for t in named_tensors(model).values()):
-        return _unverified("the weights have no data (meta device)")
+        return Verification.none_made("the weights have no data (meta device)")
     if graph.example.model is not model:
         graph = replace(graph, example=replace(graph.example, model=model))
     return compare(model, plan, graph)
-
-
-def _unverified(reason: str) -> Verification:
-    return Verification(
-        max_difference=float("nan"), tolerance=0.0, dtype="", compared=(), not_compared=(), seconds=0.0, skipped=reason
-    )

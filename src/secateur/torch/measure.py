@@ -19,12 +19,12 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from secateur.core.measurement import Measurement, Quality, Surroundings, Timing
+from secateur.core.plan import digest_of
 from secateur.errors import InputError
 from secateur.torch.apply import plans_of
 from secateur.torch.evaluating.metrics import METRICS, Metric, classes_of, quality
 from secateur.torch.evaluating.resources import sampled
 from secateur.torch.running.data import Data
-from secateur.torch.running.distributed import digest_of
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import flags_kept, named_tensors

@@ -42,11 +42,16 @@ def make(criterion: str | Criterion, data: Data | None = None) -> Criterion:
 
     Raises ConfigError for an unknown name, and for a data-driven criterion without data.
     """
+    return with_data(recognised(criterion), data)
+
+
+def recognised(criterion: str | Criterion) -> Criterion:
+    """A criterion by name, or the one given. Raises InputError for what is neither."""
     if isinstance(criterion, str):
-        return with_data(CRITERIA[criterion](), data)
+        return CRITERIA[criterion]()
     if isinstance(criterion, type) or not isinstance(criterion, Criterion):
         given = f"the class {criterion.__name__}" if isinstance(criterion, type) else type(criterion).__name__
         raise InputError(
             f"a criterion is a name, or an object with a name that is called as (graph, model); not {given}"
         )
-    return with_data(criterion, data)
+    return criterion

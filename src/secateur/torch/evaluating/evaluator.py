@@ -1,17 +1,24 @@
-"""What a candidate is worth: the user's score of the network as it would be, batch norm measured again.
+"""What a narrowed network is worth: the user's score of it as it would be, batch norm measured again.
 
     subnet(model, plan) ──► batch norm over the same batches ──► score_func(model)
 
-Invariant: each score is made from the same batches and begins with the same random numbers, so that it does not depend on
-which candidates were scored before.
+    def score_func(model): return accuracy                             a number (or tensor of one), higher is better
+
+    def score_func(model):                                             or a generator of (share of the data, score so
+        for seen, batch in enumerate(loader, 1):                       far): a search may then stop early
+            …
+            yield seen / len(loader), correct / total
+
+Invariant: each score is made from the same batches and begins with the same random numbers, in evaluation mode and without
+gradients: it depends neither on what was scored before nor on the process it is scored in.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -19,11 +26,12 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.plan import Plan
-from secateur.errors import InputError
+from secateur.search.measured import Evaluation, Running
+from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
 from secateur.torch.narrowing.subnet import subnet
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Data
-from secateur.torch.running.randomness import _seed_all, seeded
+from secateur.torch.running.randomness import seeded
 from secateur.torch.running.reuse import Replay
 
 _LARGEST_BLOCK = 2**25 - 2**14  # with the allocator's own bytes just below 32 MiB
@@ -32,48 +40,54 @@ _LARGEST_BLOCK = 2**25 - 2**14  # with the allocator's own bytes just below 32 M
 MOST_BYTES = 2**30  # of calibration batches that stay on the device; more are read from the loader each time
 
 
-class Scorer:
-    """Scores plans of one model. Its state is the batches for batch norm, read once, and what candidates share."""
+@dataclass(kw_only=True)
+class Evaluator:
+    """Scores plans of one model.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data: Data | None,
-        score_func: Callable[..., Any],
-        seed: int,
-        *,
-        samples: int | None = None,
-        reuse: bool = True,
-    ) -> None:
-        self._model, self._score_func, self._seed, self._samples = model, score_func, seed, samples
-        self._data = data if batch_norms(model) else None
-        self._batches: Iterable[Any] | None = None
-        self._phase: Callable[[str], AbstractContextManager[None]] = (
-            Replay.beside(model).phase if reuse else nullcontext
-        )
+    ``samples`` of the data are enough for batch norm (all of it if None); ``reuse`` computes once what candidates share with
+    the whole network. Its state is the batches for batch norm, read once, and what is shared.
+    """
+
+    model: nn.Module
+    score_func: ScoreFunc
+    data: Data | None = None
+    seed: int = 0
+    samples: int | None = None
+    reuse: bool = False
+    _batches: Iterable[Any] | None = field(default=None, init=False, repr=False)
+    _phase: Callable[[str], AbstractContextManager[None]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._phase = Replay.beside(self.model).phase if self.reuse else lambda name: nullcontext()
         keep_freed_memory()
-        if data is None and batch_norms(model):
+        if self.data is None and batch_norms(self.model):
             warnings.warn(
                 "no data: candidates are scored with the batch-norm statistics of the whole network. Give a data_loader",
-                stacklevel=4,
+                stacklevel=2,
             )
 
-    def __call__(self, plan: Plan, what: str) -> float:
-        """The score of a plan, without gradients. Raises InputError where ``score_func`` gives no finite number."""
-        with seeded(self._seed), subnet(self._model, plan) as model, torch.no_grad():
-            self._measure_batch_norm(model)
-            _seed_all(self._seed)
-            model.eval()
-            with self._phase("score"):
-                return _number(self._score_func(model), what)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes another evaluator like this one, in another process."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.init}
 
-    def _measure_batch_norm(self, model: nn.Module) -> None:
-        if self._data is None:
+    def __call__(self, plan: Plan, rivals: Sequence[Running] = ()) -> Evaluation:
+        """The score of a plan; the model is left as it was. Raises InputError where ``score_func`` gives no number."""
+        with subnet(self.model, plan) as narrowed, torch.no_grad():
+            self.calibrate(narrowed)
+            narrowed.eval()
+            with seeded(self.seed), self._phase("score"):
+                return evaluation_of(self.score_func(narrowed), rivals)
+
+    def calibrate(self, model: nn.Module) -> None:
+        """Measure batch norm again, in this model or one narrowed from it; nothing else changes."""
+        if self.data is None or not batch_norms(model):
             return
-        if self._batches is None:
-            self._batches = _kept(self._data, self._model, self._samples)
-        with self._phase("batch norm"):
-            reestimate_batch_norm(model, self._batches, num_batches=self._data.num_batches, collect_func=_itself)
+        with seeded(self.seed):
+            if self._batches is None:
+                self._batches = _kept(self.data, self.model, self.samples)
+            with self._phase("batch norm"):
+                reestimate_batch_norm(model, self._batches, num_batches=self.data.num_batches, collect_func=_itself)
 
 
 class _Read:
@@ -116,16 +130,6 @@ def keep_freed_memory() -> None:
 def _num_samples(given: Any) -> int:
     """The length of the first tensor."""
     return next((len(t) for t in tree_leaves(given) if isinstance(t, torch.Tensor) and t.dim()), 1)
-
-
-def _number(score: Any, what: str) -> float:
-    try:
-        number = float(score)
-    except (TypeError, ValueError):
-        raise InputError(f"score_func gives a number, not {type(score).__name__}") from None
-    if not math.isfinite(number):
-        raise InputError(f"score_func gives {number} for {what}: a candidate's score must be a finite number")
-    return number
 
 
 def _itself(given: Any) -> Any:

@@ -1,19 +1,21 @@
-"""Iterative pruning: measure once how much each width matters, then prune to any ratio, in rounds with training between.
+"""Iterative pruning: measure once how much each width matters, then prune to any size, in rounds with training between.
 
     pruner = IterativePruner(model, dummy_input)
-    pruner.analyze(eval_fn, (loader,))                  every width alone at a few counts; once, resumable
-    for ratio in schedule("agp", 5, 0.6):
-        train(pruner.prune(ratio))                      masks; the same parameters, the same optimizer
-    small = pruner.slim()                               narrowed
+    pruner.analyze(score_func, data_loader=loader)      every width alone at a few counts; once, resumable
+    for share in ("70%", "50%", "40%"):
+        model, result = pruner.mask({"macs": share})    masks; the same parameters, the same optimizer
+        train(model)
+    small, result = pruner.narrow()                     narrowed
 
-Ratios are of the original network's MACs, however many rounds there were.
+Shares are of the original network, however many rounds there were.
 
 Invariant: units once masked stay masked, so the kept sets of later rounds lie within those of earlier ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,118 +25,143 @@ import torch
 from torch import nn
 
 from secateur.core.budget import Budget
-from secateur.core.graph import Graph, Width
 from secateur.core.plan import Plan
+from secateur.core.verification import Verification
 from secateur.errors import ArtifactError, InputError, PlanError
+from secateur.modes.result import PruneResult, result_of
 from secateur.progress import progress
-from secateur.search.curves import Sensitivity, measured_counts
+from secateur.search.evidence import Evidence, Found
 from secateur.search.journal import Journal
 from secateur.search.limits import Limits, restrict
-from secateur.search.ranked import Ranked, budget_of, frozen_unless, gives_back, judged, planned, within
+from secateur.search.measured import Measured
+from secateur.search.ranked import Ranked, gives_back, judged, planned, within
+from secateur.search.sensitivity import Sensitivity
+from secateur.search.survey import WHOLE, Grid, in_turn, key_of, surveyed
 from secateur.search.threshold import Objective, choose
-from secateur.torch.apply import apply
+from secateur.torch.apply import apply, verification_of
+from secateur.torch.criteria.judge import judge_of
 from secateur.torch.criteria.protocol import Criterion, make
-from secateur.torch.evaluating.score import EvalFn, check_args, judging, score_of
+from secateur.torch.evaluating.evaluator import Evaluator
+from secateur.torch.evaluating.processes import measuring
+from secateur.torch.evaluating.reading import ScoreFunc
+from secateur.torch.narrowing.history import history_of
 from secateur.torch.narrowing.masks import mask_plan, remove_masks
 from secateur.torch.narrowing.subnet import subnet
-from secateur.torch.running.data import Collect, first_of
+from secateur.torch.running.data import Data
 from secateur.torch.running.digests import described, digest_of_weights
 from secateur.torch.trace import trace
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
+Wish = Budget | float  # what the network may cost, or the largest loss that a width may have
+
 
 class IterativePruner:
     """Prune ``model`` in rounds. ``dummy_input`` is an example input; ``criterion`` says which units of a width go first.
 
-    It has state because the masks of one round bind the next: ``plan`` is what was decided last (None before), and
-    ``sensitivity`` what `analyze` measured.
+    ``limits`` narrow the search space, as a dict or a `Limits`. It has state because the masks of one round bind the next:
+    ``plan`` is what was decided last (None before), and ``sensitivity`` what `analyze` measured.
     """
 
-    def __init__(self, model: nn.Module, dummy_input: Any, *, criterion: str | Criterion = "l1") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dummy_input: Any,
+        *,
+        criterion: str | Criterion = "l1",
+        limits: Limits | Mapping[str, Any] | None = None,
+    ) -> None:
         self.model = model
         self.graph = trace(model, dummy_input)
+        self.limits = Limits.read(limits)
         self.plan: Plan | None = None
         self.sensitivity: Sensitivity | None = None
         self._criterion = make(criterion)
 
     def analyze(
         self,
-        eval_fn: EvalFn,
-        args: Sequence[Any] = (),
+        score_func: ScoreFunc,
         *,
-        path: str | Path | None = None,
         ratios: Sequence[float] = RATIOS,
-        exclude: Collection[str] = (),
-        data_loader: Iterable[Any] | None = None,
-        num_batches: int = 50,
-        collect_func: Collect = first_of,
+        data_loader: Iterable[Any] | Data | None = None,
+        checkpoint: str | Path | None = None,
     ) -> Sensitivity:
-        """Measure ``eval_fn(model, *args)``, higher is better, with each width alone narrowed by each of ``ratios``.
+        """Measure ``score_func(model)``, higher is better, with each width alone narrowed by each of ``ratios``.
 
-        With a ``data_loader`` batch-norm statistics are measured again for each network, over ``num_batches``. With a
-        ``path`` (a file or a folder) every result is kept there: nothing finished is measured twice, in no later run.
-        ``exclude`` are names or patterns of what is left alone. The model is not changed.
+        With a ``data_loader`` (a loader, or a `Data`) batch-norm statistics are measured again for each network. With a
+        ``checkpoint`` (a file or a folder) every result is kept there: nothing finished is measured twice, in no later run.
+        The model is not changed.
 
         Raises InputError for arguments that cannot be used, ArtifactError where the file is of another analysis.
         """
         _check_ratios(ratios)
-        check_args(args, "args")
-        calibration: dict[str, Any] = {} if data_loader is None else {"data_loader": data_loader}
-        calibration |= {"num_batches": num_batches, "collect_func": collect_func}
+        data = None if data_loader is None else Data.of(data_loader)
         header = {
             "method": "iterative",
             "model": self.graph.fingerprint,
             "criterion": [self._criterion.name, described(self._criterion)],
-            "data": [described(eval_fn), described(tuple(args)), described(data_loader), num_batches],
+            "data": [described(score_func), described(data)],
         }
-        with self._bare(), Journal.open(path, header) as journal, progress("analyze") as tell:
-            space = judged(restrict(self.graph, Limits(exclude=exclude)), self._criterion, self.model)
-            measure = _Measure(self.model, space, journal, eval_fn, tuple(args), calibration)
-            self.sensitivity = measure.all(ratios, tell)
+        with self._bare(), Journal.open(checkpoint, header) as journal, progress("analyze") as tell:
+            ranked = self._ranked()
+            grid = Grid.nearest_to(ranked.search_space, ratios)
+            self._check_weights(journal, grid)
+            evaluator = Evaluator(model=self.model, score_func=score_func, data=data)
+            with measuring(evaluator) as measure:
+                self.sensitivity = surveyed(ranked, grid, in_turn, Measured(journal, measure), tell=tell)
         return self.sensitivity
 
-    def prune(
+    def mask(
         self,
-        removal_ratio: float | None = None,
+        constraints: Mapping[str, Any] | None = None,
         *,
-        mode: str = "sparse",
         threshold: float | None = None,
-        exclude: Collection[str] = (),
-        multiple_of: int = 1,
         objective: Objective = "largest",
-    ) -> nn.Module:
-        """Remove ``removal_ratio`` of the original network's MACs, or whatever loses at most ``threshold`` of the score.
+    ) -> tuple[nn.Module, PruneResult]:
+        """Mask the model in place until it meets ``constraints``, or all that loses at most ``threshold`` of the score.
 
-        ``mode="sparse"`` masks the model in place and returns it, to be trained further; ``"slim"`` returns a narrowed
-        copy and leaves the model as it is. ``multiple_of`` rounds what stays of each width. To meet a ratio the ``"largest"``
-        loss of any width is made small, or with ``objective="sum"`` the sum of all losses.
+        The model is returned to be trained further. To meet constraints the ``"largest"`` loss of any width is made small,
+        or with ``objective="sum"`` the sum of all losses.
 
         Raises InputError for arguments that cannot be used, Infeasible where no network is small enough.
         """
-        if mode not in ("sparse", "slim"):
-            raise InputError(f"mode is 'sparse' (masks) or 'slim' (narrowed), not {mode!r}")
-        if objective not in get_args(Objective):
-            raise InputError(f"objective is one of {', '.join(get_args(Objective))}, not {objective!r}")
+        started = time.perf_counter()
         with self._bare():
-            target = _target(removal_ratio, threshold, self.graph)
-            plan = self._decided(target, Limits(exclude=exclude, multiple_of=multiple_of), objective)
-            if mode == "slim":
-                return apply(self.model, plan)
-            self.plan = plan
-        return self.model
+            found = self._found(self._wish(constraints, threshold), objective)
+            self.plan = found.plan
+        unproved = Verification.none_made("masked, not narrowed: narrow() compares the two")
+        return self.model, self._result(found, unproved, plan=time.perf_counter() - started)
 
-    def slim(self) -> nn.Module:
-        """What `prune` masked so far, narrowed: a new model. Raises InputError where nothing was pruned."""
+    def narrow(
+        self,
+        constraints: Mapping[str, Any] | None = None,
+        *,
+        threshold: float | None = None,
+        objective: Objective = "largest",
+    ) -> tuple[nn.Module, PruneResult]:
+        """What is masked so far, narrowed: a new model; with ``constraints`` or a ``threshold`` first decided as in `mask`.
+
+        The model and its masks stay as they are. Raises InputError where there is nothing to narrow, and as `mask`.
+        """
+        started = time.perf_counter()
         with self._bare():
-            return apply(self.model, self._pruned())
+            if constraints is None and threshold is None:
+                found = Found(plan=self._masked(), evidence=self._evidence(self._masked()))
+            else:
+                found = self._found(self._wish(constraints, threshold), objective)
+            planned = time.perf_counter()
+            small = apply(self.model, found.plan)
+        verification = verification_of(small)
+        assert verification is not None
+        seconds = {"plan": planned - started, "apply": time.perf_counter() - planned - verification.seconds}
+        return small, self._result(found, verification, small, **seconds)
 
-    def slim_state_dict(self) -> dict[str, torch.Tensor]:
-        """The state dict of `slim` (copies), for checkpoints while training goes on under masks.
+    def narrowed_state_dict(self) -> dict[str, torch.Tensor]:
+        """The state dict that `narrow` would give (copies), for checkpoints while training goes on under masks.
 
         Nothing is verified here. Raises InputError where nothing was pruned.
         """
-        with self._bare(), subnet(self.model, self._pruned()) as narrowed:
+        with self._bare(), subnet(self.model, self._masked()) as narrowed:
             state = narrowed.state_dict()
             for name, tensor in state.items():
                 state[name] = tensor.clone() if isinstance(tensor, torch.Tensor) else tensor
@@ -154,9 +181,9 @@ class IterativePruner:
             self.plan = restored
         return self.model
 
-    def _pruned(self) -> Plan:
+    def _masked(self) -> Plan:
         if self.plan is None:
-            raise InputError("nothing is pruned yet: call prune(removal_ratio=…) first")
+            raise InputError('nothing is pruned yet: call mask({"macs": "60%"}) first')
         return self.plan
 
     @contextmanager
@@ -170,103 +197,80 @@ class IterativePruner:
             if self.plan is not None:
                 mask_plan(self.model, self.plan)
 
-    def _decided(self, target: Budget | float, limits: Limits, objective: Objective) -> Plan:
-        if self.sensitivity is None:
-            raise InputError("call analyze(eval_fn, …) first: it measures what each width is worth")
-        sensitivity = self.sensitivity
-        ranked = judged(restrict(self.graph, limits), self._criterion, self.model)
-        ranked = replace(ranked, space=frozen_unless(ranked.space, set(sensitivity.scores), "not analysed"))
+    def _ranked(self) -> Ranked:
+        return judged(restrict(self.graph, self.limits), judge_of(self._criterion, self.model))
+
+    def _wish(self, constraints: Mapping[str, Any] | None, threshold: float | None) -> Wish:
+        if (constraints is None) == (threshold is None):
+            raise InputError("give constraints or a threshold (of relative loss), one of them")
+        if constraints is not None:
+            return Budget.of(constraints, self.graph)
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not threshold >= 0:
+            raise InputError(f"threshold is a relative loss of score, at least 0, not {threshold!r}")
+        return float(threshold)
+
+    def _found(self, wish: Wish, objective: Objective) -> Found:
+        if objective not in get_args(Objective):
+            raise InputError(f"objective is one of {', '.join(get_args(Objective))}, not {objective!r}")
+        sensitivity, ranked = self._measured(), self._ranked()
+        others = [w.name for w in ranked.search_space.widths if w.name not in sensitivity.scores]
+        ranked = replace(ranked, search_space=ranked.search_space.frozen(others, "not analysed"))
         if self.plan is not None:
             ranked = within(ranked, self.plan)
-        if isinstance(target, Budget):
-            plan = planned(ranked, lambda space: choose(space, sensitivity.curves(space.free), target, objective))
+        if isinstance(wish, Budget):
+            plan = planned(ranked, lambda space: choose(space, sensitivity.curves(space.free), wish, objective))
         else:
-            plan = planned(ranked, lambda space: sensitivity.counts(space.free, target))
-        whole, left = self.graph.macs, int(self.graph.cost("macs", plan.sizes))
+            plan = planned(ranked, lambda space: sensitivity.counts(space.free, wish))
         record = {
             "method": "iterative",
-            "budget": target.to_json() if isinstance(target, Budget) else None,
-            "removed": 1 - left / whole if whole else 0.0,
+            "budget": wish.to_json() if isinstance(wish, Budget) else None,
+            "costs": {metric: int(self.graph.cost(metric, plan.sizes)) for metric in self.graph.costs},
             "threshold": sensitivity.threshold(self.graph.free, plan.sizes),
         }
-        return replace(plan, graph=self.graph, provenance=record)
+        made = replace(plan, graph=self.graph, provenance=record)
+        return Found(plan=made, evidence=self._evidence(made))
 
+    def _measured(self) -> Sensitivity:
+        if self.sensitivity is None:
+            raise InputError("call analyze(score_func, …) first: it measures what each width is worth")
+        return self.sensitivity
 
-class _Measure:
-    """One analysis: what it measures with, and where it keeps what it found."""
+    def _evidence(self, plan: Plan) -> Evidence:
+        if self.sensitivity is None:  # resumed, and narrowed without an analysis
+            return Evidence(method="iterative")
+        analysed = [width for width in self.graph.free if width.name in self.sensitivity.scores]
+        curves = self.sensitivity.curves(analysed)
+        return Evidence(method="iterative", sensitivity=self.sensitivity, curves=curves, sizes=plan.sizes)
 
-    def __init__(
-        self,
-        model: nn.Module,
-        ranked: Ranked,
-        journal: Journal,
-        eval_fn: EvalFn,
-        args: tuple[Any, ...],
-        calibration: dict[str, Any],
-    ) -> None:
-        self.model, self.ranked, self.space, self.journal = model, ranked, ranked.space, journal
-        self.eval_fn, self.args, self.calibration = eval_fn, args, calibration
+    def _result(
+        self, found: Found, verification: Verification, small: nn.Module | None = None, **seconds: float
+    ) -> PruneResult:
+        return result_of(
+            self.graph,
+            found.plan,
+            found.evidence,
+            verification,
+            history=None if small is None else history_of(small),
+            seconds={**self.graph.seconds, **seconds, "verify": verification.seconds},
+        )
 
-    def all(self, ratios: Sequence[float], tell: Callable[[float, str], None]) -> Sensitivity:
-        points = [(w, count) for w in self.space.free for count in measured_counts(w, ratios)]
-        keys = ["whole", *(_key(width, count) for width, count in points)]
-        self._check_weights([key for key in keys if key not in self.journal])
-        baseline = self._score("whole", None)
-        if baseline is None:
-            raise InputError("eval_fn gives no finite number for the model as it is")
-        found: dict[str, dict[int, float | None]] = {w.name: {} for w in self.space.free}
-        for number, (width, count) in enumerate(points):
-            tell(number / len(points), f"{width.name}: {count} of {width.size}")
-            plan = self._plan(width, count)
-            found[width.name][plan.sizes[width.name]] = self._score(_key(width, count), plan)
-        return Sensitivity(baseline=baseline, scores={name: scores for name, scores in found.items() if scores})
-
-    def _plan(self, width: Width, count: int) -> Plan:
-        """The plan with one width narrowed; the next count upwards where the code cannot take this one."""
-        larger = replace(width, choices=tuple(choice for choice in width.choices if choice >= count))
-        alone = frozen_unless(self.space, {width.name}, "measured alone")
-        alone = alone.with_widths(larger if w.name == width.name else w for w in alone.widths)
-        return planned(replace(self.ranked, space=alone), lambda s: {width.name: s[width.name].choices[0]})
-
-    def _score(self, key: str, plan: Plan | None) -> float | None:
-        known = self.journal.get(key)
-        if known is None:
-            network = plan if plan is not None else self.space.plan({})
-            with judging(seed=0), subnet(self.model, network, **self.calibration) as narrowed:
-                known = {"score": score_of(self.eval_fn, narrowed, self.args).value}
-            self.journal.record(key, known)
-        return known["score"]
-
-    def _check_weights(self, missing: list[str]) -> None:
+    def _check_weights(self, journal: Journal, grid: Grid) -> None:
         """A finished analysis serves later rounds, too; but one that is half done goes on with the weights it began with."""
+        keys = [WHOLE, *(key_of((name, count)) for name, counts in grid.points.items() for count in counts)]
+        missing = [key for key in keys if key not in journal]
         if not missing:
             return
         digest = {"sha256": digest_of_weights(self.model)}
-        begun = self.journal.get("weights")
+        begun = journal.get("weights")
         if begun is None:
-            self.journal.record("weights", digest)
+            journal.record("weights", digest)
         elif dict(begun) != digest:
             raise ArtifactError(
                 f"the analysis lacks {len(missing)} evaluations, {missing[0]} first, and was begun with other weights. "
-                "Load those weights to finish it, or choose another path"
+                "Load those weights to finish it, or choose another checkpoint"
             )
-
-
-def _target(removal_ratio: float | None, threshold: float | None, graph: Graph) -> Budget | float:
-    if (removal_ratio is None) == (threshold is None):
-        raise InputError("prune takes a removal_ratio (of MACs) or a threshold (of relative loss), one of them")
-    if threshold is None:
-        assert removal_ratio is not None
-        return budget_of(removal_ratio, graph)
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not threshold >= 0:
-        raise InputError(f"threshold is a relative loss of score, at least 0, not {threshold!r}")
-    return float(threshold)
 
 
 def _check_ratios(ratios: Sequence[float]) -> None:
     if not ratios or not all(0 < ratio < 1 for ratio in ratios):
         raise InputError(f"ratios are removal ratios between 0 and 1, at least one, not {ratios!r}")
-
-
-def _key(width: Width, count: int) -> str:
-    return f"{width.name}={count}"

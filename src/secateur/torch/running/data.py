@@ -9,8 +9,9 @@ Invariant: every user of data sees the same batches in the same order, moved to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,9 @@ import torch
 from torch import nn
 
 from secateur.errors import InputError
-from secateur.torch.running.example import Example
+from secateur.torch.running.distributed import Group
+from secateur.torch.running.example import Example, batch_size
+from secateur.torch.running.restoring import own_buffers, untouched
 
 Loss = Callable[[Any, Any], torch.Tensor]
 Collect = Callable[[Any], Any]
@@ -35,12 +38,17 @@ class _Enough(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A source of batches. ``collect`` says what of a batch the model takes; ``loss(output, batch)`` gives a scalar."""
+    """A source of batches.
+
+    ``collect`` says what of a batch the model takes; ``loss(output, batch)`` gives a scalar; ``group`` are the processes
+    that each read a part of the data, all there are if None.
+    """
 
     loader: Iterable[Any]
     collect: Collect = first_of
     num_batches: int = 50
     loss: Loss | None = None
+    group: Group = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.num_batches < 1:
@@ -53,8 +61,25 @@ class Data:
             )
 
     @classmethod
+    def of(
+        cls,
+        given: Iterable[Any] | Data,
+        *,
+        collect: Collect | None = None,
+        num_batches: int | None = None,
+        loss: Loss | None = None,
+    ) -> Data:
+        """The data of a loader, or the one given; what is said beside it holds."""
+        said = {"collect": collect, "num_batches": num_batches, "loss": loss}
+        data = given if isinstance(given, Data) else cls(loader=given)
+        return replace(data, **{name: value for name, value in said.items() if value is not None})
+
+    @classmethod
     def of_forward_loop(cls, model: nn.Module, loop: Callable[[nn.Module], Any], *, num_batches: int = 50) -> Data:
-        """The batches that ``loop(model)`` passes to the model. Raises InputError if it never calls the model."""
+        """The batches that ``loop(model)`` passes to the model, which is left as it was.
+
+        Raises InputError if the loop never calls the model.
+        """
         seen: list[Any] = []
 
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -62,14 +87,10 @@ class Data:
                 raise _Enough
             seen.append((*args, dict(kwargs)))
 
-        handle = model.register_forward_pre_hook(keep, with_kwargs=True)
-        try:
-            with torch.no_grad():
-                loop(model)
-        except _Enough:
-            pass
-        finally:
-            handle.remove()
+        with untouched(model, random_state=False), torch.no_grad(), suppress(_Enough):
+            own_buffers(model)
+            model.register_forward_pre_hook(keep, with_kwargs=True)
+            loop(model)
         if not seen:
             raise InputError("the forward_loop never called the model: it is called as forward_loop(model)")
         return cls(loader=seen, collect=_itself, num_batches=num_batches)
@@ -86,7 +107,6 @@ class Data:
 
     def limited(self, model: nn.Module, samples: int) -> Data:
         """The same data up to the batch that completes so many samples, kept in memory."""
-        from secateur.torch.running.example import batch_size
 
         seen, kept = 0, []
         for batch in self.batches(model):
@@ -143,7 +163,6 @@ def _described(value: Any) -> str:
 
 def call(model: nn.Module, given: Any) -> Any:
     """Run a model on what ``collect_func`` returned: a tensor, a tuple of arguments (last may be a dict), or a dict."""
-    from secateur.torch.running.example import Example
 
     example = Example.of(model, given)
     return model(*example.args, **example.kwargs)

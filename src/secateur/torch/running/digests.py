@@ -1,6 +1,6 @@
 """What tells one network, one data set, one function from another: in journals, so that no result is taken for another's.
 
-    digest_of_weights(model)   digest_of_data(data, seed)   described(loader)   name_of(function)
+    digest_of_weights(model)   digest_of_data(data, seed)   described(loader)
 
 Invariant: equal things give equal digests in every process.
 """
@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 
+from secateur.search.journal import name_of
 from secateur.torch.running.data import Data
 from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import named_tensors
@@ -37,6 +39,8 @@ def described(given: Any) -> Any:
             return {"shape": list(given.shape), "sha256": hashlib.sha256(_bytes(given)).hexdigest()}
         case TensorDataset():
             return [described(tensor) for tensor in given.tensors]
+        case partial():
+            return [described(part) for part in (given.func, given.args, given.keywords)]
         case DataLoader():
             return {"dataset": _dataset(given.dataset), "batch_size": given.batch_size}
         case list() | tuple():
@@ -77,12 +81,6 @@ def digest_of_data(data: Data | None, seed: int) -> str | None:
     for leaf in tree_leaves(first):
         _add(digest, leaf) if isinstance(leaf, torch.Tensor) else digest.update(repr(leaf).encode())
     return digest.hexdigest()
-
-
-def name_of(given: Any) -> str:
-    """How a journal calls a function, or an object that is called like one."""
-    name = getattr(given, "__qualname__", None)
-    return name if isinstance(name, str) else type(given).__qualname__
 
 
 def _add(digest: Any, tensor: torch.Tensor) -> None:

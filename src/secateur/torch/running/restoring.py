@@ -133,6 +133,12 @@ def relink(module: nn.Module) -> None:
     module.__dict__["_flat_weight_refs"] = [None if weight is None else weakref.ref(weight) for weight in weights]
 
 
+def own_buffers(model: nn.Module) -> None:
+    """Swap in copies of all buffers, which a forward pass may write into. Meant to run inside `untouched`."""
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    swap_weights(model, lambda name, tensor: tensor.detach().clone() if name in buffers else tensor)
+
+
 def abstract_like(tensor: torch.Tensor, shape: tuple[int, ...] | None = None) -> torch.Tensor:
     """A tensor without data of this dtype and (unless given) shape; a Parameter for a Parameter.
 

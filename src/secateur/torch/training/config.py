@@ -7,15 +7,14 @@ Invariant: a configuration is frozen and validated; the defaults depend on nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, Self
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field
 from torch import nn
 
-from secateur.errors import ConfigError, nearest
+from secateur.core.options import Options
 from secateur.torch.running.data import Collect, Loss, first_of
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -30,7 +29,7 @@ class Scheduler(Protocol):
         ...
 
 
-class FinetuneConfig(BaseModel):
+class FinetuneConfig(Options):
     """Options of `finetune`.
 
     ``lr`` is that of the default optimizer, AdamW: 1e-3 for models with batch norm and 1e-4 for others; or give an
@@ -42,8 +41,6 @@ class FinetuneConfig(BaseModel):
     scaled gradients where there is none) on CUDA and off elsewhere. ``patience`` epochs without a better score end the
     training. ``clip_norm`` bounds the norm of all gradients, ``seed`` fixes what is drawn while training.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
 
     lr: float | None = Field(default=None, gt=0)
     optimizer: torch.optim.Optimizer | MakeOptimizer | None = None
@@ -57,18 +54,6 @@ class FinetuneConfig(BaseModel):
     weight_decay: float = Field(default=0.01, ge=0)
     seed: int = 0
 
-    @classmethod
-    def read(cls, config: Mapping[str, object] | FinetuneConfig | None) -> Self:
-        """A configuration from a mapping. Raises ConfigError naming the key, and the nearest known one."""
-        if isinstance(config, cls):
-            return config
-        if config is not None and not isinstance(config, Mapping):
-            raise ConfigError(f"config is a dict of options, not {type(config).__name__}")
-        try:
-            return cls.model_validate(dict(config or {}))
-        except ValidationError as error:
-            raise ConfigError("config: " + " ".join(_sentence(cls, problem) for problem in error.errors())) from None
-
     def autocast_dtype(self, device: torch.device) -> torch.dtype | None:
         """What to compute in on this device, or None for the model's own type."""
         if self.amp == "auto":
@@ -76,10 +61,3 @@ class FinetuneConfig(BaseModel):
                 return None
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         return {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.amp]
-
-
-def _sentence(cls: type[BaseModel], problem: ErrorDetails) -> str:
-    key = str(problem["loc"][0])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown option {key!r}.{nearest(key, cls.model_fields)} Known are {', '.join(cls.model_fields)}."
-    return f"option {key!r}: {problem['msg']}, not {str(problem['input'])[:60]!r}."

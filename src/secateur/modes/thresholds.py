@@ -15,21 +15,20 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.modes.task import Mode, Task
 from secateur.search.limits import restrict
-from secateur.search.ranked import Ranked, judged, planned
+from secateur.search.ranked import Judge, Ranked, judged, planned
 from secateur.search.refusal import check_reachable
 from secateur.search.threshold import Curves, Objective, choose
-from secateur.torch.criteria.protocol import Criterion
 
 
-def ranked_for(task: Task, mode: Mode, criterion: Criterion) -> Ranked:
+def ranked_for(task: Task, mode: Mode, judge: Judge) -> Ranked:
     """The mode's search space with scores; a width that the criterion does not judge stays whole.
 
     Raises Infeasible, before any scoring, where the smallest network is above a bound.
     """
-    space = restrict(task.graph, mode.limits())
-    check_reachable(space, task.budget)
-    ranked = judged(space, criterion, task.model)
-    check_reachable(ranked.space, task.budget)
+    search_space = restrict(task.graph, mode.limits())
+    check_reachable(search_space, task.budget)
+    ranked = judged(search_space, judge)
+    check_reachable(ranked.search_space, task.budget)
     return ranked
 
 

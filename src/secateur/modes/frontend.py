@@ -1,0 +1,109 @@
+"""What a mode asks of the framework that a network is written in: all that PyTorch does for it, and Keras could.
+
+    Frontend    the user's network, only read:    judge   evaluator   digests   limited
+    Working     a copy of it that gets narrower:  narrow  compensator  remeasure  weights
+
+Invariant: no method of a `Frontend` changes the user's network; what a `Working` copy becomes, the caller puts in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.search.measured import Measure
+from secateur.search.ranked import Judge
+from secateur.search.ranks import Ranks
+
+CompensationMethod = Literal["none", "bias", "least_squares"]
+
+
+class Frontend(Protocol):
+    """A network in its framework, with the data that it may be shown."""
+
+    @property
+    def graph(self) -> Graph:
+        """What is coupled in the network as it is now."""
+        ...
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there is any data."""
+        ...
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that work on this network together."""
+        ...
+
+    def check_criterion(self, criterion: Any) -> None:
+        """Raise ConfigError unless this is a criterion, or the name of one."""
+        ...
+
+    def limited(self, samples: int) -> Frontend:
+        """The same network with no more data than so many samples; the same ones each time."""
+        ...
+
+    def judge(self, criterion: Any, *, seed: int | None = None) -> Judge:
+        """What scores units: a criterion by name or as an object, or scores made before.
+
+        With a ``seed`` it draws random numbers of its own. Raises ConfigError for a criterion that needs data where there
+        is none.
+        """
+        ...
+
+    def evaluator(self, score_func: Any, *, seed: int, samples: int | None = None, reuse: bool = True) -> Measure:
+        """What measures narrowed networks: ``score_func(network)``, statistics taken anew from so many samples first."""
+        ...
+
+    def output_axis(self, tensor: str) -> int:
+        """The axis of a weight along which its layer gives units."""
+        ...
+
+    def digests(self, seed: int) -> Mapping[str, Any]:
+        """What tells this network and this data from others: at least "weights" and "data", in JSON's own types."""
+        ...
+
+    def copied(self) -> Working:
+        """A copy that may be changed."""
+        ...
+
+
+class Working(Frontend, Protocol):
+    """A copy of a network, narrowed step by step."""
+
+    def narrow(self, plan: Plan) -> None:
+        """Remove what the plan does not keep; `graph` is that of the narrowed network from then on."""
+        ...
+
+    def compensator(self, method: CompensationMethod, *, ridge: float, samples: int) -> Compensating:
+        """What gives back, after narrowing, what this network computes now."""
+        ...
+
+    def remeasure(self) -> None:
+        """Take running statistics anew, from all of the data."""
+        ...
+
+    def weights(self) -> Mapping[str, Any]:
+        """All tensors by name, in the framework's own form."""
+        ...
+
+
+class Compensation(Protocol):
+    """What was re-fitted, and what was left as it was, with the reason."""
+
+    @property
+    def refitted(self) -> tuple[str, ...]: ...
+
+    @property
+    def left(self) -> Mapping[str, str]: ...
+
+
+class Compensating(Protocol):
+    """Fits weights of the working copy to what the whole network computes."""
+
+    def fit(self, plan: Plan, *, share: float) -> Compensation:
+        """Fit after all that ``plan`` removed so far, on this share of the data."""
+        ...

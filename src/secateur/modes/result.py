@@ -1,0 +1,82 @@
+"""What pruning gave: the plan, what it saved, what its search saw, and how it was proved.
+
+Invariant: a result is data; it prints as tables, and says what was left whole and what could not be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.core.show import plan_table
+from secateur.core.verification import Verification
+from secateur.modes.frontend import Compensation
+from secateur.search.evidence import Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneResult:
+    """What was pruned.
+
+    ``before`` and ``after`` are the costs of the whole and of the narrowed network; ``frozen`` maps every width that could
+    not be narrowed to the reason; ``evidence`` is what the search saw; ``verification`` compares the narrowed network with
+    the masked one, before compensation changes weights; ``refitted`` names the weights that compensation changed,
+    ``left_as_they_are`` those that it could not, with the reason; ``seconds`` times each step.
+    """
+
+    plan: Plan
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    frozen: Mapping[str, str]
+    evidence: Evidence
+    verification: Verification
+    refitted: tuple[str, ...] = ()
+    left_as_they_are: Mapping[str, str] = field(default_factory=dict)
+    history: Any = field(default=None, compare=False, repr=False)  # the front-end's own: which weight became which
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the narrowed network."""
+        return self.after["macs"]
+
+    @property
+    def params(self) -> int:
+        """Parameters of the narrowed network."""
+        return self.after["params"]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name}: {self.before[name]:,} -> {self.after[name]:,} ({self.after[name] / max(self.before[name], 1):.1%})"
+            for name in self.before
+        ]
+        timings = ", ".join(f"{step} {value:.2f} s" for step, value in self.seconds.items())
+        given_back = [f"compensated: {len(self.refitted)} weights re-fitted"] if self.refitted else []
+        given_back += [f"not re-fitted: {name}: {reason}" for name, reason in self.left_as_they_are.items()]
+        return "\n".join([plan_table(self.plan), *lines, str(self.verification), *given_back, f"timing: {timings}"])
+
+
+def result_of(
+    graph: Graph,
+    plan: Plan,
+    evidence: Evidence,
+    verification: Verification,
+    *,
+    compensation: Compensation | None = None,
+    **more: Any,
+) -> PruneResult:
+    """The result of pruning a graph's network by a plan; ``more`` are the fields that only a front-end knows."""
+    return PruneResult(
+        plan=plan,
+        before={name: int(graph.cost(name)) for name in graph.costs},
+        after={name: int(graph.cost(name, plan.sizes)) for name in graph.costs},
+        frozen={w.name: w.frozen for w in graph.widths if w.frozen is not None},
+        evidence=evidence,
+        verification=verification,
+        refitted=() if compensation is None else compensation.refitted,
+        left_as_they_are={} if compensation is None else dict(compensation.left),
+        **more,
+    )

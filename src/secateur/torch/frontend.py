@@ -1,0 +1,164 @@
+"""PyTorch, as a mode asks for it: `secateur.modes.frontend` says what each method is for.
+
+    TorchFrontend    the user's model, only read         TorchWorking    a copy that gets narrower, round after round
+
+Invariant: a `TorchFrontend` leaves the model bit for bit as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.modes import Mode
+from secateur.modes.frontend import Compensation, CompensationMethod
+from secateur.search.measured import Evaluation, Measure, Running
+from secateur.search.ranked import Given, Judge
+from secateur.torch.apply import apply
+from secateur.torch.compensation import Compensator
+from secateur.torch.criteria.judge import judge_of
+from secateur.torch.criteria.protocol import make, recognised
+from secateur.torch.evaluating.evaluator import Evaluator, keep_freed_memory
+from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
+from secateur.torch.running.data import Data
+from secateur.torch.running.digests import digest_of_data, digest_of_weights
+from secateur.torch.running.distributed import ProcessRanks
+from secateur.torch.running.example import Example
+from secateur.torch.running.restoring import named_tensors
+from secateur.torch.trace import trace
+
+_OUTPUTS_SECOND = ("_ConvTransposeNd", "Embedding")  # layers whose weight has its units along axis 1
+
+
+@dataclass
+class TorchFrontend:
+    """A model with the data that it may be shown."""
+
+    model: nn.Module
+    graph: Graph
+    data: Data | None
+
+    @classmethod
+    def of(cls, model: nn.Module, graph: Graph, options: Mode) -> TorchFrontend:
+        """With the data that the options name. Raises InputError for data that cannot be used."""
+        return cls(model, graph, _data(model, options))
+
+    @property
+    def has_data(self) -> bool:
+        return self.data is not None
+
+    @property
+    def ranks(self) -> ProcessRanks:
+        return ProcessRanks(None if self.data is None else self.data.group)
+
+    @staticmethod
+    def check_criterion(criterion: Any) -> None:
+        if not isinstance(criterion, Mapping):
+            recognised(criterion)
+
+    def limited(self, samples: int) -> TorchFrontend:
+        return self if self.data is None else replace(self, data=self.data.limited(self.model, samples))
+
+    def judge(self, criterion: Any, *, seed: int | None = None) -> Judge:
+        if isinstance(criterion, Mapping):
+            return Given(criterion)
+        return judge_of(make(criterion, self.data), self.model, seed=seed)
+
+    def evaluator(self, score_func: Any, *, seed: int, samples: int | None = None, reuse: bool = True) -> Measure:
+        evaluator = Evaluator(
+            model=self.model, score_func=score_func, data=self.data, seed=seed, samples=samples, reuse=reuse
+        )
+
+        def measure(plans: Mapping[str, Plan], rivals: Sequence[Running]) -> Iterator[tuple[str, Evaluation]]:
+            return ((key, evaluator(plan, rivals)) for key, plan in plans.items())
+
+        return measure
+
+    def output_axis(self, tensor: str) -> int:
+        types = self.graph.module_types.get(tensor.rpartition(".")[0], ())
+        return 1 if any(kind in types for kind in _OUTPUTS_SECOND) else 0
+
+    def digests(self, seed: int) -> Mapping[str, Any]:
+        loader = None if self.data is None else self.data.loader
+        return {
+            "weights": digest_of_weights(self.model),
+            "data": digest_of_data(self.data, seed),
+            "batches": len(loader) if isinstance(loader, Sized) else None,
+        }
+
+    def copied(self) -> TorchWorking:
+        keep_freed_memory()
+        model = _copied(self.model)
+        return TorchWorking(model, _with_model(self.graph, model), self.data)
+
+
+class TorchWorking(TorchFrontend):
+    """A copy of a model that gets narrower. State, because its graph is another one after each narrowing."""
+
+    def narrow(self, plan: Plan) -> None:
+        apply(self.model, plan, in_place=True, verify=False)
+        example = _example(self.graph)
+        self.graph = trace(self.model, (*example.args, dict(example.kwargs)))
+
+    def compensator(self, method: CompensationMethod, *, ridge: float, samples: int) -> _Compensating:
+        assert self.data is not None
+        assert method != "none"
+        fitter = Compensator(self.model, self.data, method=method, ridge=ridge, samples=samples)
+        return _Compensating(self.model, fitter)
+
+    def remeasure(self) -> None:
+        if self.data is not None and batch_norms(self.model):
+            reestimate_batch_norm(
+                self.model, self.data.loader, num_batches=self.data.num_batches, collect_func=self.data.collect
+            )
+
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        return {name: tensor.detach() for name, tensor in named_tensors(self.model).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Compensating:
+    model: nn.Module
+    fitter: Compensator
+
+    def fit(self, plan: Plan, *, share: float) -> Compensation:
+        return self.fitter.fit(self.model, plan, share=share)
+
+
+def _data(model: nn.Module, options: Mode) -> Data | None:
+    """The batches that the options name, or None where there are none."""
+    if options.forward_loop is not None:
+        seen = Data.of_forward_loop(model, options.forward_loop, num_batches=options.num_batches)
+        return replace(seen, loss=options.loss_func)
+    if options.data_loader is None:
+        return None
+    whole = isinstance(options.data_loader, Data) and "num_batches" not in options.model_fields_set
+    return Data.of(
+        options.data_loader,
+        collect=options.collect_func,
+        num_batches=None if whole else options.num_batches,
+        loss=options.loss_func,
+    )
+
+
+def _example(graph: Graph) -> Example:
+    assert graph.example is not None
+    return graph.example
+
+
+def _with_model(graph: Graph, model: nn.Module) -> Graph:
+    return replace(graph, example=replace(_example(graph), model=model))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy; activations that the model holds on to, which cannot be copied, come without their history."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    memo: dict[int, Any] = {id(t): t.detach() for t in held if isinstance(t, torch.Tensor) and not t.is_leaf}
+    return copy.deepcopy(model, memo)
