@@ -24,10 +24,9 @@ from secateur.core.plan import Plan
 from secateur.torch.compensation.decisions import Decisions
 from secateur.torch.compensation.lockstep import Lockstep
 from secateur.torch.compensation.passes import Place, Recorder, Refitter
-from secateur.torch.running.contractions import taps, watching
+from secateur.torch.running.contractions import taps
 from secateur.torch.running.data import Data
 from secateur.torch.running.restoring import flags_kept
-from secateur.torch.running.switches import visible_functions
 
 Method = Literal["bias", "least_squares"]
 
@@ -90,7 +89,7 @@ class Compensator:
         lockstep = Lockstep(self.order, decisions)
         strange: set[str] = set()
         run = partial(self._pass, model, lockstep, strange)
-        with flags_kept(model), visible_functions(), torch.no_grad():
+        with flags_kept(model), torch.no_grad():
             model.eval()
             lockstep.run([run] * some)
         left = (
@@ -100,7 +99,7 @@ class Compensator:
 
     def _pass(self, model: nn.Module, lockstep: Lockstep, strange: set[str], number: int) -> None:
         refitter = Refitter(model, number, self.places, lockstep.meet, sums=self.method == "least_squares")
-        with torch.no_grad(), watching(model, refitter):
+        with torch.no_grad(), taps(model, refitter):
             self.data.output(model, self.batches[number])
         strange |= refitter.strange
 

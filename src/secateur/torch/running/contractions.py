@@ -10,16 +10,14 @@ Invariant: a tap that returns its arguments changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from secateur.torch.running.switches import visible_functions
+from secateur.torch.running.listening import Listening
 
 
 @dataclass(slots=True)
@@ -77,19 +75,12 @@ class WideTap(Tap, Protocol):
         ...
 
 
-@contextmanager
-def taps(model: nn.Module, tap: Tap) -> Iterator[None]:
-    """While this is open, every contraction of a parameter of the model passes through the tap."""
-    with visible_functions(), watching(model, tap):
-        yield
-
-
-def watching(model: nn.Module, tap: Tap) -> TorchFunctionMode:
-    """The same for one thread among several that have entered `visible_functions` together."""
+def taps(model: nn.Module, tap: Tap) -> Listening:
+    """While this is open, every contraction of a parameter of the model passes through the tap, in this thread."""
     return _Watch(model, tap)
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(Listening):
     def __init__(self, model: nn.Module, tap: Tap) -> None:
         super().__init__()
         self.tap = tap
@@ -97,8 +88,7 @@ class _Watch(TorchFunctionMode):
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.flipped: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # transposed view -> (view, parameter)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         read = _READERS.get(func)
         site = None if read is None else read(self, func, *args, **kwargs)
         if site is None:

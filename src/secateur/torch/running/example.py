@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from secateur.errors import InputError
+from secateur.torch.running.twin import copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,9 @@ class Example:
         return cls(model, dummy_input, {})
 
     def map(self, function: Any) -> Example:
-        """The same example with every tensor replaced by ``function(tensor)``."""
-
-        def one(leaf: Any) -> Any:
-            return function(leaf) if isinstance(leaf, torch.Tensor) else leaf
-
-        return Example(self.model, tree_map(one, self.args), tree_map(one, self.kwargs))
+        """A copy of the example, objects that hold tensors included, with every tensor replaced by ``function(tensor)``."""
+        args, kwargs = copied((self.args, self.kwargs), function)
+        return Example(self.model, args, kwargs)
 
     def beside_model(self) -> Example:
         """The same example with host tensors moved to where the model's first parameter is."""

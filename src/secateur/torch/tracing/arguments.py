@@ -14,19 +14,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from secateur.core.sized import Origin, Sized, origin_of
 from secateur.core.space import constant, freeze, is_frozen, split, unify
 from secateur.torch.rules.attention import attention_shape
 from secateur.torch.rules.matmul import linear_shape
 from secateur.torch.rules.registry import FUNCTION_RULES
+from secateur.torch.running.listening import Listening
+from secateur.torch.running.switches import onednn_off
 from secateur.torch.tracing.tracer import Tracer
 
 Reading = Iterator[tuple[Any, torch.Tensor, int]]  # (integer, tensor, dimension it is the size of)
 
 
-Reader = Callable[[Any, tuple[Any, ...], dict[str, Any]], Reading]
+Reader = Callable[[Tracer, Any, tuple[Any, ...], dict[str, Any]], Reading]
 
 
 _ABSTRACT = {
@@ -35,26 +36,32 @@ _ABSTRACT = {
 }
 
 
+_RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
+
+
 _SHAPE = torch.Tensor.shape
 
 
 _DATA = torch.Tensor.data
 
 
-class Sizes(TorchFunctionMode):
+class Sizes(Listening):
     """Reads sizes out of calls; runs linear layers and attention as one operator each."""
 
     def __init__(self, tracer: Tracer, *, reading: bool = True) -> None:
         super().__init__()
         self.tracer, self.reading = tracer, reading
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def called(self, func: Any, args: Any, kwargs: Any) -> Any:
         whole = FUNCTION_RULES.get(func)
         if whole is not None:
             return self._whole(func, args, kwargs)
         first = len(self.tracer.records)
-        out = func(*args, **kwargs)
+        if func in _RECURRENT and not self.tracer.abstract:
+            with onednn_off():
+                out = func(*args, **kwargs)
+        else:
+            out = func(*args, **kwargs)
         if not self.reading:
             return out
         name = func.__name__
@@ -66,8 +73,8 @@ class Sizes(TorchFunctionMode):
         if name == "__get__":
             if func.__self__ is _SHAPE:
                 return self._sized_shape(args[0], out)
-            if func.__self__ is _DATA and hasattr(args[0], "_secateur"):
-                out._secateur = args[0]._secateur
+            if func.__self__ is _DATA and (known := self.tracer.known(args[0])) is not None:
+                self.tracer.note(out, known)
             return out
         if name == "size" and isinstance(args[0], torch.Tensor):
             return self._sized_size(args, kwargs, out)
@@ -91,7 +98,7 @@ class Sizes(TorchFunctionMode):
 
     def _note_constants(self, name: str, out: Any, args: Any, kwargs: Any, first: int) -> None:
         """Remember which sizes of a view were written into the code: if it fails when narrowed, these are why."""
-        for value, tensor, dim in READERS[name](out, args, kwargs):
+        for value, tensor, dim in READERS[name](self.tracer, out, args, kwargs):
             if type(value) is int and value > 1:
                 space = self.tracer.spaces(tensor)[dim % tensor.dim()]
                 self.tracer.constants.append((first, len(self.tracer.records), space))
@@ -110,7 +117,7 @@ class Sizes(TorchFunctionMode):
                 freeze(spaces[0], "unequal chunks")
 
     def _sized_shape(self, tensor: torch.Tensor, shape: torch.Size) -> torch.Size:
-        known = getattr(tensor, "_secateur", None)
+        known = self.tracer.known(tensor)
         if known is None:
             return shape
         listener = self.tracer
@@ -128,7 +135,7 @@ class Sizes(TorchFunctionMode):
         where = f"{name} in {tracer.module}" if tracer.module else name
         reader = READERS.get(name)
         if reader is not None:
-            found = list(reader(out, args, kwargs))
+            found = list(reader(tracer, out, args, kwargs))
             for value, tensor, dim in found:
                 if isinstance(value, Sized) and tensor.dim():
                     tracer.facts.equations.append((value.origin, tracer.spaces(tensor)[dim % tensor.dim()], where))
@@ -172,9 +179,9 @@ def _flat_ints(tree: Any) -> Iterator[Any]:
         yield from _flat_ints((tree.start, tree.stop, tree.step))
 
 
-def _size(tensor: torch.Tensor, dim: int) -> int:
+def _size(tracer: Tracer, tensor: torch.Tensor, dim: int) -> int:
     """A dimension's size with its space, for arithmetic with other origins."""
-    known = getattr(tensor, "_secateur", None)
+    known = tracer.known(tensor)
     return Sized(tensor.shape[dim], known.spaces[dim], _DEAF) if known is not None else tensor.shape[dim]
 
 
@@ -198,26 +205,26 @@ def _sizes(args: Any, kwargs: Any, key: str = "size") -> list[Any]:
     return [v for v in flat if isinstance(v, int) and not isinstance(v, bool)]
 
 
-def _whole_shape(out: Any, args: Any, kwargs: Any) -> Reading:
+def _whole_shape(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
     start = 1 if args and isinstance(args[0], torch.Tensor) else 0
     sizes = _sizes(args[start:], kwargs, "shape" if "shape" in kwargs else "size")
     if isinstance(out, torch.Tensor) and len(sizes) >= out.dim():
         yield from ((v, out, i) for i, v in enumerate(sizes[: out.dim()]))
 
 
-def _full(out: Any, args: Any, kwargs: Any) -> Reading:
+def _full(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
     start = 1 if args and isinstance(args[0], torch.Tensor) else 0
-    yield from _whole_shape(out, args[start : start + 1], kwargs)
+    yield from _whole_shape(tracer, out, args[start : start + 1], kwargs)
 
 
-def _unflatten(out: Any, args: Any, kwargs: Any) -> Reading:
+def _unflatten(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
     dim = args[1] if len(args) > 1 else kwargs["dim"]
     sizes = args[2] if len(args) > 2 else kwargs["sizes"]
     first = dim % args[0].dim()
     yield from ((v, out, first + i) for i, v in enumerate(sizes))
 
 
-def _arange(out: Any, args: Any, kwargs: Any) -> Reading:
+def _arange(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
     numbers = [a for a in args if isinstance(a, int)]
     end = kwargs.get("end", numbers[0] if len(numbers) == 1 else None)
     if len(numbers) >= 2:
@@ -227,7 +234,7 @@ def _arange(out: Any, args: Any, kwargs: Any) -> Reading:
         yield (end if step == 1 else (end + step - 1) // step), out, 0
 
 
-def _split(out: Any, args: Any, kwargs: Any) -> Reading:
+def _split(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
     keys = ("split_size_or_sections", "split_size", "split_sizes")
     sizes = args[1] if len(args) > 1 else next((kwargs[k] for k in keys if k in kwargs), None)
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
@@ -235,12 +242,12 @@ def _split(out: Any, args: Any, kwargs: Any) -> Reading:
         yield (sizes[i] if isinstance(sizes, (tuple, list)) else sizes), part, dim
 
 
-def _narrow(out: Any, args: Any, kwargs: Any) -> Reading:
+def _narrow(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
     dim = args[1] if len(args) > 1 else kwargs["dim"]
     yield (args[3] if len(args) > 3 else kwargs["length"]), out, dim
 
 
-def _getitem(out: Any, args: Any, kwargs: Any) -> Reading:
+def _getitem(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
     x, index = args[0], args[1]
     index = index if isinstance(index, tuple) else (index,)
     if not isinstance(out, torch.Tensor):
@@ -254,7 +261,7 @@ def _getitem(out: Any, args: Any, kwargs: Any) -> Reading:
         elif q is None:
             target += 1
         elif isinstance(q, slice):
-            length = _slice_length(q, _size(x, source))
+            length = _slice_length(q, _size(tracer, x, source))
             if length is not None:
                 yield length, out, target
             source, target = source + 1, target + 1
@@ -284,22 +291,22 @@ def _minus(stop: Any, start: Any) -> Any:
     return stop - start
 
 
-def _repeat(out: Any, args: Any, kwargs: Any) -> Reading:
+def _repeat(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
     x, counts = args[0], _sizes(args[1:], kwargs, "repeats")
     ahead = out.dim() - x.dim()
     for i, count in enumerate(counts[-out.dim() :]):
-        yield count * (_size(x, i - ahead) if i >= ahead else 1), out, i
+        yield count * (_size(tracer, x, i - ahead) if i >= ahead else 1), out, i
 
 
-def _repeat_interleave(out: Any, args: Any, kwargs: Any) -> Reading:
+def _repeat_interleave(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
     x = args[0]
     count = args[1] if len(args) > 1 else kwargs["repeats"]
     dim = args[2] if len(args) > 2 else kwargs.get("dim")
     if isinstance(count, int) and dim is not None:
-        yield count * _size(x, dim), out, dim
+        yield count * _size(tracer, x, dim), out, dim
 
 
-def _layer_norm(out: Any, args: Any, kwargs: Any) -> Reading:
+def _layer_norm(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
     shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
     yield from ((v, args[0], args[0].dim() - len(shape) + i) for i, v in enumerate(shape))
 

@@ -10,8 +10,7 @@ Invariant: a Sized compares, hashes, prints and pickles as the plain integer it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -43,10 +42,8 @@ CONFIG_NAMES = frozenset({"config", "cfg", "args", "hparams", "opt", "options"})
 CONFIG_SUFFIXES = ("Config", "Args", "Namespace", "Params")
 
 
-@contextmanager
-def sized_attributes(model: nn.Module, listener: Listener) -> Iterator[dict[Attribute, int]]:
-    """Replace the integers that modules hold by Sized ones; yields their values. Everything is put back by the caller's
-    snapshot (see `secateur.torch.running.restoring`)."""
+def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, int]:
+    """Replace the integers that the modules of a twin hold by Sized ones; their values."""
     values: dict[Attribute, int] = {}
 
     def wrap(value: Any, module: str, path: str, depth: int) -> Any:
@@ -74,7 +71,7 @@ def sized_attributes(model: nn.Module, listener: Listener) -> Iterator[dict[Attr
             wrapped = wrap(value, name, key, 0)
             if wrapped is not value:
                 module.__dict__[key] = wrapped
-    yield values
+    return values
 
 
 def _few_integers(values: Sequence[Any]) -> bool:

@@ -4,13 +4,11 @@
 
 Runs on tensors without data; where the model's code needs values (it branches on them), on the real ones.
 
-Invariant: the model comes back untouched, whatever happens.
+Invariant: what runs is a twin (`stage`); model, arguments and process stay as they are.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +17,12 @@ from torch import nn
 
 import secateur.torch.rules  # noqa: F401  importing them registers them
 from secateur.core.space import ONE, Space, constant, freeze
-from secateur.errors import TraceError
+from secateur.errors import InputError, SecateurError, TraceError
 from secateur.torch.running.example import Example, output_tensors
-from secateur.torch.running.restoring import abstract_like, named_tensors, swap_weights, untouched
-from secateur.torch.running.switches import tracing_switches
-from secateur.torch.tracing.arguments import Sizes
+from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.tracing.attributes import sized_attributes
-from secateur.torch.tracing.tracer import Record, Tracer, Value
+from secateur.torch.tracing.stage import Staging, perform
+from secateur.torch.tracing.tracer import Record, Tracer
 
 INPUT, OUTPUT = "the model's input", "the model's output"
 
@@ -46,15 +43,25 @@ class Observation:
 def observe(example: Example, *, interface: bool = True) -> Observation:
     """Run the model once and listen. ``interface``: the model's output dimensions are frozen.
 
-    Raises TraceError, with the model's own error as its cause, where it cannot be run on this example.
+    Raises InputError for a model that nobody can narrow, and TraceError, with the model's own error as its cause, where it
+    cannot be run on this example.
     """
+    if isinstance(example.model, torch.jit.ScriptModule):
+        raise InputError(
+            f"the model is TorchScript ({type(example.model).__name__}), whose weights and code are compiled together and "
+            "cannot be narrowed. Pass the model it was scripted or traced from, and script the result."
+        )
     try:
         return _observe(example, interface, abstract=True)
+    except SecateurError:
+        raise
     except Exception as abstract_error:
         if any(t.is_meta for t in named_tensors(example.model).values()):
             raise TraceError(_sentence(example, abstract_error)) from abstract_error
         try:
             seen = _observe(example, interface, abstract=False)
+        except SecateurError:
+            raise
         except Exception as error:
             raise TraceError(_sentence(example, error)) from error
         seen.fallback = " ".join(f"{type(abstract_error).__name__}: {abstract_error}".split())[:140]
@@ -87,36 +94,48 @@ def _observe(example: Example, interface: bool, *, abstract: bool, trained: Obse
     model = example.model
     tracer = Tracer(abstract=abstract)
     spaces: dict[str, list[Space]] = {}
-    with untouched(model), tracing_switches():
-        names = _names_by_tensor(model)
+    inputs: list[Space] = []
+    names = _names_by_tensor(model)
 
-        def swap(name: str, tensor: torch.Tensor) -> torch.Tensor:
-            made = abstract_like(tensor) if abstract else _alias(tensor)
-            known = (
-                trained.spaces[name] if trained else [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
-            )
-            made._secateur = Value(known, [tensor.is_floating_point()] * len(known))  # type: ignore[attr-defined]
-            spaces.update(dict.fromkeys(names[id(tensor)], known))
-            return made
+    def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        known = trained.spaces[name] if trained else [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
+        spaces.update(dict.fromkeys(names[id(tensor)], known))
+        made = abstract_like(tensor) if abstract else real_like(tensor)
+        return tracer.introduce(made, known, [tensor.is_floating_point()] * len(known))
 
-        swap_weights(model, swap)
-        for module in model.modules():
-            module.training = trained is not None
-        inputs: list[Space] = []
-        placed = example if abstract else example.beside_model()
-        ready = placed.map(lambda t: _input(t, inputs, abstract))
-        with sized_attributes(model, tracer) as attributes, module_names(model, tracer), tracer, Sizes(tracer):
-            output = model(*ready.args, **ready.kwargs)
+    def taken(tensor: torch.Tensor) -> torch.Tensor:
+        known = [constant(n, INPUT if n != 1 else ONE) for n in tensor.shape]
+        inputs.extend(known)
+        made = abstract_like(tensor.detach()) if abstract else tensor.detach().clone()
+        return tracer.introduce(made, known, [False] * len(known))
+
+    def prepare(twin: nn.Module) -> None:
+        tracer.facts.attributes.update(sized_attributes(twin, tracer))
+        spaces.update(_scripted(twin, tracer))
+
+    def look(output: Any) -> list[list[Space]]:
         returned = output_tensors(output)
         tracer.read(returned)
-        outputs = [list(tracer.spaces(t)) for t in returned]
-        del output, returned, ready
-    tracer.facts.attributes.update(attributes)
-    tracer.forget()
+        return [list(tracer.spaces(t)) for t in returned]
+
+    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=trained is not None)
+    outputs = perform(example, tracer, staging, look)
     for layout in outputs if interface else []:
         for space in layout:
             freeze(space, OUTPUT)
     return Observation(example, tracer, spaces, outputs, inputs)
+
+
+def _scripted(twin: nn.Module, tracer: Tracer) -> dict[str, list[Space]]:
+    """The tensors of TorchScript modules, which run as they are, are constants."""
+    found: dict[str, list[Space]] = {}
+    for prefix, module in twin.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            reason = f"{prefix} is TorchScript, whose tensors cannot be replaced"
+            for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                known = tracer.value(tensor, reason)
+                found[f"{prefix}.{name}"] = known.spaces
+    return found
 
 
 def _names_by_tensor(model: nn.Module) -> dict[int, list[str]]:
@@ -126,40 +145,7 @@ def _names_by_tensor(model: nn.Module) -> dict[int, list[str]]:
     return names
 
 
-def _alias(tensor: torch.Tensor) -> torch.Tensor:
-    """The same parameter under another object, or a buffer that may be overwritten."""
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(tensor.detach(), requires_grad=False)
-    return tensor.detach().clone()
-
-
-def _input(tensor: torch.Tensor, inputs: list[Space], abstract: bool) -> torch.Tensor:
-    made = abstract_like(tensor.detach()) if abstract else tensor.detach().clone()
-    known = [constant(n, INPUT if n != 1 else ONE) for n in tensor.shape]
-    made._secateur = Value(known, [False] * len(known))  # type: ignore[attr-defined]
-    inputs.extend(known)
-    return made
-
-
-@contextlib.contextmanager
-def module_names(model: nn.Module, tracer: Any) -> Iterator[None]:
-    """Keep ``tracer.module`` the dotted name of the module that is running."""
-    names = {id(module): name for name, module in model.named_modules()}
-    stack: list[str] = []
-
-    def enter(module: nn.Module, args: Any) -> None:
-        stack.append(tracer.module)
-        tracer.module = names.get(id(module), tracer.module)
-
-    def leave(module: nn.Module, args: Any, out: Any) -> None:
-        tracer.module = stack.pop() if stack else ""
-
-    hooks = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def real_like(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that code may write into."""
+    made = tensor.detach().clone()
+    return nn.Parameter(made, requires_grad=False) if isinstance(tensor, nn.Parameter) else made

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from secateur.core.equations import Contradiction, solve
 from secateur.core.graph import Graph, Width
@@ -28,10 +29,9 @@ from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import narrowed
 from secateur.torch.running.example import output_tensors
-from secateur.torch.running.restoring import abstract_like, named_tensors, swap_weights, untouched
-from secateur.torch.running.switches import tracing_switches
-from secateur.torch.tracing.arguments import Sizes
-from secateur.torch.tracing.observe import Observation, module_names
+from secateur.torch.running.restoring import abstract_like, named_tensors
+from secateur.torch.tracing.observe import Observation, real_like
+from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.tracer import Record, Tracer, _flat
 
 ROUNDS = 60
@@ -41,7 +41,7 @@ class Mismatch(Exception):
     """An operator gave another size than its spaces foretold."""
 
 
-class Replay(Tracer):
+class Rehearsal(Tracer):
     """Runs operators without rules and holds their output sizes against the record of the trace."""
 
     def __init__(self, *, abstract: bool, records: list[Record], sizes: dict[int, int]) -> None:
@@ -91,11 +91,11 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space])
     except PlanError as error:
         return _freeze_contradiction(graph, counts, leaf_of, str(error))
     sizes = {id(leaf_of[name].root()): count for name, count in counts.items()}
-    replay = Replay(abstract=seen.tracer.abstract, records=seen.tracer.records, sizes=sizes)
+    rehearsal = Rehearsal(abstract=seen.tracer.abstract, records=seen.tracer.records, sizes=sizes)
     try:
-        _run_narrowed(seen, plan, replay)
+        _run_narrowed(seen, plan, rehearsal)
     except Exception as error:
-        return _freeze_around(seen, replay, f"{type(error).__name__}: {error}".splitlines()[0][:160])
+        return _freeze_around(seen, rehearsal, f"{type(error).__name__}: {error}".splitlines()[0][:160])
     return None
 
 
@@ -121,30 +121,32 @@ def _some_plan(graph: Graph, counts: dict[str, int]) -> Plan:
     return graph.plan(kept)
 
 
-def _run_narrowed(seen: Observation, plan: Plan, replay: Replay) -> None:
-    model = seen.example.model
+def _run_narrowed(seen: Observation, plan: Plan, rehearsal: Rehearsal) -> None:
     abstract = seen.tracer.abstract
-    with untouched(model), tracing_switches():
+    smaller = {} if abstract else narrowed(named_tensors(seen.example.model), plan)
+
+    def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if abstract:
-            swap_weights(model, lambda name, tensor: abstract_like(tensor, _narrowed_shape(plan, name, tensor)))
-            install(model, {}, plan.edits)
-        else:
-            smaller = narrowed(named_tensors(model), plan)
-            swap_weights(model, lambda name, tensor: smaller[name] if plan.narrows(name) else tensor.detach().clone())
-            install(model, {}, plan.edits)
-        _refresh_all(model)
-        for module in model.modules():
-            module.training = False
-        placed = seen.example if abstract else seen.example.beside_model()
-        ready = placed.map(lambda t: abstract_like(t.detach()) if abstract else t.detach().clone())
-        with module_names(model, replay), replay, Sizes(replay, reading=False):
-            output = model(*ready.args, **ready.kwargs)
-        if abstract:
-            for tensor, layout in zip(output_tensors(output), seen.outputs, strict=False):
-                replay.compare("the model", tensor, layout)
+            return rehearsal.owned(abstract_like(tensor, _narrowed_shape(plan, name, tensor)))
+        return rehearsal.owned(real_like(smaller[name] if plan.narrows(name) else tensor))
+
+    def prepare(twin: nn.Module) -> None:
+        install(twin, {}, plan.edits)
+        _refresh_all(twin)
+
+    def look(output: Any) -> None:
+        for tensor, layout in zip(output_tensors(output), seen.outputs, strict=False):
+            if abstract:
+                rehearsal.compare("the model", tensor, layout)
+
+    def taken(tensor: torch.Tensor) -> torch.Tensor:
+        return rehearsal.owned(abstract_like(tensor.detach()) if abstract else tensor.detach().clone())
+
+    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, reading=False)
+    perform(seen.example, rehearsal, staging, look)
 
 
-def _refresh_all(model: torch.nn.Module) -> None:
+def _refresh_all(model: nn.Module) -> None:
     for module in model.modules():
         if type(module).__module__.startswith("torch.nn."):
             refresh(module)
@@ -157,13 +159,13 @@ def _narrowed_shape(plan: Plan, name: str, tensor: torch.Tensor) -> tuple[int, .
     return None if shape == tuple(tensor.shape) else shape
 
 
-def _freeze_around(seen: Observation, replay: Replay, why: str) -> str:
+def _freeze_around(seen: Observation, rehearsal: Rehearsal, why: str) -> str:
     """Freeze what the failing operator touched; if that was frozen already, what its module holds; then its parent."""
-    module = replay.module
+    module = rehearsal.module
     reason = f"does not run when narrowed ({module or 'the model'}: {why})"
     records = seen.tracer.records
-    if replay.following and records:
-        place = min(replay.place, len(records) - 1)
+    if rehearsal.following and records:
+        place = min(rehearsal.place, len(records) - 1)
         written = [space for first, last, space in seen.tracer.constants if first <= place < last]
         if _freeze_free(written, f"a size written into the code ({module or 'the model'})"):
             return reason

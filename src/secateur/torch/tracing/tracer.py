@@ -9,6 +9,7 @@ Invariant: a tensor whose origin the tracer does not know is frozen; the tracer 
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,35 +22,32 @@ from secateur.core.settle import SizeFacts
 from secateur.core.sized import Origin
 from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexact, unify
 from secateur.torch.rules.registry import find
+from secateur.torch.running.generators import Generators
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 
 CostTerm = tuple[int, tuple[Space, ...], str]  # coefficient, sizes, and the module that pays
 
 
 class Memory:
-    """One allocation; reports its release, for the module that made it, when the last tensor on it dies."""
+    """One allocation. The tensors on it hold it; ``spoiled``: something was written that is not zero at removed units."""
 
-    __slots__ = ("events", "spoiled", "term")
+    __slots__ = ("__weakref__", "spoiled")
 
-    def __init__(self, events: list[CostTerm], term: CostTerm) -> None:
-        self.events, self.term, self.spoiled = events, term, False
-        events.append(term)
-
-    def __del__(self) -> None:
-        number, spaces, module = self.term
-        self.events.append((-number, spaces, module))
+    def __init__(self) -> None:
+        self.spoiled = False
 
 
 class Value:
     """What is known of one tensor. ``zero[i]``: at removed units of axis i the tensor is zero.
 
     ``when_read``: a space to freeze, and why, as soon as an operator reads the tensor (its shape may be read freely).
+    ``run`` tells whose note this is: a tensor that outlives its run must mean nothing to the next.
     """
 
-    __slots__ = ("memory", "spaces", "when_read", "zero")
+    __slots__ = ("memory", "run", "spaces", "when_read", "zero")
 
-    def __init__(self, spaces: list[Space], zero: list[bool], memory: Memory | None = None) -> None:
-        self.spaces, self.zero, self.memory = spaces, zero, memory
+    def __init__(self, spaces: list[Space], zero: list[bool], run: object, memory: Memory | None = None) -> None:
+        self.spaces, self.zero, self.run, self.memory = spaces, zero, run, memory
         self.when_read: tuple[Space, str] | None = None
 
 
@@ -83,20 +81,45 @@ class Tracer(TorchDispatchMode):
         self.unknown: Counter[str] = Counter()
         self.facts = SizeFacts()
         self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
-        self.strangers: list[torch.Tensor] = []
         self._over: list[Space] = []
+        self.made: list[weakref.ref[torch.Tensor]] = []
+        self._allocated: list[tuple[weakref.ref[Memory], CostTerm]] = []
+        self.generators = Generators()
+        self._run = object()
+        self._strangers: dict[int, tuple[torch.Tensor, Value]] = {}  # held, so that an identity stays theirs
 
     # -- what rules call ------------------------------------------------------------------------------------------
 
-    def value(self, tensor: torch.Tensor) -> Value:
+    def value(self, tensor: torch.Tensor, reason: str = "a constant in the code") -> Value:
         """What is known of a tensor; a tensor of unknown origin is a frozen constant."""
-        known = getattr(tensor, "_secateur", None)
+        known = self.known(tensor)
         if known is None:
-            reason = "a constant in the code"
             spaces = [constant(n, reason if n != 1 else ONE) for n in tensor.shape]
-            known = tensor._secateur = Value(spaces, [False] * len(spaces))  # type: ignore[attr-defined]
-            self.strangers.append(tensor)
+            known = Value(spaces, [False] * len(spaces), self._run)
+            self._strangers[id(tensor)] = tensor, known
         return known
+
+    def known(self, tensor: torch.Tensor) -> Value | None:
+        """What this run has said of a tensor; nothing is hung on tensors that are not the run's."""
+        known = getattr(tensor, "_secateur", None)
+        if known is not None and known.run is self._run:
+            return known
+        stranger = self._strangers.get(id(tensor))
+        return None if stranger is None else stranger[1]
+
+    def introduce(self, tensor: torch.Tensor, spaces: list[Space], zero: list[bool]) -> torch.Tensor:
+        """A tensor that the run begins with."""
+        self.note(tensor, Value(spaces, zero, self._run))
+        return self.owned(tensor)
+
+    def owned(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor that must not outlive the run."""
+        self.made.append(weakref.ref(tensor))
+        return tensor
+
+    def note(self, tensor: torch.Tensor, known: Value) -> None:
+        """Say what is known of a tensor of this run."""
+        tensor._secateur = known  # type: ignore[attr-defined]
 
     def spaces(self, tensor: torch.Tensor) -> list[Space]:
         """The spaces of a tensor's dimensions."""
@@ -116,9 +139,9 @@ class Tracer(TorchDispatchMode):
         if len(roots) != len(shape) or any(s.size != n for s, n in zip(roots, shape, strict=True)):
             raise ValueError(f"{self.where}: {roots} is not the shape {tuple(shape)}")
         flags = list(zero) if zero is not None else [False] * len(roots)
-        known = getattr(tensor, "_secateur", None)
+        known = self.known(tensor)
         if known is None:
-            tensor._secateur = Value(roots, flags)  # type: ignore[attr-defined]
+            self.note(tensor, Value(roots, flags, self._run))
             return
         if known.memory is not None and any(a and not b for a, b in zip(known.zero, flags, strict=False)):
             known.memory.spoiled = True
@@ -142,11 +165,8 @@ class Tracer(TorchDispatchMode):
                 self.facts.equations.append((attribute, space, f"a comparison in {self.module}"))
 
     def forget(self) -> None:
-        """Take our notes off tensors that are not ours: constants of the model's code."""
-        for tensor in self.strangers:
-            if hasattr(tensor, "_secateur"):
-                del tensor._secateur  # type: ignore[attr-defined]
-        self.strangers.clear()
+        """Let go of tensors that are not the run's: constants of the model's code."""
+        self._strangers.clear()
 
     def multiply(self, coefficient: int, *spaces: Space) -> None:
         """Count multiply-accumulates, on the account of the module that is running."""
@@ -177,13 +197,19 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():  # code that turns it on: composite operators arrive whole
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         if self.abstract:
             args, kwargs = self._abstract_arguments(func, args, kwargs)
             out = run_abstract(func, args, kwargs) if args else None
             if out is None:
-                out = func(*args, **kwargs)
+                out = self.generators.run(func, args, kwargs)
         else:
-            out = func(*args, **kwargs)
+            out = self.generators.run(func, args, kwargs)
+        self.made.extend(weakref.ref(t) for t in _flat(out) if isinstance(t, torch.Tensor))
         if not self.muted:
             self.observe(func, out, args, kwargs)
         return out
@@ -217,7 +243,7 @@ class Tracer(TorchDispatchMode):
     def read(self, inputs: Iterable[torch.Tensor]) -> None:
         """These tensors' values are used: freeze what that freezes."""
         for tensor in inputs:
-            known = getattr(tensor, "_secateur", None)
+            known = self.known(tensor)
             if known is not None and known.when_read is not None:
                 freeze(*known.when_read)
 
@@ -232,27 +258,38 @@ class Tracer(TorchDispatchMode):
         self.unknown[name] += 1
         self.freeze_all(inputs, reason)
         for tensor in outputs:
-            known = getattr(tensor, "_secateur", None)
+            known = self.known(tensor)
             if known is not None:
                 self.freeze_all([tensor], reason)
             spaces = [constant(n, reason if n != 1 else ONE) for n in tensor.shape]
-            tensor._secateur = Value(spaces, [False] * len(spaces), known.memory if known else None)  # type: ignore[attr-defined]
+            self.note(tensor, Value(spaces, [False] * len(spaces), self._run, known.memory if known else None))
 
     def _remember(self, func: Any, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
+        self._note_releases()
         view = getattr(func, "is_view", False)
-        first = next((k for t in inputs if (k := getattr(t, "_secateur", None)) is not None), None)
+        first = next((k for t in inputs if (k := self.known(t)) is not None), None)
         for tensor in outputs:
             known = self.value(tensor)
             if known.memory is None:
                 if view and first is not None and first.memory is not None:
                     known.memory = first.memory
                 elif not view:
-                    size = tensor.element_size()
-                    known.memory = Memory(self.memory_events, (size, tuple(known.spaces), self.module))
+                    known.memory = Memory()
+                    term = (tensor.element_size(), tuple(known.spaces), self.module)
+                    self._allocated.append((weakref.ref(known.memory), term))
+                    self.memory_events.append(term)
         touched = [s for t in inputs for s in self.spaces(t)]
         record = Record(name, self.module, touched, [list(self.spaces(t)) for t in outputs], view)
         record.over = tuple(self._over)
         self.records.append(record)
+
+    def _note_releases(self) -> None:
+        """What was let go since the last operator. (Not in a finaliser: Python swallows an interrupt that strikes there.)"""
+        gone = [term for memory, term in self._allocated if memory() is None]
+        if gone:
+            gone.sort(key=lambda term: any(space.size == 0 for space in term[1]))  # a fall of nothing ends no rise
+            self._allocated = [entry for entry in self._allocated if entry[0]() is not None]
+            self.memory_events.extend((-number, spaces, module) for number, spaces, module in gone)
 
     def _abstract_arguments(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Factories of floating tensors and everything that meets an abstract tensor become abstract."""
@@ -279,7 +316,7 @@ class Tracer(TorchDispatchMode):
             if arg.dim() == 0:
                 return arg
             twin = torch.empty_strided(arg.shape, arg.stride(), dtype=arg.dtype, device="meta")
-            twin._secateur = self.value(arg)  # type: ignore[attr-defined]
+            self.note(twin, self.value(arg))
             return twin
         if type(arg) in (list, tuple):
             return type(arg)(self._to_abstract(a) for a in arg)

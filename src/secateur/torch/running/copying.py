@@ -1,0 +1,394 @@
+"""Deep copies of anything a network holds or is given.
+
+    modules, containers, plain objects ── copied        closures, bound methods, weak references ── bound to the copies
+    tensors ── what the caller says                     locks, threads, open files, code ── held by both
+
+`copy.deepcopy` takes functions, weak references and caches for constants: ``self.head = lambda x: self.fc(x)`` in a copy
+would run the first network. Everything else that we do not know goes through it.
+
+Invariant: a run of the copy cannot write into what was copied; what cannot be copied raises `Uncopyable` with its place.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import copyreg
+import functools
+import gc
+import io
+import re
+import threading
+import types
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+Replace = Callable[[torch.Tensor], torch.Tensor]
+Way = Callable[["Copier", Any], Any]
+
+_ATOMS: frozenset[type] = frozenset(
+    {type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, type, range}
+    | {types.ModuleType, types.CodeType, property, np.dtype}
+    | {torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
+)
+# What synchronises, logs or speaks to the outside. None of it is part of what a network computes.
+_SHARED = (type(threading.Lock()), type(threading.RLock()), threading.Thread, io.IOBase, torch.Stream, torch.Event)
+# A run would move them on, and nobody can copy them.
+_CONSUMED = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
+
+
+CHANGED = "during iteration"  # what Python says when another thread writes to a container that is walked
+
+
+_CHILD = re.compile(r"\._modules\['([^']*)'\]")
+
+
+class Uncopyable(Exception):
+    """Something cannot be copied; ``steps`` lead to it, innermost first."""
+
+    def __init__(self, value: object, why: str) -> None:
+        super().__init__(why)
+        self.kind, self.why = type(value).__name__, why
+        self.steps: list[str] = []
+
+    def sentence(self, root: str) -> str:
+        """What, where, why, and the way out."""
+        path = _CHILD.sub(r".\1", "".join(reversed(self.steps)))
+        place = f"{root}{path}" if root else path.removeprefix(".") or "the model"
+        return (
+            f"{place} is a {self.kind}, which cannot be copied ({self.why}), so nothing can run without touching it. "
+            "Take it out of the model, hold plain values in its place, or give its class a __deepcopy__."
+        )
+
+
+class Copier:
+    """One deep copy. ``memo`` maps what has been copied, by identity, and may be filled beforehand.
+
+    ``members`` are the modules of the network: a weak reference to one of them is bound to its copy. With
+    ``keeps_strangers``, functions and bound methods that reach none of them (nor their tensors) are held by both.
+    """
+
+    def __init__(self, replace: Replace, members: Iterable[nn.Module] = (), *, keeps_strangers: bool = False) -> None:
+        self.replace = replace
+        self.memo: dict[int, Any] = {}
+        self.members = {id(module) for module in members}
+        self.keeps_strangers = keeps_strangers
+        self._alive: list[Any] = []  # identities in the memo stay theirs
+        self._ways: dict[type, Way] = {}
+
+    def copy(self, value: Any) -> Any:
+        """The copy of a value: always the same one for the same value."""
+        kind = type(value)
+        if kind in _ATOMS:
+            return value
+        made = self.memo.get(id(value), self)  # the copier itself is nobody's copy
+        if made is not self:
+            return made
+        way = self._ways.get(kind)
+        if way is None:
+            way = self._ways[kind] = _way(kind)
+        return self.remember(value, way(self, value))
+
+    def remember(self, value: Any, made: Any) -> Any:
+        """Note a copy, before it is filled where it may hold itself."""
+        if made is not value:
+            self._alive.append(value)
+        self.memo[id(value)] = made
+        return made
+
+    def is_stranger(self, function: types.FunctionType | types.MethodType | types.BuiltinFunctionType) -> bool:
+        """Whether a function is to be held by both, since it has nothing to do with the network."""
+        return self.keeps_strangers and not _reaches(function, self.members | self.memo.keys())
+
+    def items(self, pairs: Iterable[tuple[Any, Any]], step: str) -> Iterable[tuple[Any, Any]]:
+        """Copies of keyed values; ``step`` says how a key is written in a path."""
+        for key, value in pairs:
+            try:
+                yield self.copy(key), self.copy(value)
+            except Uncopyable as error:
+                error.steps.append(step.format(key))
+                raise
+
+
+def _way(kind: type) -> Way:
+    """How values of a type are copied."""
+    known = _WAYS.get(kind)
+    if known is not None:
+        return known
+    for base, way in _WAYS_OF_SUBCLASSES:
+        if issubclass(kind, base):
+            return way
+    return _plain if _is_plain(kind) else _by_deepcopy
+
+
+_PROTOCOL = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__")
+
+
+def _is_plain(kind: type) -> bool:
+    """Whether instances are no more than their ``__dict__``, and their class has no opinion on copying them."""
+    return (
+        kind.__new__ is object.__new__
+        and kind.__dictoffset__ != 0
+        and kind not in copyreg.dispatch_table
+        and not any(base.__dict__.get("__slots__") for base in kind.__mro__)
+        and all(_is_usual(kind, name) for name in _PROTOCOL)
+    )
+
+
+def _is_usual(kind: type, name: str) -> bool:
+    """Whether a method of the copy protocol says nothing new: torch.nn's own ones fill in what old pickles lack."""
+    method = getattr(kind, name, None)
+    if method is getattr(object, name, None) or method is getattr(nn.Module, name, None):
+        return True
+    return getattr(method, "__module__", "").startswith(("torch.nn.modules", "torch.nn.utils"))
+
+
+def _same(copier: Copier, value: Any) -> Any:
+    return value
+
+
+def _refuse(copier: Copier, value: Any) -> Any:
+    raise Uncopyable(value, "a run would use it up")
+
+
+def _tensor(copier: Copier, value: torch.Tensor) -> torch.Tensor:
+    return copier.replace(value)
+
+
+def _plain(copier: Copier, value: Any) -> Any:
+    made = copier.remember(value, object.__new__(type(value)))
+    made.__dict__.update(copier.items(list(vars(value).items()), ".{}"))
+    return made
+
+
+def _dict(copier: Copier, value: dict[Any, Any]) -> Any:
+    made = copier.remember(value, type(value)())
+    if value:
+        made.update(copier.items(list(value.items()), "[{!r}]"))
+    return made
+
+
+def _defaultdict(copier: Copier, value: collections.defaultdict[Any, Any]) -> Any:
+    made = copier.remember(value, collections.defaultdict(copier.copy(value.default_factory)))
+    made.update(copier.items(list(value.items()), "[{!r}]"))
+    return made
+
+
+def _list(copier: Copier, value: list[Any]) -> list[Any]:
+    made = copier.remember(value, [])
+    made.extend(held for _, held in copier.items(enumerate(list(value)), "[{}]"))
+    return made
+
+
+def _tuple(copier: Copier, value: tuple[Any, ...]) -> tuple[Any, ...]:
+    made = tuple(held for _, held in copier.items(enumerate(value), "[{}]"))
+    if all(a is b for a, b in zip(made, value, strict=True)):
+        return value
+    return copier.memo.get(id(value), made)
+
+
+def _set(copier: Copier, value: Any) -> Any:
+    return type(value)(held for _, held in copier.items(enumerate(list(value)), "[{}]"))
+
+
+def _deque(copier: Copier, value: collections.deque[Any]) -> collections.deque[Any]:
+    made = copier.remember(value, collections.deque(maxlen=value.maxlen))
+    made.extend(held for _, held in copier.items(enumerate(list(value)), "[{}]"))
+    return made
+
+
+def _mapping_proxy(copier: Copier, value: types.MappingProxyType[Any, Any]) -> Any:
+    return types.MappingProxyType(_dict(copier, dict(value)))
+
+
+def _builtin(copier: Copier, value: types.BuiltinFunctionType) -> Any:
+    """``items.append``, ``random.random``: bound to the copy of what they are bound to."""
+    held = value.__self__
+    if held is None or isinstance(held, (type, types.ModuleType)):
+        return value
+    made = held if copier.is_stranger(value) else copier.copy(held)
+    return value if made is held else getattr(made, value.__name__)
+
+
+def _method(copier: Copier, value: types.MethodType) -> Any:
+    if copier.is_stranger(value):
+        return value
+    return types.MethodType(copier.copy(value.__func__), copier.copy(value.__self__))
+
+
+def _partial(copier: Copier, value: functools.partial[Any]) -> Any:
+    made = functools.partial(
+        copier.copy(value.func), *copier.copy(value.args), **{k: copier.copy(v) for k, v in value.keywords.items()}
+    )
+    made.__dict__.update(copier.items(list(value.__dict__.items()), ".{}"))
+    return made
+
+
+def _cache(copier: Copier, value: Any) -> Any:
+    """``functools.lru_cache`` around a method: its own, empty cache around the copy's method."""
+    return functools.lru_cache(**value.cache_parameters())(copier.copy(value.__wrapped__))
+
+
+def _generator(copier: Copier, value: torch.Generator) -> torch.Generator:
+    made = torch.Generator(device=value.device)
+    made.set_state(value.get_state())
+    return made
+
+
+def _weak(copier: Copier, value: Any) -> Any:
+    held = value()
+    return weakref.ref(copier.copy(held)) if id(held) in copier.members else value
+
+
+def _function(copier: Copier, value: types.FunctionType) -> types.FunctionType:
+    """A clone that closes over the copies; the function itself where it closes over constants only."""
+    if not _is_bound(value, set()) or copier.is_stranger(value):
+        return value
+    cells = tuple(types.CellType() for _ in value.__closure__ or ())
+    made = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, cells)
+    copier.remember(value, made)
+    made.__qualname__, made.__module__ = value.__qualname__, value.__module__
+    made.__defaults__ = copier.copy(value.__defaults__)
+    made.__kwdefaults__ = copier.copy(value.__kwdefaults__)
+    made.__dict__.update(value.__dict__)
+    variables = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+    contents = [(name, content) for name, old in variables for content in _content(old)]
+    bound = dict(copier.items(contents, " (its variable {})"))
+    for name, new in zip(value.__code__.co_freevars, cells, strict=True):
+        if name in bound:
+            new.cell_contents = bound[name]
+    return made
+
+
+def _is_bound(function: types.FunctionType, seen: set[int]) -> bool:
+    """Whether a function holds anything but constants, code and other such functions."""
+    seen.add(id(function))
+    held = [content for cell in function.__closure__ or () for content in _content(cell)]
+    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return any(not _is_constant(item, seen) for item in held)
+
+
+def _is_constant(value: Any, seen: set[int]) -> bool:
+    if isinstance(value, types.FunctionType):
+        return id(value) in seen or not _is_bound(value, seen)
+    if isinstance(value, (tuple, frozenset)):
+        return all(_is_constant(item, seen) for item in value)
+    return type(value) in _ATOMS or isinstance(value, type)
+
+
+def _content(cell: types.CellType) -> list[Any]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # a variable that was never bound
+        return []
+
+
+def _by_deepcopy(copier: Copier, value: Any) -> Any:
+    """What we know nothing of: by its own rules, with whatever it shares with the rest of the copy."""
+    before = dict(copier.memo)
+    for is_last in (False, True):
+        try:
+            with _Replacing(copier):
+                return _with_functions(copier, value, copy.deepcopy(value, copier.memo))
+        except Exception as error:
+            if isinstance(error, Uncopyable) or CHANGED in str(error):
+                raise
+            copier.memo.clear()  # it holds half-made copies
+            copier.memo.update(before)
+            if is_last or not _share_inside(copier, value):
+                raise Uncopyable(value, f"{type(error).__name__}: {error}") from error
+    raise AssertionError("the loop above returns or raises")
+
+
+def _with_functions(copier: Copier, value: Any, made: Any) -> Any:
+    """A module that copies itself by rules of its own still holds the functions of the first one."""
+    if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
+        copier.memo[id(value)] = made
+        for key, held in vars(made).items():
+            if held is vars(value).get(key) and type(held) in _FUNCTIONS:
+                made.__dict__[key] = copier.copy(held)
+    return made
+
+
+def _share_inside(copier: Copier, value: Any) -> bool:
+    """Let the copy of an object hold the same locks and files as the object; whether it has any."""
+    inside = list(_everything_in(value))
+    for held in inside:
+        if isinstance(held, _CONSUMED):
+            _refuse(copier, held)
+    shared = [held for held in inside if isinstance(held, _SHARED)]
+    copier.memo.update((id(held), held) for held in shared)
+    return bool(shared)
+
+
+def _reaches(function: Any, wanted: Collection[int]) -> bool:
+    """Whether anything that a function holds (its variables, defaults, the object it is bound to) is one of these."""
+    if isinstance(function, types.FunctionType):
+        cells = [content for cell in function.__closure__ or () for content in _content(cell)]
+        held = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    else:
+        held = [function.__self__]
+    return any(id(item) in wanted for item in _everything_in(held))
+
+
+def _everything_in(value: Any) -> Iterator[Any]:
+    """A value and what hangs on it, as far as the garbage collector knows; code and files are not looked into."""
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting and len(seen) < 10_000:
+        held = waiting.pop()
+        if id(held) in seen or isinstance(held, (type, types.ModuleType)):
+            continue
+        seen.add(id(held))
+        yield held
+        if isinstance(held, types.FunctionType):
+            waiting += [*(held.__closure__ or ()), *(held.__defaults__ or ())]
+        elif not isinstance(held, (*_SHARED, torch.Tensor)):
+            waiting += gc.get_referents(held)
+
+
+class _Replacing(TorchFunctionMode):
+    """Answers a tensor's own ``__deepcopy__`` inside objects that copy themselves; the mode is this thread's alone."""
+
+    def __init__(self, copier: Copier) -> None:
+        super().__init__()
+        self.copier = copier
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__deepcopy__:
+            return self.copier.copy(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
+_WAYS: dict[type, Way] = {
+    dict: _dict,
+    collections.OrderedDict: _dict,
+    collections.defaultdict: _defaultdict,
+    list: _list,
+    tuple: _tuple,
+    set: _set,
+    frozenset: _set,
+    collections.deque: _deque,
+    types.MappingProxyType: _mapping_proxy,
+    types.BuiltinFunctionType: _builtin,
+    types.MethodType: _method,
+    types.FunctionType: _function,
+    functools.partial: _partial,
+    functools._lru_cache_wrapper: _cache,
+    torch.Generator: _generator,
+    weakref.ref: _weak,
+    torch._C.ScriptFunction: _same,
+}
+_WAYS_OF_SUBCLASSES: tuple[tuple[Any, Way], ...] = (
+    (torch.Tensor, _tensor),
+    (type, _same),
+    (_CONSUMED, _refuse),
+    (_SHARED, _same),
+)

@@ -1,0 +1,112 @@
+"""Random operators draw from generators of our own, so that a run leaves every generator of the user's where it was.
+
+    torch.rand(3)                 ──►  aten::rand.generator(3, generator=ours)
+    x.bernoulli_(generator=g)     ──►  …(generator=a clone of g)
+    native_dropout(x, 0.1, True)  takes none: the default generator is lent our state for that one call
+
+Invariant: after any number of calls the default generators, and those the model's code names, have the state they had.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from secateur.torch.running.switches import ALONE
+
+Way = tuple[Any, int] | str  # the overload to call and the place of its generator; or one of the words below
+_NO_DRAW, _LEND = "it draws nothing", "it takes no generator"
+_BY_KEYWORD = sys.maxsize
+_ways: dict[Any, Way] = {}
+
+
+class Generators:
+    """Our generators for one run: one for each device, and a clone of each one that the code names."""
+
+    def __init__(self) -> None:
+        self._ours: dict[torch.device, torch.Generator] = {}
+        self._clones: dict[int, tuple[torch.Generator, torch.Generator]] = {}
+
+    def run(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``operator(*args, **kwargs)``, drawing its random numbers from us."""
+        way = _ways.get(operator)
+        if way is None:
+            way = _ways[operator] = _way(operator)
+        device = torch.device("meta") if way is _NO_DRAW else _device(args, kwargs)
+        if device.type == "meta":
+            return operator(*args, **kwargs)
+        if isinstance(way, str):
+            return self._lend(operator, args, kwargs, device)
+        overload, place = way
+        given = args[place] if place < len(args) else kwargs.get("generator")
+        ours = self._clone(given) if given is not None else self._default(device)
+        if place < len(args):
+            return overload(*args[:place], ours, *args[place + 1 :], **kwargs)
+        return overload(*args, **{**kwargs, "generator": ours})
+
+    def _default(self, device: torch.device) -> torch.Generator:
+        if device not in self._ours:
+            self._ours[device] = torch.Generator(device=device).manual_seed(0)
+        return self._ours[device]
+
+    def _clone(self, given: torch.Generator) -> torch.Generator:
+        if id(given) not in self._clones:
+            made = torch.Generator(device=given.device)
+            made.set_state(given.get_state())
+            self._clones[id(given)] = (given, made)
+        return self._clones[id(given)][1]
+
+    def _lend(self, operator: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
+        ours = self._default(device)
+        theirs = _default_generator(device)
+        with ALONE:
+            state = theirs.get_state()
+            try:
+                theirs.set_state(ours.get_state())
+                out = operator(*args, **kwargs)
+                ours.set_state(theirs.get_state())
+            finally:
+                theirs.set_state(state)
+        return out
+
+
+def _way(operator: Any) -> Way:
+    if torch.Tag.nondeterministic_seeded not in getattr(operator, "tags", ()):
+        return _NO_DRAW
+    place = _place(operator)
+    if place is not None:
+        return operator, place
+    packet = operator.overloadpacket
+    for name in packet.overloads():
+        overload = getattr(packet, name)
+        place = _place(overload)
+        if place is not None and _arguments(overload) == _arguments(operator):
+            return overload, place
+    return _LEND
+
+
+def _place(operator: Any) -> int | None:
+    for place, argument in enumerate(operator._schema.arguments):
+        if argument.name == "generator":
+            return _BY_KEYWORD if argument.kwarg_only else place
+    return None
+
+
+def _arguments(operator: Any) -> list[tuple[str, str]]:
+    return [(a.name, str(a.type)) for a in operator._schema.arguments if a.name != "generator"]
+
+
+def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
+    named = kwargs.get("device")
+    if named is not None:
+        return torch.device(named)
+    flat = (leaf for arg in args for leaf in (arg if isinstance(arg, (list, tuple)) else [arg]))
+    return next((leaf.device for leaf in flat if isinstance(leaf, torch.Tensor)), torch.device("cpu"))
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator

@@ -1,0 +1,116 @@
+"""Where a network is run to be listened to: a twin of it, apart from the process, gone without trace afterwards.
+
+    model, example ──► twin, copies ──► prepare(twin) ──► twin(*copies), heard by the tracer ──► look(output) ──► nothing left
+
+Invariant: model, arguments and process are as they were, whatever the model's code did or raised.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from secateur.torch.running.example import Example
+from secateur.torch.running.interrupts import Interrupts
+from secateur.torch.running.outside import Outside
+from secateur.torch.running.switches import ALONE, apart
+from secateur.torch.running.twin import StandIn, twin
+from secateur.torch.tracing.arguments import Sizes
+from secateur.torch.tracing.tracer import Tracer
+
+Seen = TypeVar("Seen")
+
+
+def _as_it_is(model: nn.Module) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staging:
+    """How a run is set up: what stands in for each tensor of the model, and for each tensor among the arguments.
+
+    ``prepare`` is called on the twin; ``reading``: sizes that code reads from tensors remember where they came from.
+    """
+
+    stand_in: StandIn
+    taken: Callable[[torch.Tensor], torch.Tensor]
+    prepare: Callable[[nn.Module], None] = _as_it_is
+    training: bool = False
+    reading: bool = True
+
+
+def perform(example: Example, tracer: Tracer, staging: Staging, look: Callable[[Any], Seen]) -> Seen:
+    """Run a twin while the tracer listens; what ``look`` makes of its output, which may hold no tensor of the run."""
+    with ALONE, Interrupts() as interrupts, apart():
+        outside = Outside(example.model)
+        try:
+            return _perform(example, tracer, staging, look, interrupts)
+        except BaseException as error:
+            _let_go_of_frames(error)
+            raise
+        finally:
+            tracer.forget()
+            outside.put_back(tracer.made)
+
+
+def _let_go_of_frames(error: BaseException | None) -> None:
+    """Tracebacks hold the variables of the model's code, tensors of the run among them; what they say stays as a note."""
+    if isinstance(error, Exception):
+        error.add_note("In the model:\n" + "".join(traceback.format_tb(error.__traceback__)[1:]))
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _perform(
+    example: Example, tracer: Tracer, staging: Staging, look: Callable[[Any], Seen], interrupts: Interrupts
+) -> Seen:
+    model = twin(example.model, staging.stand_in)
+    try:
+        for module in model.modules():
+            module.training = staging.training
+        staging.prepare(model)
+        ready = (example if tracer.abstract else example.beside_model()).map(staging.taken)
+        _tell_modules(model, tracer)
+        with tracer, Sizes(tracer, reading=staging.reading), interrupts.welcome():
+            output = model(*ready.args, **ready.kwargs)
+        return look(output)
+    finally:
+        _let_go(model)
+
+
+def _tell_modules(model: nn.Module, tracer: Tracer) -> None:
+    """Keep ``tracer.module`` the dotted name of the module that is running."""
+    stack: list[tuple[nn.Module, str]] = []
+
+    def hooks(name: str) -> tuple[Any, Any]:
+        def enter(module: nn.Module, args: Any) -> None:
+            stack.append((module, tracer.module))
+            tracer.module = name
+
+        def leave(module: nn.Module, args: Any, out: Any) -> None:
+            while stack:  # modules that raised, and were caught by the model's code, are still on it
+                left, tracer.module = stack.pop()
+                if left is module:
+                    break
+
+        return enter, leave
+
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            enter, leave = hooks(name)
+            module.register_forward_pre_hook(enter, prepend=True)
+            module.register_forward_hook(leave, prepend=True)
+
+
+def _let_go(model: nn.Module) -> None:
+    """Twins often hold themselves (hooks, closures); their tensors need not wait for the garbage collector."""
+    for module in list(model.modules()):
+        if not isinstance(module, torch.jit.ScriptModule):
+            module._parameters.clear()
+            module._buffers.clear()
