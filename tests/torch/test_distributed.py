@@ -63,6 +63,17 @@ def summing() -> Any:
     return [world_size(), [tensor.tolist() for tensor in found]]
 
 
+def a_group_of_its_own() -> Any:
+    """Each rank in a group with nobody else: nothing of the other one's comes in."""
+    mine = [dist.new_group([number]) for number in range(RANKS)][rank()]
+    found, model = torch.full((2,), float(rank() + 1)), network()
+    reduce_sum([found], mine)
+    data = Data(loader=batches()[:5] if rank() == 0 else batches()[5:], group=mine)
+    used = reestimate_batch_norm(model, data)
+    scores = make("taylor", data)(sc.trace(model.eval(), X[:1]), model)
+    return [world_size(mine), found.tolist(), used, numbers(model), {n: v.tolist() for n, v in scores.items()}]
+
+
 def batch_norm() -> Any:
     model = network()
     mine = batches()[:5] if rank() == 0 else batches()[5:]
@@ -132,6 +143,7 @@ def other_lengths() -> Any:
 
 SCENARIOS: tuple[Callable[[], Any], ...] = (
     summing,
+    a_group_of_its_own,
     batch_norm,
     batch_norm_of_an_idle_rank,
     criteria,
@@ -184,6 +196,17 @@ def errors(ranks: list[dict[str, Any]], scenario: Callable[[], Any]) -> list[str
 def test_sums_are_the_same_on_every_rank_in_place(ranks: list[dict[str, Any]]) -> None:
     expected = [2, [[3.0, 3.0], 21, [[2.0] * 3] * 2]]
     assert gave(ranks, summing) == [expected, expected]
+
+
+def test_a_group_adds_up_among_its_own_ranks_only(ranks: list[dict[str, Any]]) -> None:
+    for number, mine in enumerate((batches()[:5], batches()[5:])):
+        size, found, used, state, scores = gave(ranks, a_group_of_its_own)[number]
+        alone = network()
+        assert (size, found, used) == (1, [number + 1.0] * 2, len(mine))
+        assert reestimate_batch_norm(alone, mine) == len(mine)
+        assert state == pytest.approx(numbers(alone), rel=1e-5, abs=1e-6)
+        expected = make("taylor", Data(loader=mine))(sc.trace(alone.eval(), X[:1]), alone)
+        assert all(scores[name] == pytest.approx(values.tolist(), rel=1e-4) for name, values in expected.items())
 
 
 @pytest.mark.parametrize("scenario", [batch_norm, batch_norm_of_an_idle_rank])

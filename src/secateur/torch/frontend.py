@@ -115,9 +115,7 @@ class TorchWorking(TorchFrontend):
 
     def remeasure(self) -> None:
         if self.data is not None and batch_norms(self.model):
-            reestimate_batch_norm(
-                self.model, self.data.loader, num_batches=self.data.num_batches, collect_func=self.data.collect
-            )
+            reestimate_batch_norm(self.model, self.data)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         return {name: tensor.detach() for name, tensor in named_tensors(self.model).items()}

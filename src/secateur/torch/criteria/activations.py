@@ -111,7 +111,7 @@ def unit_means(
         data = criterion.source(model)
         sites = contractions_of(model, data.collect(next(iter(data.batches(model)))), samples=False).sites
         readers = readers_of(graph, sites, produced=activation is not None)
-        tap = _Sums(readers, Tally.of(graph, model), value, activation)
+        tap = _Sums(readers, Tally.of(graph, model, data.group), value, activation)
         for batch in batches(criterion.name, data, model):
             with taps(model, tap):
                 data.output(model, batch)

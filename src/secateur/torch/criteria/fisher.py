@@ -62,7 +62,7 @@ class Fisher(DataDriven):
                 num_passes += 1
                 for carrier in asked:
                     squares[carrier.name] += gradient_of(carrier).square()
-            reduce_sum([*squares.values(), num_passes])
+            reduce_sum([*squares.values(), num_passes], data.group)
             cost = with_values(asked, lambda i: i.tensor.detach().square() * squares[i.name] / (2 * num_passes.item()))
             parts = in_order(graph, unit_sums(cost, outer_widths(graph), 1))
         found = {name: reduce_group(values, self.reduction) for name, values in parts.items()}

@@ -100,7 +100,7 @@ def gate_scores(
         seen = contractions_of(model, first, samples=per == "sample")
         where = readers_of(graph, seen.sites)
         last = _by_parameters(graph, model, where)
-        tally, count = Tally.of(graph, model), 0
+        tally, count = Tally.of(graph, model, data.group), 0
         for batch in batches(criterion.name, data, model):
             run = _Run(seen=seen, readers=where, begin=begin or _as_it_is)
             run.batch = batch_size(Example.of(model, data.collect(batch))) if per == "sample" else 1

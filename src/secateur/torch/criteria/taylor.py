@@ -85,7 +85,7 @@ class Taylor(GateDriven):
                     before = total.get(name, [np.zeros(())] * len(values))
                     total[name] = [b + size * v for b, v in zip(before, values, strict=True)]
             sums = {name: [torch.from_numpy(v) for v in values] for name, values in in_order(graph, total).items()}
-            reduce_sum([*(v for values in sums.values() for v in values), count])
+            reduce_sum([*(v for values in sums.values() for v in values), count], data.group)
         means = {name: [v.numpy() / count.item() for v in values] for name, values in sums.items()}
         return finite({name: reduce_group(values, self.reduction) for name, values in means.items()})
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -87,7 +87,7 @@ class Evaluator:
             if self._batches is None:
                 self._batches = _kept(self.data, self.model, self.samples)
             with self._phase("batch norm"):
-                reestimate_batch_norm(model, self._batches, num_batches=self.data.num_batches, collect_func=_itself)
+                reestimate_batch_norm(model, replace(self.data, loader=self._batches, collect=_itself))
 
 
 class _Read:

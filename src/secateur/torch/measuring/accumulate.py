@@ -17,7 +17,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.layout import Values
 from secateur.errors import InputError
-from secateur.torch.running.distributed import reduce_sum
+from secateur.torch.running.distributed import Group, reduce_sum
 
 
 @dataclass(slots=True)
@@ -26,14 +26,15 @@ class Tally:
 
     sums: dict[str, torch.Tensor]
     counts: dict[str, float]
+    group: Group = None
 
     @classmethod
-    def of(cls, graph: Graph, model: nn.Module) -> Tally:
-        """All zero, on the model's device."""
+    def of(cls, graph: Graph, model: nn.Module, group: Group = None) -> Tally:
+        """All zero, on the model's device; ``group`` are the processes that add up together."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         shapes = {w.name: (() if w.outer is None else (graph[w.outer].size,)) + (w.size,) for w in graph.free}
         sums = {name: torch.zeros(shape, dtype=wide(device), device=device) for name, shape in shapes.items()}
-        return cls(sums, dict.fromkeys(sums, 0.0))
+        return cls(sums, dict.fromkeys(sums, 0.0), group)
 
     def add(self, values: Mapping[str, torch.Tensor], count: float) -> None:
         """Add what a batch says, each width ``[size]`` or ``[outer, size]``, as this many samples."""
@@ -50,7 +51,7 @@ class Tally:
             return {}
         some = next(iter(self.sums.values()))
         counts = torch.tensor([*self.counts.values(), of or 0.0], dtype=some.dtype, device=some.device)
-        reduce_sum([*self.sums.values(), counts])
+        reduce_sum([*self.sums.values(), counts], self.group)
         *by_width, for_all = counts.tolist()
         found: dict[str, Values] = {}
         for (name, total), count in zip(self.sums.items(), by_width, strict=True):

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from secateur.errors import InputError
-from secateur.torch.running.data import Collect, call, first_of, to_device
-from secateur.torch.running.distributed import active, reduce_sum, unwrapped
+from secateur.torch.running.data import Collect, Data, call, first_of, to_device
+from secateur.torch.running.distributed import Group, active, reduce_sum, unwrapped
 from secateur.torch.running.restoring import flags_kept
 
 
@@ -30,43 +30,47 @@ def batch_norms(model: nn.Module) -> list[Any]:
 
 def reestimate_batch_norm(
     model: nn.Module,
-    data_loader: Iterable[Any],
+    data_loader: Iterable[Any] | Data,
     *,
     num_batches: int = 50,
     collect_func: Collect = first_of,
 ) -> int:
     """Measure the running statistics of every batch norm again; the number of batches used.
 
-    Inputs are moved to the device of the model's first parameter. Under DDP the statistics are those of the batches of
-    all ranks, the same on each, and the number counts them all. Raises InputError where no rank has a batch.
+    Inputs are moved to the device of the model's first parameter. A `Data` says itself what of a batch the model takes, and
+    how many there are. Under DDP the statistics are those of the batches of all ranks (of the data's group), the same on
+    each, and the number counts them all. Raises InputError where no rank has a batch.
     """
     model = unwrapped(model)
     norms = batch_norms(model)
     if not norms:
         return 0
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    used = 0
+    used, group = 0, None
+    if isinstance(data_loader, Data):
+        num_batches, collect_func, group = data_loader.num_batches, data_loader.collect, data_loader.group
+        data_loader = data_loader.loader
     with flags_kept(model), _measuring(model, norms), torch.no_grad():
         for batch in islice(iter(data_loader), num_batches):
             _measure(model, to_device(collect_func(batch), device))
             used += 1
-        total = _over_ranks(norms, used)
+        total = _over_ranks(norms, used, group)
         if not total:
             raise InputError("the data loader gave no batch: batch-norm statistics cannot be measured")
     return total
 
 
-def _over_ranks(norms: list[Any], used: int) -> int:
+def _over_ranks(norms: list[Any], used: int, group: Group) -> int:
     """Average the statistics over all ranks, each weighted by its batches; how many batches that were."""
-    if not active():
+    if not active(group):
         return used
     count = torch.tensor([used], dtype=torch.float64)
-    reduce_sum([count])
+    reduce_sum([count], group)
     total = int(count)
     for m in norms:
         for statistic in (m.running_mean, m.running_var):
             weighted = statistic.double() * used
-            reduce_sum([weighted])
+            reduce_sum([weighted], group)
             statistic.copy_(weighted / max(total, 1))
         m.num_batches_tracked.fill_(total)
     return total

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.core.coincidence import Avoided, unless_coincident
 from secateur.core.equations import Contradiction, solve
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import size_of
 from secateur.core.plan import Plan
 from secateur.core.settle import size_now
 from secateur.core.space import Space, freeze, is_frozen, leaves
-from secateur.errors import Coincidence, PlanError, TraceError
+from secateur.errors import PlanError, TraceError
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import narrowed
@@ -106,13 +107,15 @@ def _some_count(width: Width, share: float) -> int:
 
 def _without_coincidence(graph: Graph, counts: dict[str, int]) -> Plan:
     """A plan for about these counts; moves a count that would make two sizes equal which the code tells apart."""
-    for _ in range(100):
-        try:
-            return _some_plan(graph, counts)
-        except Coincidence as coincidence:
-            choices = graph[coincidence.width].choices
-            counts[coincidence.width] = choices[(choices.index(coincidence.count) + 1) % len(choices)]
-    return _some_plan(graph, counts)
+
+    def moved(avoided: Avoided) -> Plan:
+        for name, taken in avoided.items():
+            choices = graph[name].choices
+            while counts[name] in taken and len(taken) < len(choices):
+                counts[name] = choices[(choices.index(counts[name]) + 1) % len(choices)]
+        return _some_plan(graph, counts)
+
+    return unless_coincident(moved)
 
 
 def _some_plan(graph: Graph, counts: dict[str, int]) -> Plan:

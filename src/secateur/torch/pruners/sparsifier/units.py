@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.core.coincidence import Avoided, unless_coincident
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import Indices, kept_indices, widths_of
 from secateur.core.plan import Plan
 from secateur.core.positions import places
-from secateur.errors import Coincidence
 from secateur.torch.pruners.sparsifier.entries import Entry
 
 Dead = NDArray[np.bool_]
@@ -39,16 +39,15 @@ class Leftover:
 def plan_of_masks(entries: Sequence[Entry], graph: Graph) -> Plan:
     """The plan that removes every unit whose rows are masked in all configured tensors that carry it."""
     dead = dict(_dead_units(entries, graph))
-    spared: dict[str, int] = {}
-    while True:
+
+    def keeping(avoided: Avoided) -> Plan:  # where two sizes would coincide, a unit more stays, zeroed
         kept = {
-            name: _kept(graph[name], units, dead.get(graph[name].outer or ""), spared.get(name, 0))
+            name: _kept(graph[name], units, dead.get(graph[name].outer or ""), avoided.get(name, set()))
             for name, units in dead.items()
         }
-        try:
-            return graph.plan(kept)
-        except Coincidence as coincidence:  # one unit more, zeroed, so that two sizes differ as the code wants
-            spared[coincidence.width] = spared.get(coincidence.width, 0) + 1
+        return graph.plan(kept)
+
+    return unless_coincident(keeping)
 
 
 def leftovers(entries: Sequence[Entry], plan: Plan) -> list[Leftover]:
@@ -92,19 +91,19 @@ def _dead_units(entries: Sequence[Entry], graph: Graph) -> Iterator[tuple[str, D
             yield name, dead
 
 
-def _kept(width: Width, dead: Dead, outer_dead: Dead | None, spared: int) -> Indices:
+def _kept(width: Width, dead: Dead, outer_dead: Dead | None, avoided: set[int]) -> Indices:
     """The kept set: as many go as are dead under every outer index that stays, and as the choices allow."""
     if dead.ndim == 1:
-        return _alive_first(width, dead[None], spared)[0]
+        return _alive_first(width, dead[None], avoided)[0]
     counted = dead if outer_dead is None or outer_dead.ndim > 1 or outer_dead.all() else dead[~outer_dead]
     num_dead = int(counted.sum(1).min())
     level = np.stack([row & (np.cumsum(row) <= num_dead) for row in dead])
     short = level.sum(1) < num_dead  # under an outer index that goes itself: any units do
     level[short] = np.arange(width.size) < num_dead
-    return _alive_first(width, level, spared)
+    return _alive_first(width, level, avoided)
 
 
-def _alive_first(width: Width, dead: Dead, spared: int) -> Indices:
-    wanted = width.size - int(dead[0].sum()) + spared
-    count = min((c for c in width.choices if c >= max(wanted, 1)), default=width.size)
+def _alive_first(width: Width, dead: Dead, avoided: set[int]) -> Indices:
+    alive = width.size - int(dead[0].sum())
+    count = min((c for c in width.choices if c >= max(alive, 1) and c not in avoided), default=width.size)
     return np.sort(np.argsort(dead, axis=1, kind="stable")[:, :count], axis=1).astype(np.int64)
