@@ -31,7 +31,7 @@ def prune(
     model: nn.Module,
     mode: Modes,
     constraints: Mapping[str, Any] | None = None,
-    dummy_input: Any = None,
+    dummy_input: object = None,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, PruneResult]:
     """`secateur.prune`, called as ``modelopt.torch.prune.prune`` is."""
@@ -55,7 +55,7 @@ def read(mode: Modes, config: Mapping[str, Any] | None = None) -> tuple[str, dic
     return mode, _in_our_words(_merged(listed or {}, config or {}, "option"))
 
 
-def _merged(listed: Mapping[str, Any], config: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _merged(listed: Mapping[str, object], config: Mapping[str, object], place: str) -> dict[str, Any]:
     found = {**config, **listed}
     for key in [key for key in listed if key in config]:
         ours, theirs = listed[key], config[key]
@@ -66,7 +66,7 @@ def _merged(listed: Mapping[str, Any], config: Mapping[str, Any], place: str) ->
     return found
 
 
-def _in_our_words(config: Mapping[str, Any]) -> dict[str, Any]:
+def _in_our_words(config: Mapping[str, object]) -> dict[str, Any]:
     """Module types beside the options become rules, and ``max_iter_data_loader`` the number of batches."""
     found = {key: value for key, value in config.items() if "." not in str(key)}
     types = {key: value for key, value in config.items() if "." in str(key)}
@@ -82,13 +82,13 @@ def _in_our_words(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _by_name(by_name: Any) -> Any:
+def _by_name(by_name: object) -> Any:
     if not isinstance(by_name, Mapping):
         return by_name
     return {pattern: _rule(rule, f"rules: {pattern}") for pattern, rule in by_name.items()}
 
 
-def _rule(rule: Any, where: str) -> Any:
+def _rule(rule: object, where: str) -> Any:
     if not isinstance(rule, Mapping):
         return rule
     found: dict[str, Any] = {}

@@ -62,7 +62,7 @@ class ActivationOptions(Options):
     exclude_last_layer: bool = True
 
 
-def activation(model: nn.Module, options: Mapping[str, Any]) -> Activation:
+def activation(model: nn.Module, options: Mapping[str, object]) -> Activation:
     """Our activation mode for this model, as their options say.
 
     Raises ConfigError for a key, a name or a type that is not known, and for what cannot be meant.
@@ -137,7 +137,7 @@ def _default(layers: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     return [{"sparsity_per_layer": 0.1, "op_types": [name for name in ("Conv2d", "Linear") if name in there]}]
 
 
-def _entries(entries: Any) -> Sequence[Any]:
+def _entries(entries: object) -> Sequence[Any]:
     if isinstance(entries, str):
         try:
             entries = json.loads(entries)
@@ -150,7 +150,7 @@ def _entries(entries: Any) -> Sequence[Any]:
     return entries
 
 
-def _check_entry(entry: Any, where: str) -> None:
+def _check_entry(entry: object, where: str) -> None:
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where} is a dict, not {type(entry).__name__}")
     for key in entry:
@@ -253,7 +253,7 @@ def _say(found: _Reading, entry: Mapping[str, Any], number: int, chosen: Sequenc
         found.per_layer.update(dict.fromkeys(chosen, (sparsity, number)))
 
 
-def _maxima(entry: Mapping[str, Any], chosen: Sequence[str], sparsity: float, where: str) -> dict[str, float]:
+def _maxima(entry: Mapping[str, object], chosen: Sequence[str], sparsity: float, where: str) -> dict[str, float]:
     given = entry.get("max_sparsity_per_layer", MOST)
     what = f"{where}: max_sparsity_per_layer"
     if isinstance(given, Mapping):

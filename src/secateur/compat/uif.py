@@ -65,7 +65,7 @@ def schedule(name: str, steps: int, final: float) -> list[float]:
 
 
 def get_pruning_runner(
-    model: nn.Module, inputs: Any, method: Literal["iterative", "one_step"]
+    model: nn.Module, inputs: object, method: Literal["iterative", "one_step"]
 ) -> IterativeRunner | OneStepRunner:
     """A runner, as ``pytorch_nndct.get_pruning_runner`` gives one. Raises InputError for another method."""
     if method not in ("iterative", "one_step"):
@@ -76,13 +76,13 @@ def get_pruning_runner(
 class IterativeRunner:
     """Their iterative runner around our `IterativePruner`, which holds the state."""
 
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
+    def __init__(self, model: nn.Module, inputs: object) -> None:
         self.pruner = IterativePruner(model, inputs)
 
     def ana(
         self,
         eval_fn: Callable[..., Any],
-        args: Sequence[Any] = (),
+        args: Sequence[object] = (),
         *,
         ratios: Sequence[float] = RATIOS,
         excludes: Collection[str] = (),
@@ -119,15 +119,15 @@ class IterativeRunner:
 class OneStepRunner:
     """Their one-step runner around our `OneStepPruner`, which holds the state."""
 
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
+    def __init__(self, model: nn.Module, inputs: object) -> None:
         self.pruner = OneStepPruner(model, inputs)
 
     def search(
         self,
         calibration_fn: Callable[..., Any] | None,
-        calib_args: Sequence[Any],
+        calib_args: Sequence[object],
         eval_fn: Callable[..., Any],
-        eval_args: Sequence[Any],
+        eval_args: Sequence[object],
         num_subnet: int,
         removal_ratio: float,
     ) -> tuple[Candidate, ...]:
@@ -145,7 +145,7 @@ class OneStepRunner:
         return self.pruner.prune(index)[0]
 
 
-def _bound(function: Callable[..., Any], args: Sequence[Any], what: str) -> Callable[[nn.Module], Any]:
+def _bound(function: Callable[..., Any], args: Sequence[object], what: str) -> Callable[[nn.Module], Any]:
     if not isinstance(args, tuple | list):
         raise InputError(f"{what} is a tuple of what follows the model in the call: write ({type(args).__name__},)")
     return _Call(function, tuple(args))

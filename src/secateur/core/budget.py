@@ -90,7 +90,7 @@ class Budget:
         return {bound.metric: {"bound": bound.most, "whole": bound.whole} for bound in self.entries}
 
     @classmethod
-    def from_json(cls, data: Any) -> Budget:
+    def from_json(cls, data: object) -> Budget:
         """The budget that `to_json` wrote. Raises ConfigError for anything else."""
         entries = []
         for metric, entry in data.items() if isinstance(data, dict) else ():
@@ -115,7 +115,7 @@ def measure(graph: Graph, metric: str, counts: Counts | None = None) -> Any:
     return times * graph.cost(base, counts)
 
 
-def _bound(metric: str, bound: Any, graph: Graph) -> Bound:
+def _bound(metric: str, bound: object, graph: Graph) -> Bound:
     _check_metric(metric, graph)
     whole = int(measure(graph, metric))
     number, is_share = _read(metric, bound)
@@ -142,7 +142,7 @@ def _check_metric(metric: str, graph: Graph) -> None:
         )
 
 
-def _read(metric: str, bound: Any) -> tuple[Fraction, bool]:
+def _read(metric: str, bound: object) -> tuple[Fraction, bool]:
     """The number, exactly as written, and whether it is a share."""
     if isinstance(bound, str):
         found = _NUMBER.fullmatch(bound)

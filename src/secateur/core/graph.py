@@ -147,7 +147,7 @@ class Graph:
         """The same graph with these widths left whole, for one reason; those that are frozen keep their own."""
         return self.with_widths(w.whole(reason) if w.name in names else w for w in self.widths)
 
-    def plan(self, kept: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> Plan:
+    def plan(self, kept: Mapping[str, object], provenance: Mapping[str, Any] | None = None) -> Plan:
         """The plan that keeps these indices of these widths, and all of the others.
 
         Raises PlanError for an unknown or frozen width, or indices that are empty, unsorted, repeated or out of range.

@@ -27,7 +27,7 @@ class Options(BaseModel):
 
     if not TYPE_CHECKING:  # a checker is to see the fields as parameters
 
-        def __init__(self, **given: Any) -> None:
+        def __init__(self, **given: object) -> None:
             try:
                 super().__init__(**given)
             except ValidationError as error:
@@ -59,6 +59,6 @@ def _sentence(error: ValidationError, options: type[Options]) -> str:
     return f"{options.called}: " + " ".join(sentences)
 
 
-def _brief(given: Any) -> str:
+def _brief(given: object) -> str:
     strange = [key for key in given if not isinstance(key, str)] if isinstance(given, Mapping) else []
     return f"one with the key {strange[0]!r}" if strange else type(given).__name__

@@ -59,25 +59,25 @@ class Sized(int):
         self.float_use()
         return int.__float__(self)
 
-    def __truediv__(self, other: Any) -> Any:
+    def __truediv__(self, other: object) -> Any:
         self.float_use()
         return int.__truediv__(int.__index__(self), _plain(other))
 
-    def __rtruediv__(self, other: Any) -> Any:
+    def __rtruediv__(self, other: object) -> Any:
         self.float_use()
         return _plain(other) / int.__index__(self)
 
-    def __pow__(self, other: Any, modulus: Any = None) -> Any:
+    def __pow__(self, other: object, modulus: object = None) -> Any:
         self.float_use()
         return pow(int.__index__(self), _plain(other))
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         same = int.__eq__(self, other)
         if isinstance(other, Sized):
             self.listener.compared(self.origin, other.origin, equal=same)
         return same
 
-    def __ne__(self, other: Any) -> bool:
+    def __ne__(self, other: object) -> bool:
         return not self.__eq__(other)
 
     __hash__ = int.__hash__
@@ -91,14 +91,14 @@ def origin_of(value: int) -> Origin:
     return value.origin if isinstance(value, Sized) else int(value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     return int.__index__(value) if isinstance(value, Sized) else value
 
 
 def _install(symbol: str, method: str) -> None:
     compute = OPERATORS[symbol]
 
-    def forward(self: Sized, other: Any) -> Any:
+    def forward(self: Sized, other: object) -> Any:
         if type(other) is float:
             self.float_use()
         if not isinstance(other, int):
@@ -113,7 +113,7 @@ def _install(symbol: str, method: str) -> None:
         value = compute(int.__index__(self), int.__index__(other))
         return Sized(value, (symbol, self.origin, origin_of(other)), self.listener)
 
-    def backward(self: Sized, other: Any) -> Any:
+    def backward(self: Sized, other: object) -> Any:
         if type(other) is float:
             self.float_use()
             return compute(other, int.__index__(self))  # type: ignore[arg-type]

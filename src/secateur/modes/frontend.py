@@ -38,7 +38,7 @@ class Frontend(Protocol):
         """The processes that work on this network together."""
         ...
 
-    def check_criterion(self, criterion: Any) -> None:
+    def check_criterion(self, criterion: object) -> None:
         """Raise ConfigError unless this is a criterion, or the name of one."""
         ...
 
@@ -46,7 +46,7 @@ class Frontend(Protocol):
         """The same network with no more data than so many samples; the same ones each time."""
         ...
 
-    def judge(self, criterion: Any, *, seed: int | None = None) -> Judge:
+    def judge(self, criterion: object, *, seed: int | None = None) -> Judge:
         """What scores units: a criterion by name or as an object, or scores made before.
 
         With a ``seed`` it draws random numbers of its own. Raises ConfigError for a criterion that needs data where there
@@ -54,7 +54,7 @@ class Frontend(Protocol):
         """
         ...
 
-    def evaluator(self, score_func: Any, *, seed: int, samples: int | None = None, reuse: bool = True) -> Measure:
+    def evaluator(self, score_func: object, *, seed: int, samples: int | None = None, reuse: bool = True) -> Measure:
         """What measures narrowed networks: ``score_func(network)``, statistics taken anew from so many samples first."""
         ...
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -62,7 +61,7 @@ class GradNAS(Mode):
         return Found(plan=plan, evidence=evidence)
 
 
-def degradation(search_space: Graph, scores: Mapping[str, Any]) -> Curves:
+def degradation(search_space: Graph, scores: Mapping[str, object]) -> Curves:
     """The sum of the scores of the units that go, the least first, at each choice of each free width."""
     found: dict[str, dict[int, float]] = {}
     for width in search_space.free:

@@ -60,7 +60,7 @@ class _Journalled:
         return found
 
 
-def journalled(criterion: Any, frontend: Frontend, task: Task, mode: Scoring, *, seed: int | None = None) -> Judge:
+def journalled(criterion: object, frontend: Frontend, task: Task, mode: Scoring, *, seed: int | None = None) -> Judge:
     """What scores units, with a journal where the mode was given a ``checkpoint``."""
     judge = frontend.judge(criterion, seed=seed)
     if mode.checkpoint is None:

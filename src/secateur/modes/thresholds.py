@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
@@ -33,7 +32,7 @@ def ranked_for(task: Task, mode: Mode, judge: Judge) -> Ranked:
 
 
 def plan_under(
-    ranked: Ranked, curves: Callable[[Graph], Curves], task: Task, objective: Objective, record: Mapping[str, Any]
+    ranked: Ranked, curves: Callable[[Graph], Curves], task: Task, objective: Objective, record: Mapping[str, object]
 ) -> Plan:
     """The plan with the smallest loss, largest or sum of all, that meets the budget."""
     plan = planned(ranked, lambda space: choose(space, curves(space), task.budget, objective), task.graph)

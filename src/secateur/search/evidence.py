@@ -100,7 +100,7 @@ def _candidates(candidates: Iterable[Candidate]) -> str:
     return text_table("Candidates", ("Number", "score", "share of the data", "MACs"), rows)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

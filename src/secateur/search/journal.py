@@ -46,7 +46,9 @@ class Journal:
         self._entries: dict[str, Any] = dict(entries or {})
 
     @classmethod
-    def open(cls, path: str | Path | None, header: Mapping[str, Any], *, may_differ: Collection[str] = ()) -> Journal:
+    def open(
+        cls, path: str | Path | None, header: Mapping[str, object], *, may_differ: Collection[str] = ()
+    ) -> Journal:
         """Go on with the journal at ``path``, or begin one; ``path=None`` keeps everything in memory.
 
         A folder is as good as a file, see `journal_file`. ``header`` says what the evaluations depend on; all of it but the
@@ -72,7 +74,7 @@ class Journal:
         """What was recorded under a key, or None."""
         return self._entries.get(key)
 
-    def record(self, key: str, values: Mapping[str, Any]) -> None:
+    def record(self, key: str, values: Mapping[str, object]) -> None:
         """Keep one finished evaluation; it is on the disk when this returns.
 
         Raises InputError for a key that is there already and for values that JSON does not have (NaN and infinities among
@@ -113,7 +115,7 @@ def journal_file(path: str | Path) -> Path:
     return path / FILE_NAME if path.is_dir() or not (path.suffix or path.is_file()) else path
 
 
-def name_of(given: Any) -> str:
+def name_of(given: object) -> str:
     """How a journal calls a function, or an object that is called like one; bound arguments are not told."""
     name = getattr(given, "__qualname__", None)
     return name if isinstance(name, str) else type(given).__qualname__
@@ -149,7 +151,7 @@ def _opened(place: Path) -> io.FileIO:
     return file
 
 
-def _read(file: io.FileIO, place: Path, wanted: Mapping[str, Any], may_differ: Collection[str]) -> dict[str, Any]:
+def _read(file: io.FileIO, place: Path, wanted: Mapping[str, object], may_differ: Collection[str]) -> dict[str, Any]:
     """The entries of a journal with this header; an empty file becomes one. The file ends in a whole line afterwards."""
     *lines, last = file.readall().split(b"\n")
     if lines:
@@ -203,7 +205,7 @@ def _header_of(line: bytes, place: Path) -> Mapping[str, Any]:
 
 
 def _check_header(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: Collection[str], place: Path
+    found: Mapping[str, object], wanted: Mapping[str, object], may_differ: Collection[str], place: Path
 ) -> None:
     keys = [key for key in dict.fromkeys([*found, *wanted]) if key not in may_differ]
     differ = [key for key in keys if key not in found or key not in wanted or found[key] != wanted[key]]
@@ -212,7 +214,7 @@ def _check_header(
         raise ArtifactError(f"{visible(place)} is the journal of another search ({both}). Choose another path")
 
 
-def _shown(header: Mapping[str, Any], key: str) -> str:
+def _shown(header: Mapping[str, object], key: str) -> str:
     return visible(json.dumps(header[key])[:200]) if key in header else _ABSENT
 
 
@@ -226,11 +228,11 @@ def _whole(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _checksum(entry: Mapping[str, Any]) -> int:
+def _checksum(entry: Mapping[str, object]) -> int:
     return zlib.crc32(json.dumps(entry).encode())
 
 
-def _append(file: io.FileIO, entry: Mapping[str, Any]) -> None:
+def _append(file: io.FileIO, entry: Mapping[str, object]) -> None:
     _written(file, json.dumps({**entry, "crc32": _checksum(entry)}).encode() + b"\n")
 
 
@@ -249,7 +251,7 @@ def _written(file: io.FileIO, line: bytes) -> None:
         raise ArtifactError(f"the journal cannot be written: {problem.strerror}. What it holds is kept") from None
 
 
-def _plain(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _plain(values: Mapping[str, object], what: str) -> dict[str, Any]:
     """What JSON reads back of these values."""
     if not isinstance(values, Mapping):
         raise InputError(f"{what}: a mapping is needed, not {type(values).__name__}")

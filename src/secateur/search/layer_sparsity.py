@@ -106,14 +106,14 @@ def read_removal(
     return Removal(per_layer=per_layer, totals=most, named=frozenset(name for name in remove if name in layers))
 
 
-def read_share(value: Any, what: str) -> float:
+def read_share(value: object, what: str) -> float:
     """A share of units or weights that goes, or ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise ConfigError(f"{what} is a share of at least 0 and less than 1, not {value!r}")
     return float(value)
 
 
-def _total(entry: Any, layers: Mapping[str, Layer], where: str) -> Total:
+def _total(entry: object, layers: Mapping[str, Layer], where: str) -> Total:
     keys = ("share", "layers", "most")
     if not isinstance(entry, Mapping) or not {"share", "layers"} <= set(entry) <= set(keys):
         raise ConfigError(f'{where} is written as {{"share": 0.2, "layers": ["nn.Linear"], "most": 0.9}}')

@@ -100,14 +100,14 @@ def make_divisible(value: float, divisor: int) -> int:
     return nearest + divisor if nearest < 0.9 * value else nearest
 
 
-def check_multiple(value: Any) -> int:
+def check_multiple(value: object) -> int:
     """A divisor, or ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"a whole number of at least 1 is needed, not {value!r}")
     return value
 
 
-def check_fractions(values: Any) -> tuple[float, ...]:
+def check_fractions(values: object) -> tuple[float, ...]:
     """Ratios, or ConfigError."""
     if isinstance(values, str) or not isinstance(values, Collection):
         raise ConfigError(f"a list of shares is needed, not {values!r}")
@@ -130,14 +130,14 @@ def _count(span: Span, size: int, rounding: Any) -> int:
     return min(span, size) if isinstance(span, int) else int(rounding(round(span * size, 9)))
 
 
-def _check_spelling(kind: Any, modules: list[str], graph: Graph) -> None:
+def _check_spelling(kind: object, modules: list[str], graph: Graph) -> None:
     known = {name for types in graph.module_types.values() for name in types}
     alike = [name for name in known if str(name).lower() == str(kind).lower()]
     if not isinstance(kind, str) or (alike and not modules):
         raise ConfigError(f"rules: no module type is called {kind!r}.{nearest(str(kind), known)}")
 
 
-def _by_name(kind: str, by_name: Any) -> Mapping[str, Any]:
+def _by_name(kind: str, by_name: object) -> Mapping[str, Any]:
     if by_name is None:
         return {"*": None}
     if not isinstance(by_name, Mapping):
@@ -145,7 +145,7 @@ def _by_name(kind: str, by_name: Any) -> Mapping[str, Any]:
     return by_name
 
 
-def _spec(where: str, options: Any) -> Spec:
+def _spec(where: str, options: object) -> Spec:
     if not isinstance(options, Mapping):
         raise ConfigError(f"{where}: a mapping of options or None is needed, not {options!r:.60}")
     strange = next((key for key in options if key not in _CHECKS), None)

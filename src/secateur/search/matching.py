@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
-from typing import Any
 
 from secateur.core.graph import Graph, Width
 from secateur.errors import InputError, nearest
@@ -41,7 +40,7 @@ class Vocabulary:
             types | set(graph.module_types) | set(graph.layouts),
         )
 
-    def matching(self, pattern: Any, option: str) -> list[str]:
+    def matching(self, pattern: object, option: str) -> list[str]:
         """The names of the widths that a pattern means, frozen ones included; ``option`` is what errors call it.
 
         Raises InputError where the pattern matches nothing in the model at all.

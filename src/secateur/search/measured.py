@@ -84,7 +84,7 @@ def _entry(plan: Plan, evaluation: Evaluation) -> dict[str, Any]:
     return {**entry, "share": evaluation.share, "running": evaluation.running} if evaluation.running else entry
 
 
-def _read(key: str, entry: Mapping[str, Any], plan: Plan) -> Evaluation:
+def _read(key: str, entry: Mapping[str, object], plan: Plan) -> Evaluation:
     match {"share": 1.0, "running": [], **entry}:
         case {"sizes": dict() as sizes, "score": float() | int() | None as score, "share": float() | int() as share,
               "running": list() as running} if 0 < share <= 1 and all(map(_is_pair, running)):  # fmt: skip
@@ -101,7 +101,7 @@ def _read(key: str, entry: Mapping[str, Any], plan: Plan) -> Evaluation:
 _WAY_OUT = "Choose another path, to search anew"
 
 
-def _is_pair(entry: Any) -> bool:
+def _is_pair(entry: object) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and all(isinstance(number, float | int) for number in entry)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -74,7 +73,7 @@ def _pinned(search_space: Graph, sizes: Mapping[str, int]) -> Graph:
     )
 
 
-def _check_size(search_space: Graph, name: str, count: Any) -> None:
+def _check_size(search_space: Graph, name: str, count: object) -> None:
     known = {width.name: width for width in search_space.widths}
     if name not in known:
         raise InputError(f"sizes: no width is called {name!r}.{nearest(str(name), known)}")

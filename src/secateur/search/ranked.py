@@ -111,7 +111,7 @@ def description(criterion: Named) -> dict[str, Any]:
     return {"name": criterion.name, **{name: plain(getattr(criterion, name)) for name in shown}}
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """JSON's own types: tuples and sets as lists, what has no JSON form by its name."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}

@@ -32,7 +32,7 @@ def prune(
     model: nn.Module,
     mode: str | Mode = "magnitude",
     constraints: Mapping[str, Any] | None = None,
-    dummy_input: Any = None,
+    dummy_input: object = None,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, PruneResult]:
     """Narrow a model in place until it meets the constraints; the model and what was done.
@@ -50,7 +50,7 @@ def prune(
 
 
 def _prune(
-    model: nn.Module, recipe: Mode, constraints: Mapping[str, Any] | None, dummy_input: Any, tell: Tell
+    model: nn.Module, recipe: Mode, constraints: Mapping[str, Any] | None, dummy_input: object, tell: Tell
 ) -> tuple[nn.Module, PruneResult]:
     tell(0.0, "tracing")
     graph = trace(model, dummy_input)

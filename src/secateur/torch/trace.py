@@ -25,7 +25,7 @@ from secateur.torch.tracing.observe import Observation, listen_in_training, obse
 from secateur.torch.tracing.selfcheck import ROUNDS, check_by_running
 
 
-def trace(model: nn.Module, dummy_input: Any, *, interface: bool = True, check: bool = True) -> Graph:
+def trace(model: nn.Module, dummy_input: object, *, interface: bool = True, check: bool = True) -> Graph:
     """Run a model once on ``dummy_input`` and find out what can be narrowed.
 
     ``dummy_input`` is a tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments (append ``{}`` to

@@ -71,7 +71,7 @@ def _side_by_side(
         raise failure
 
 
-def _sent(settings: Mapping[str, Any]) -> bytes:
+def _sent(settings: Mapping[str, object]) -> bytes:
     """The settings of an evaluator in a form that another process can read."""
     for name, part in settings.items():
         try:

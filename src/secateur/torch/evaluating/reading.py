@@ -22,7 +22,7 @@ ScoreFunc = Callable[[nn.Module], Any]  # a number, a tensor of one, or a genera
 FEWEST_RIVALS = 3  # finished candidates before any is abandoned
 
 
-def evaluation_of(given: Any, rivals: Sequence[Running] = ()) -> Evaluation:
+def evaluation_of(given: object, rivals: Sequence[Running] = ()) -> Evaluation:
     """Read what a score function gave. Raises InputError where that is neither a number nor pairs of numbers."""
     if not isinstance(given, GeneratorType):
         return Evaluation(value=_finite(_number(given)))
@@ -46,7 +46,7 @@ def _is_behind(share: float, value: float, rivals: Sequence[Running]) -> bool:
     return len(at_share) >= FEWEST_RIVALS and value < median(at_share)
 
 
-def _pair(entry: Any) -> tuple[float, float]:
+def _pair(entry: object) -> tuple[float, float]:
     if not isinstance(entry, tuple | list) or len(entry) != 2:
         raise InputError(f"score_func yields (share of the data, score so far), not {str(entry)[:60]}")
     share, value = map(_number, entry)

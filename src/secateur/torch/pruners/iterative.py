@@ -66,7 +66,7 @@ class IterativePruner:
     def __init__(
         self,
         model: nn.Module,
-        dummy_input: Any,
+        dummy_input: object,
         *,
         criterion: str | Criterion = "l1",
         limits: Limits | Mapping[str, Any] | None = None,

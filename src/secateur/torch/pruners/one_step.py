@@ -65,7 +65,7 @@ class OneStepPruner:
     def __init__(
         self,
         model: nn.Module,
-        dummy_input: Any,
+        dummy_input: object,
         *,
         criterion: str | Criterion = "l1",
         limits: Limits | Mapping[str, Any] | None = None,
@@ -88,7 +88,7 @@ class OneStepPruner:
     def search(
         self,
         score_func: ScoreFunc,
-        constraints: Mapping[str, Any],
+        constraints: Mapping[str, object],
         *,
         num_candidates: int = 100,
         data_loader: Iterable[Any] | Data | None = None,
@@ -183,6 +183,6 @@ def _write_results(journal: Path, results: Sequence[Candidate]) -> None:
     os.replace(temporary, place)
 
 
-def _check_count(name: str, count: Any) -> None:
+def _check_count(name: str, count: object) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InputError(f"{name} is a whole number, at least 1, not {count!r}")

@@ -70,7 +70,7 @@ class Tap(Protocol):
 class WideTap(Tap, Protocol):
     """A tap that sees every other function, too."""
 
-    def other(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def other(self, func: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
         """What to use as the function's result: ``func(*args, **kwargs)`` to change nothing."""
         ...
 
@@ -103,7 +103,7 @@ class _Watch(Listening):
         site.again = lambda: func(*args, **kwargs)
         return self.tap.after(site, func(*args, **kwargs))
 
-    def weight(self, tensor: Any) -> tuple[str, torch.Tensor, bool] | None:
+    def weight(self, tensor: object) -> tuple[str, torch.Tensor, bool] | None:
         """The name of a parameter, itself, and whether it is seen transposed."""
         if not isinstance(tensor, torch.Tensor):
             return None
@@ -113,11 +113,11 @@ class _Watch(Listening):
         return None if known is None else (self.names[id(known[1])], known[1], True)
 
 
-def _linear(watch: _Watch, _: Any, x: Any, weight: Any = None, bias: Any = None) -> Site | None:
+def _linear(watch: _Watch, _: object, x: object, weight: object = None, bias: object = None) -> Site | None:
     return _upright(watch, x, weight, bias, "linear", {})
 
 
-def _upright(watch: _Watch, x: Any, weight: Any, bias: Any, kind: str, options: Mapping[str, Any]) -> Site | None:
+def _upright(watch: _Watch, x: Any, weight: object, bias: Any, kind: str, options: Mapping[str, object]) -> Site | None:
     """A contraction that takes its weight as it is stored; nothing for a transposed view or a tensor of no name."""
     found = watch.weight(weight)
     if found is None or found[2]:
@@ -128,15 +128,17 @@ def _upright(watch: _Watch, x: Any, weight: Any, bias: Any, kind: str, options: 
     )
 
 
-def _matmul(watch: _Watch, _: Any, x: Any, other: Any = None, **kwargs: Any) -> Site | None:
+def _matmul(watch: _Watch, _: object, x: object, other: object = None, **kwargs: object) -> Site | None:
     return _product(watch, x, other, None)
 
 
-def _addmm(watch: _Watch, _: Any, bias: Any, x: Any = None, other: Any = None, **kwargs: Any) -> Site | None:
+def _addmm(
+    watch: _Watch, _: object, bias: object, x: object = None, other: object = None, **kwargs: object
+) -> Site | None:
     return None if kwargs else _product(watch, x, other, bias)
 
 
-def _product(watch: _Watch, x: Any, other: Any, bias: Any) -> Site | None:
+def _product(watch: _Watch, x: object, other: Any, bias: Any) -> Site | None:
     found = watch.weight(other)
     if found is None or found[1].dim() != 2 or not isinstance(x, torch.Tensor):
         return None
@@ -146,13 +148,13 @@ def _product(watch: _Watch, x: Any, other: Any, bias: Any) -> Site | None:
 
 def _conv(
     watch: _Watch,
-    _: Any,
-    x: Any,
-    weight: Any = None,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    _: object,
+    x: object,
+    weight: object = None,
+    bias: object = None,
+    stride: object = 1,
+    padding: object = 0,
+    dilation: object = 1,
     groups: int = 1,
 ) -> Site | None:
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
@@ -161,21 +163,21 @@ def _conv(
 
 def _transposed(
     watch: _Watch,
-    _: Any,
-    x: Any,
-    weight: Any = None,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    _: object,
+    x: object,
+    weight: object = None,
+    bias: object = None,
+    stride: object = 1,
+    padding: object = 0,
+    output_padding: object = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: object = 1,
 ) -> Site | None:
     options = {"stride": stride, "padding": padding, "output_padding": output_padding}
     return _upright(watch, x, weight, bias, "transposed", options | {"dilation": dilation, "groups": groups})
 
 
-def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _run(func: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 

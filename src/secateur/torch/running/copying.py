@@ -82,7 +82,7 @@ class Copier:
         self._alive: list[Any] = []  # identities in the memo stay theirs
         self._ways: dict[type, Way] = {}
 
-    def copy(self, value: Any) -> Any:
+    def copy(self, value: object) -> Any:
         """The copy of a value: always the same one for the same value."""
         kind = type(value)
         if kind in _ATOMS:
@@ -95,7 +95,7 @@ class Copier:
             way = self._ways[kind] = _way(kind)
         return self.remember(value, way(self, value))
 
-    def remember(self, value: Any, made: Any) -> Any:
+    def remember(self, value: object, made: object) -> Any:
         """Note a copy, before it is filled where it may hold itself."""
         if made is not value:
             self._alive.append(value)
@@ -149,11 +149,11 @@ def _is_usual(kind: type, name: str) -> bool:
     return getattr(method, "__module__", "").startswith(("torch.nn.modules", "torch.nn.utils"))
 
 
-def _same(copier: Copier, value: Any) -> Any:
+def _same(copier: Copier, value: object) -> Any:
     return value
 
 
-def _refuse(copier: Copier, value: Any) -> Any:
+def _refuse(copier: Copier, value: object) -> Any:
     raise Uncopyable(value, "a run would use it up")
 
 
@@ -161,7 +161,7 @@ def _tensor(copier: Copier, value: torch.Tensor) -> torch.Tensor:
     return copier.replace(value)
 
 
-def _plain(copier: Copier, value: Any) -> Any:
+def _plain(copier: Copier, value: object) -> Any:
     made = copier.remember(value, object.__new__(type(value)))
     made.__dict__.update(copier.items(list(vars(value).items()), ".{}"))
     return made
@@ -186,7 +186,7 @@ def _list(copier: Copier, value: list[Any]) -> list[Any]:
     return made
 
 
-def _tuple(copier: Copier, value: tuple[Any, ...]) -> tuple[Any, ...]:
+def _tuple(copier: Copier, value: tuple[object, ...]) -> tuple[Any, ...]:
     made = tuple(held for _, held in copier.items(enumerate(value), "[{}]"))
     if all(a is b for a, b in zip(made, value, strict=True)):
         return value
@@ -274,7 +274,7 @@ def _is_bound(function: types.FunctionType, seen: set[int]) -> bool:
     return any(not _is_constant(item, seen) for item in held)
 
 
-def _is_constant(value: Any, seen: set[int]) -> bool:
+def _is_constant(value: object, seen: set[int]) -> bool:
     if isinstance(value, types.FunctionType):
         return id(value) in seen or not _is_bound(value, seen)
     if isinstance(value, (tuple, frozenset)):
@@ -289,7 +289,7 @@ def _content(cell: types.CellType) -> list[Any]:
         return []
 
 
-def _by_deepcopy(copier: Copier, value: Any) -> Any:
+def _by_deepcopy(copier: Copier, value: object) -> Any:
     """What we know nothing of: by its own rules, with whatever it shares with the rest of the copy."""
     before = dict(copier.memo)
     for is_last in (False, True):
@@ -306,7 +306,7 @@ def _by_deepcopy(copier: Copier, value: Any) -> Any:
     raise AssertionError("the loop above returns or raises")
 
 
-def _with_functions(copier: Copier, value: Any, made: Any) -> Any:
+def _with_functions(copier: Copier, value: object, made: object) -> Any:
     """A module that copies itself by rules of its own still holds the functions of the first one."""
     if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
         copier.memo[id(value)] = made
@@ -316,7 +316,7 @@ def _with_functions(copier: Copier, value: Any, made: Any) -> Any:
     return made
 
 
-def _share_inside(copier: Copier, value: Any) -> bool:
+def _share_inside(copier: Copier, value: object) -> bool:
     """Let the copy of an object hold the same locks and files as the object; whether it has any."""
     inside = list(_everything_in(value))
     for held in inside:
@@ -337,7 +337,7 @@ def _reaches(function: Any, wanted: Collection[int]) -> bool:
     return any(id(item) in wanted for item in _everything_in(held))
 
 
-def _everything_in(value: Any) -> Iterator[Any]:
+def _everything_in(value: object) -> Iterator[Any]:
     """A value and what hangs on it, as far as the garbage collector knows; code and files are not looked into."""
     seen: set[int] = set()
     waiting = [value]
@@ -360,7 +360,7 @@ class _Replacing(TorchFunctionMode):
         super().__init__()
         self.copier = copier
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.__deepcopy__:
             return self.copier.copy(args[0])
         return func(*args, **(kwargs or {}))

@@ -27,7 +27,7 @@ Loss = Callable[[Any, Any], torch.Tensor]
 Collect = Callable[[Any], Any]
 
 
-def first_of(batch: Any) -> Any:
+def first_of(batch: object) -> Any:
     """What a batch passes to the model by default: its first item if it is a tuple or list, else the batch."""
     return batch[0] if isinstance(batch, (tuple, list)) else batch
 
@@ -82,7 +82,7 @@ class Data:
         """
         seen: list[Any] = []
 
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def keep(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
             if len(seen) == num_batches:
                 raise _Enough
             seen.append((*args, dict(kwargs)))
@@ -116,11 +116,11 @@ class Data:
                 break
         return replace(self, loader=kept)
 
-    def output(self, model: nn.Module, batch: Any) -> Any:
+    def output(self, model: nn.Module, batch: object) -> Any:
         """Run the model on one batch."""
         return call(model, self.collect(batch))
 
-    def loss_of(self, output: Any, batch: Any) -> torch.Tensor:
+    def loss_of(self, output: Any, batch: object) -> torch.Tensor:
         """The loss of an output: ``loss`` where given, else the output's own, else cross entropy with the labels.
 
         Raises InputError where none of these can be had.
@@ -136,11 +136,11 @@ class Data:
         return value
 
 
-def _itself(batch: Any) -> Any:
+def _itself(batch: object) -> Any:
     return batch
 
 
-def _cross_entropy(output: Any, batch: Any) -> torch.Tensor:
+def _cross_entropy(output: object, batch: object) -> torch.Tensor:
     logits = getattr(output, "logits", output)
     labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
     if isinstance(logits, torch.Tensor) and isinstance(labels, torch.Tensor) and _are_labels(labels, logits):
@@ -157,25 +157,25 @@ def _are_labels(labels: torch.Tensor, logits: torch.Tensor) -> bool:
     return one_each and not labels.is_floating_point()
 
 
-def _described(value: Any) -> str:
+def _described(value: object) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
 
 
-def call(model: nn.Module, given: Any) -> Any:
+def call(model: nn.Module, given: object) -> Any:
     """Run a model on what ``collect_func`` returned: a tensor, a tuple of arguments (last may be a dict), or a dict."""
 
     example = Example.of(model, given)
     return model(*example.args, **example.kwargs)
 
 
-def to_device(tree: Any, device: torch.device) -> Any:
+def to_device(tree: object, device: torch.device) -> Any:
     """The same nested structure with every tensor on a device: tuples, lists, dicts, dataclasses, and what has ``.to``."""
     from torch.utils._pytree import tree_map
 
     return tree_map(lambda leaf: _moved(leaf, device), tree, is_leaf=_moves_itself)
 
 
-def _moves_itself(entry: Any) -> bool:
+def _moves_itself(entry: object) -> bool:
     return not isinstance(entry, type) and callable(getattr(entry, "to", None))
 
 

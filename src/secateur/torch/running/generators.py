@@ -98,7 +98,7 @@ def _arguments(operator: Any) -> list[tuple[str, str]]:
     return [(a.name, str(a.type)) for a in operator._schema.arguments if a.name != "generator"]
 
 
-def _device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
+def _device(args: tuple[object, ...], kwargs: dict[str, Any]) -> torch.device:
     named = kwargs.get("device")
     if named is not None:
         return torch.device(named)

@@ -63,7 +63,7 @@ def _holders(held: list[Any]) -> Iterator[Any]:
             yield holder
 
 
-def _remove(container: Any, value: Any) -> None:
+def _remove(container: Any, value: object) -> None:
     if isinstance(container, dict):
         for key in [k for k, v in container.items() if v is value or k is value]:
             del container[key]
@@ -74,7 +74,7 @@ def _remove(container: Any, value: Any) -> None:
             del container[place]
 
 
-def _forget(holder: Any, value: Any) -> list[str]:
+def _forget(holder: object, value: object) -> list[str]:
     names = [name for name, held in vars(holder).items() if held is value]
     for name in names:
         vars(holder)[name] = None

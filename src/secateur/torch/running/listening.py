@@ -34,7 +34,7 @@ class Listening(TorchFunctionMode):
         self._opened: dict[FunctionType, FunctionType | None] = {}
         self._inside: list[tuple[FunctionType, tuple[Any, ...]]] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         opened = self._open(func) if type(func) is FunctionType else None
         if opened is None or self._comes_back(func, args):
@@ -46,14 +46,14 @@ class Listening(TorchFunctionMode):
         finally:
             self._inside.pop()
 
-    def _comes_back(self, function: FunctionType, args: tuple[Any, ...]) -> bool:
+    def _comes_back(self, function: FunctionType, args: tuple[object, ...]) -> bool:
         """``Tensor.unflatten`` ends in the C method that it overrides, and that goes by the same name."""
         if not self._inside:
             return False
         last, given = self._inside[-1]
         return last is function and len(given) == len(args) and all(a is b for a, b in zip(given, args, strict=True))
 
-    def called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, func: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
         """What a call gives; ``func(*args, **kwargs)`` changes nothing."""
         return func(*args, **kwargs)
 

@@ -81,7 +81,7 @@ class _Ours:
         self.alone = alone
         self.alive = {id(tensor): tensor for one in made if (tensor := one()) is not None}
 
-    def holds(self, value: Any, depth: int = 4) -> bool:
+    def holds(self, value: object, depth: int = 4) -> bool:
         if isinstance(value, torch.Tensor):
             return id(value) in self.alive
         if isinstance(value, Sized):
@@ -90,7 +90,7 @@ class _Ours:
             return False
         return any(self.holds(item, depth - 1) for item in _inside(value))
 
-    def reached_from(self, value: Any, depth: int = 4) -> bool:
+    def reached_from(self, value: object, depth: int = 4) -> bool:
         """The same by what the garbage collector knows: for containers that show nothing of what they hold."""
         held = gc.get_referents(value)
         if any(id(item) in self.alive for item in held):
@@ -107,7 +107,7 @@ _IMPORTED = (
 _CODE = (*_IMPORTED, nn.Module)
 
 
-def _inside(value: Any) -> Iterable[Any]:
+def _inside(value: object) -> Iterable[Any]:
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
@@ -125,7 +125,7 @@ class _Places:
         self.caches: list[Any] = []
         self._seen: set[int] = set()
 
-    def add(self, container: Any, depth: int) -> None:
+    def add(self, container: object, depth: int) -> None:
         """This container, and what it holds."""
         if id(container) in self._seen:
             return
@@ -145,7 +145,7 @@ class _Places:
             elif depth and _is_theirs(kind.__module__) and not isinstance(value, _CODE) and hasattr(value, "__dict__"):
                 self.add(vars(value), depth)
 
-    def _function(self, function: Any, depth: int) -> None:
+    def _function(self, function: object, depth: int) -> None:
         """What a function carries along: its cache, its closure, its defaults."""
         if isinstance(function, _Cache) and id(function) not in self._seen:
             self._seen.add(id(function))
@@ -193,12 +193,12 @@ def _restore(container: Any, before: Any, ours: _Ours) -> None:
                 container.remove(item)
 
 
-def _same_values(container: Any, before: Any) -> bool:
+def _same_values(container: object, before: Any) -> bool:
     return not isinstance(container, dict) or all(map(is_, container.values(), before.values()))
 
 
 def _restore_class(kind: type, before: dict[str, Any], ours: _Ours) -> None:
-    def put(key: str, value: Any) -> None:
+    def put(key: str, value: object) -> None:
         type.__setattr__(kind, key, value)
 
     def drop(key: str) -> None:

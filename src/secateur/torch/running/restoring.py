@@ -157,7 +157,7 @@ def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
     return found
 
 
-def shallow_copy(value: Any) -> Any:
+def shallow_copy(value: object) -> Any:
     """Another object with the same attributes; no constructor is run where that can be avoided."""
     try:
         made = object.__new__(type(value))

@@ -46,7 +46,7 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
     """Replace the integers that the modules of a twin hold by Sized ones; their values."""
     values: dict[Attribute, int] = {}
 
-    def wrap(value: Any, module: str, path: str, depth: int) -> Any:
+    def wrap(value: object, module: str, path: str, depth: int) -> Any:
         if type(value) is int and value > 1:
             attribute = Attribute(module, path)
             values[attribute] = value
@@ -74,11 +74,11 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
     return values
 
 
-def _few_integers(values: Sequence[Any]) -> bool:
+def _few_integers(values: Sequence[object]) -> bool:
     return 0 < len(values) <= 8 and all(type(v) is int for v in values)
 
 
-def _is_config(name: str, value: Any) -> bool:
+def _is_config(name: str, value: object) -> bool:
     if isinstance(value, (nn.Module, type)) or not hasattr(value, "__dict__") or callable(value):
         return False
     return name in CONFIG_NAMES or type(value).__name__.endswith(CONFIG_SUFFIXES) or is_dataclass(value)

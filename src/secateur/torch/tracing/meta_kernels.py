@@ -24,7 +24,7 @@ _aten = torch.ops.aten
 KERNELS: dict[Any, Kernel] = {}
 
 
-def run(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run(operator: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
     """The abstract result of an operator, or None where there is no kernel here for these arguments."""
     kernel = KERNELS.get(operator)
     if kernel is None or not isinstance(args[0], torch.Tensor) or not args[0].is_meta:
@@ -47,19 +47,19 @@ def _kernel(*names: str) -> Callable[[Kernel], Kernel]:
 @_kernel(
     "relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "mish", "softplus"
 )  # fmt: skip
-def _same(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+def _same(x: torch.Tensor, *args: object, **kwargs: object) -> Any:
     return torch.empty_like(x) if x.is_floating_point() else None
 
 
 @_kernel(
     "relu_", "gelu_", "silu_", "sigmoid_", "tanh_", "hardswish_", "hardsigmoid_", "hardtanh_", "leaky_relu_", "elu_"
 )
-def _in_place(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _in_place(x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
     return x
 
 
 @_kernel("add.Tensor", "sub.Tensor", "mul.Tensor")
-def _binary(x: torch.Tensor, y: Any, *args: Any, **kwargs: Any) -> Any:
+def _binary(x: torch.Tensor, y: object, *args: object, **kwargs: object) -> Any:
     if not isinstance(y, torch.Tensor) or x.dtype != y.dtype or not x.is_floating_point():
         return None
     if x.shape == y.shape:
@@ -92,7 +92,7 @@ def _layer_norm(x: torch.Tensor, shape: Any, weight: Any, bias: Any, epsilon: fl
 
 
 @_kernel("embedding")
-def _embedding(weight: torch.Tensor, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+def _embedding(weight: torch.Tensor, ids: torch.Tensor, *args: object, **kwargs: object) -> Any:
     return weight.new_empty((*ids.shape, weight.shape[1]))
 
 
@@ -102,7 +102,7 @@ def _softmax(x: torch.Tensor, dim: int, half_to_float: bool) -> Any:
 
 
 @_kernel("_grouped_mm")
-def _grouped_mm(a: torch.Tensor, b: torch.Tensor, offsets: Any = None, *args: Any, **kwargs: Any) -> Any:
+def _grouped_mm(a: torch.Tensor, b: torch.Tensor, offsets: object = None, *args: object, **kwargs: object) -> Any:
     if a.dim() != 2 or b.dim() != 3:
         return None
     if a.shape[1] != b.shape[1]:

@@ -89,11 +89,11 @@ def _tell_modules(model: nn.Module, tracer: Tracer) -> None:
     stack: list[tuple[nn.Module, str]] = []
 
     def hooks(name: str) -> tuple[Any, Any]:
-        def enter(module: nn.Module, args: Any) -> None:
+        def enter(module: nn.Module, args: object) -> None:
             stack.append((module, tracer.module))
             tracer.module = name
 
-        def leave(module: nn.Module, args: Any, out: Any) -> None:
+        def leave(module: nn.Module, args: object, out: object) -> None:
             while stack:  # modules that raised, and were caught by the model's code, are still on it
                 left, tracer.module = stack.pop()
                 if left is module:
