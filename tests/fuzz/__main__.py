@@ -10,9 +10,9 @@ import time
 from collections import Counter
 
 import torch
-from torch import Tensor
 
 from .networks import TRAPS, kinds, random_network
+from .outputs import tensors
 
 
 def main(count: int) -> None:
@@ -21,7 +21,7 @@ def main(count: int) -> None:
     building = running = 0.0
     for seed in range(count):
         start = time.perf_counter()
-        network = random_network(seed)
+        network = random_network(seed, plain=False)
         built = time.perf_counter()
         with torch.no_grad():
             outputs = tensors(network.model(*network.inputs))
@@ -35,16 +35,6 @@ def main(count: int) -> None:
     print(
         f"{count} networks, {len(found)} kinds, {len(TRAPS)} traps: built in {building:.1f} s, run in {running:.1f} s"
     )
-
-
-def tensors(out: object) -> list[Tensor]:
-    """The tensors in what forward returned: tuples, dicts, dataclasses."""
-    if isinstance(out, Tensor):
-        return [out]
-    if isinstance(out, (tuple, list)):
-        return [t for part in out for t in tensors(part)]
-    values = out.values() if isinstance(out, dict) else vars(out).values() if hasattr(out, "__dict__") else ()
-    return [t for part in values for t in tensors(part)]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,7 @@ from .streams import VOCABULARY
 
 JOINS = ("add", "concat", "film", "bilinear", "attend")
 OUTPUTS = ("tensor", "tuple", "dict", "dataclass")
+RARE_OUTPUTS = ("slots", "named_tuple", "proxy", "nested", "object")
 
 
 @dataclass
@@ -30,6 +33,37 @@ class Output:
 
     out: Tensor
     features: Tensor | None = None
+
+
+@dataclass(slots=True)
+class SlotsOutput:
+    """A dataclass without a dict."""
+
+    out: Tensor
+    features: Tensor
+
+
+class TupleOutput(NamedTuple):
+    """A tuple with names."""
+
+    out: Tensor
+    features: Tensor
+
+
+class ObjectOutput:
+    """A plain object that keeps its tensors in a container."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.found = {"tensors": list(tensors)}
+
+
+RARE: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "slots": SlotsOutput,
+    "named_tuple": TupleOutput,
+    "proxy": lambda out, features: MappingProxyType({"out": out, "features": features}),
+    "nested": lambda out, features: [{"out": (out,)}, [[features]]],
+    "object": ObjectOutput,
+}
 
 
 class Trunk(nn.Module):
@@ -42,7 +76,7 @@ class Trunk(nn.Module):
         self.output = output
         self.kept = kept
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor] | dict[str, Tensor] | Output:
+    def forward(self, x: Tensor) -> object:
         seen = [x]
         for i, module in enumerate(self.blocks):
             x = module(x, seen[self.skips[i]]) if i in self.skips else module(x)
@@ -51,6 +85,8 @@ class Trunk(nn.Module):
             return x, seen[self.kept]
         if self.output == "dict":
             return {"out": x, "features": seen[self.kept]}
+        if self.output in RARE:
+            return RARE[self.output](x, seen[self.kept])
         return Output(x, seen[self.kept]) if self.output == "dataclass" else x
 
 

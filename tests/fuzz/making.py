@@ -30,7 +30,8 @@ ROUND = (4, 6, 8, 9, 12, 16, 24, 32)
 DEEPEST = 2
 TRIES = 12
 OPTIONAL = ("pointwise", "joins", "channels", "gates", "attention", "positions", "recurrent", "structure")
-SIMPLE_FIRST = ("convolution", "tokens", "streams", "entries", *OPTIONAL)
+WAYS = ("sizes_read", "sizes_kept", "literal_counts", "decisions", "habits", "spellings")
+SIMPLE_FIRST = ("convolution", "tokens", "streams", "entries", *OPTIONAL, *WAYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +117,9 @@ def block(
 
 
 @cache
-def choices(stream: str) -> tuple[Block, ...]:
+def choices(stream: str, plain: bool = False) -> tuple[Block, ...]:
     """The kinds that read this stream, each as often as it weighs. The list is fixed: that keeps shrinking stable."""
-    fitting = [kind for kind in BLOCKS.values() if stream in kind.streams]
+    fitting = [kind for kind in BLOCKS.values() if stream in kind.streams and not (plain and kind.family in WAYS)]
     fitting.sort(key=lambda kind: SIMPLE_FIRST.index(kind.family))
     return tuple(kind for kind in fitting for _ in range(kind.weight))
 
@@ -137,10 +138,10 @@ class Rescale(nn.Module):
 class Maker:
     """One network under construction. It has state because a recipe grows and a parameter is randomised only once."""
 
-    def __init__(self, choose: Chooser) -> None:
-        self.choose = choose
+    def __init__(self, choose: Chooser, plain: bool = False) -> None:
+        self.choose, self.plain = choose, plain
         # Swarm testing: a network that lacks whole families meets interactions that others drown out.
-        self.without = {family for family in OPTIONAL if choose.chance(25)}
+        self.without = {family for family in (OPTIONAL if plain else (*OPTIONAL, *WAYS)) if choose.chance(25)}
         self.recipe: list[str] = []
         self._path: tuple[str, ...] = ()
         self._done: dict[int, nn.Module | nn.Parameter] = {}
@@ -159,12 +160,17 @@ class Maker:
         """A block that can run on `x`; None if a few tries found none."""
         at = Shape.of(stream, x)
         for _ in range(TRIES):
-            kind = self.choose.pick(choices(stream))
+            kind = self.choose.pick(choices(stream, self.plain))
             if self._allows(kind, at) and (only is None or only(kind)):
                 found = self._try(kind, x, at)
                 if found is not None:
                     return found
         return None
+
+    def only(self, kind: Block, x: Tensor, stream: str) -> Step | None:
+        """This kind of block, if it can run on `x`."""
+        at = Shape.of(stream, x)
+        return self._try(kind, x, at) if stream in kind.streams and self._allows(kind, at) else None
 
     def body(self, at: Shape, length: int = 2, same: bool = True) -> tuple[nn.Sequential, Shape]:
         """A few blocks in a row, in the same stream (and, where `same`, on the same grid), and what they leave."""

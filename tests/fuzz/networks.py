@@ -5,7 +5,8 @@
     Hypothesis ── draw ─────┘
 
 `random_network(seed)` is deterministic; `networks()` is a Hypothesis strategy over the same decisions, and shrinks to
-few, simple blocks; `TRAPS` are tiny hand-written networks, one for each known way to go wrong.
+few, simple blocks; `TRAPS` are tiny hand-written networks, one for each known way to go wrong. ``plain`` networks are
+written as tutorials are; the others also as people write: sizes read, kept and compared in every way, caches, hooks.
 
     model, inputs = random_network(7).model, random_network(7).inputs
     model(*inputs)          # eval mode, float32, finite, sizes of any batch
@@ -21,11 +22,17 @@ from . import (
     attention,
     channels,
     convolution,
+    decisions,
     gates,
+    habits,
     joins,
+    literal_counts,
     pointwise,
     positions,
     recurrent,
+    sizes_kept,
+    sizes_read,
+    spellings,
     streams,
     structure,
     tokens,
@@ -33,9 +40,9 @@ from . import (
     traps_use,
 )
 from .chooser import Chooser, DrawChooser, RandomChooser
-from .entries import FORMS, OUTPUTS, OneInput, Skip, Trunk, new_join
+from .entries import FORMS, OUTPUTS, RARE_OUTPUTS, OneInput, Skip, Trunk, new_join
 from .joins import pointwise_layer
-from .making import BLOCKS, LARGEST, Maker, Network, Shape
+from .making import BLOCKS, LARGEST, Block, Maker, Network, Shape
 from .streams import VOCABULARY
 from .traps import TRAPS
 
@@ -43,41 +50,53 @@ __all__ = ["BLOCKS", "FAMILIES", "TRAPS", "Network", "kinds", "networks", "rando
 
 # Importing a family registers its blocks; the traps register themselves likewise.
 FAMILIES = (convolution, tokens, pointwise, joins, channels, gates, attention, positions, recurrent, structure, streams)
+WRITTEN_AS_PEOPLE_DO = (sizes_read, sizes_kept, literal_counts, decisions, habits, spellings)
 TRAP_FAMILIES = (traps_tokens, traps_use)
 STREAMS = ("map", "tokens", "vector", "map", "tokens", "ids", "map", "signal", "volume", "ids", "map", "tokens")
 MOST_BLOCKS = 12
 
 
-def random_network(seed: int) -> Network:
+def random_network(seed: int, *, plain: bool = True) -> Network:
     """The network of that seed; the same one each time."""
-    return build(RandomChooser(seed), seed)
+    return build(RandomChooser(seed), seed, plain)
 
 
 @st.composite
-def networks(draw: st.DrawFn) -> Network:
+def networks(draw: st.DrawFn, *, plain: bool = True) -> Network:
     """Random networks, shrinking to few blocks. `seed` is that of the weights only; the recipe tells the rest."""
-    return build(DrawChooser(draw), draw(st.integers(0, 2**16)))
+    return build(DrawChooser(draw), draw(st.integers(0, 2**16)), plain)
 
 
 def kinds() -> tuple[str, ...]:
     """Every name that may appear as a kind in a recipe."""
-    forms = ("one_input", *FORMS, *(f"{name}_output" for name in OUTPUTS))
+    forms = ("one_input", *FORMS, *(f"{name}_output" for name in (*OUTPUTS, *RARE_OUTPUTS)))
     return (*BLOCKS, "skip_add", "skip_concat", "head", *forms)
 
 
-def build(choose: Chooser, seed: int) -> Network:
+def network_of(name: str, seed: int) -> Network:
+    """A small network around one kind of block: a layer before it, which makes its input a width, and a head."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for attempt in range(1000):
+            found = _Growth(RandomChooser(1000 * seed + attempt), plain=False).around(BLOCKS[name], seed)
+            if found is not None:
+                return found
+    raise ValueError(f"no input was found that a {name} takes")
+
+
+def build(choose: Chooser, seed: int, plain: bool) -> Network:
     """A network from decisions; the weights from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _Growth(choose).network(seed)
+        return _Growth(choose, plain).network(seed)
 
 
 class _Growth:
     """The trunk while it grows: its blocks, and every activation so far (which is why it has state)."""
 
-    def __init__(self, choose: Chooser) -> None:
+    def __init__(self, choose: Chooser, plain: bool) -> None:
         self.choose = choose
-        self.make = Maker(choose)
+        self.make = Maker(choose, plain)
         self.blocks: list[nn.Module] = []
         self.skips: dict[int, int] = {}
         self.seen: list[tuple[str, Tensor]] = []
@@ -96,6 +115,27 @@ class _Growth:
         model = OneInput(trunk) if join is None else FORMS[form](join, trunk)
         self.make.recipe.append(form)
         return Network(seed=seed, model=model.eval(), inputs=_first(inputs, batch), recipe=tuple(self.make.recipe))
+
+    def around(self, kind: Block, seed: int) -> Network | None:
+        """That block alone, between two layers; None where what was drawn does not fit it."""
+        self.make.without = set()
+        stream, x = self._input(3)
+        if stream not in kind.streams:
+            return None
+        self.seen.append((stream, x))
+        if stream != "ids":
+            width = self.make.width(Shape.of(stream, x))
+            before = self.make.keep(pointwise_layer(Shape.of(stream, x), width))
+            self.blocks.append(before)
+            self.seen.append((stream, before(x).detach()))
+        found = self.make.only(kind, *reversed(self.seen[-1]))
+        if found is None:
+            return None
+        self.blocks.append(found.module)
+        self.seen.append((found.stream, found.out))
+        self._head()
+        model = OneInput(Trunk(self.blocks, {}, "tensor", 0)).eval()
+        return Network(seed=seed, model=model, inputs=(x,), recipe=tuple(self.make.recipe))
 
     def _input(self, batch: int) -> tuple[str, Tensor]:
         """The kind of input, and a batch of it."""
@@ -166,7 +206,8 @@ class _Growth:
 
     def _trunk(self) -> Trunk:
         """The blocks, and what forward returns of them."""
-        output = self.choose.pick(OUTPUTS) if self.choose.chance(25) else "tensor"
+        forms = OUTPUTS if self.make.plain else (*OUTPUTS, *RARE_OUTPUTS)
+        output = self.choose.pick(forms) if self.choose.chance(25) else "tensor"
         kept = self.choose.integer(1, len(self.blocks)) if output != "tensor" else 0
         self.make.recipe.append(f"{output}_output")
         return Trunk(self.blocks, self.skips, output, kept)

@@ -1,29 +1,39 @@
-"""Is the engine right about this network?
+"""Is the engine right about this network? A judge that shares nothing with the library's own verification.
 
-    trace ──► random kept sets for every free width ──► apply, verified ──► costs of a second trace ──► one training step
+    trace ──► random kept sets ──► apply ──► narrowed        whole, with what was removed set to zero (`tagged`)
+                                                │                         │
+                                                └── outputs and gradients the same, on the example, on other numbers,
+                                                    on a larger batch, and in training mode where that is deterministic
 
-The judge is `verify` (narrowed against masked, in double precision) and the costs, which must agree to the integer.
+What the plan foretold must be counted in the narrowed network, which must train; the model, and all that hangs on it, must
+be what it was. The library's verification is judged too: an error that it missed and a false alarm are both wrong answers.
 
 Invariant: a wrong answer is never a refusal: only errors of Secateur's own tree count as one.
 """
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
-from secateur.core.graph import Graph
-from secateur.core.plan import Plan
-from secateur.errors import SecateurError, VerificationError
+import secateur as sc
+from secateur.errors import Coincidence, SecateurError, VerificationError
 from secateur.testing import random_plan
-from secateur.torch.apply import apply, verification_of
-from secateur.torch.running.example import Example, output_tensors
-from secateur.torch.trace import trace
+from tests.interruptions.state import State
 
 from .making import Network
+from .outputs import tensors
+from .tagged import Positions, gathered, kept_positions, named, zero_removed
+
+OUTPUTS, GRADIENTS = 1e-8, 1e-6  # of the largest number compared, in double precision
+Inputs = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,73 +47,234 @@ class Verdict:
     frozen: tuple[str, ...] = ()
 
 
-def judge(network: Network, seed: int = 0) -> Verdict:
-    """Narrow a network at random and say whether the engine was right."""
-    model, inputs = network.model, _by_convention(network.inputs)
-    before = copy.deepcopy(model.state_dict())
+def judge(build: Callable[[], Network], seed: int = 0) -> Verdict:
+    """Narrow a network at random and say whether the engine was right. ``build`` makes the same network each time."""
+    network = build()
+    inputs = by_convention(network.inputs)
+    before = State.of({"model": network.model, "inputs": network.inputs})
     try:
-        graph = trace(model, inputs)
+        graph = sc.trace(network.model, inputs)
         plan = random_plan(graph, seed)
-        small = apply(model, plan)
-    except VerificationError as error:
-        return Verdict(wrong=str(error))
+        alarm = _verified(network.model, plan, graph)
+        small, counted = (sc.apply(network.model, plan, verify=False) for _ in range(2))
     except SecateurError as error:
-        return Verdict(refused=f"{type(error).__name__}: {error}")
-    wrong = (
-        _costs(small, inputs, graph, plan)
-        or _changed(model, before)
-        or (None if _one_left(plan) else _training_step(model, small, inputs))
-    )
-    verification = verification_of(small)
-    assert verification is not None
+        wrong = _changed(before, network)
+        return Verdict(wrong=wrong, refused=None if wrong else f"{type(error).__name__}: {error}")
+    fault = _changed(before, network) or _Trial(build, plan, graph).fault(small)
+    if alarm is not None:
+        fault = f"caught: {fault}" if fault else f"false alarm: {alarm}"
     return Verdict(
-        wrong=wrong,
+        wrong=fault or _costs(counted, inputs, graph, plan) or _changed(before, network),
         free=len(graph.free),
-        exact=len(verification.compared),
+        exact=sum(graph[name].exact for name in plan.kept),
         frozen=tuple(w.frozen for w in graph.widths if w.frozen),
     )
 
 
-def _by_convention(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def by_convention(inputs: Inputs) -> Inputs:
     """The generator passes everything by position; a dict in last place then needs the escape."""
     return (*inputs, {}) if inputs and isinstance(inputs[-1], dict) else inputs
 
 
-def _costs(small: torch.nn.Module, inputs: tuple[Any, ...], graph: Graph, plan: Plan) -> str | None:
-    again = trace(small, inputs, check=False)
-    for name in () if _one_left(plan) else graph.costs:
-        foretold, counted = graph.cost(name, plan.sizes), again.cost(name)
-        if foretold != counted:
-            return f"{name}: the plan says {foretold}, the narrowed model counts {counted}"
-    held = sum(p.numel() for p in small.parameters())
-    return None if held == graph.cost("params", plan.sizes) else f"the narrowed model holds {held} parameters"
-
-
-def _one_left(plan: Plan) -> bool:
-    """Sizes of one take other paths: einsum multiplies, reshape need not copy, norms over one value do not train."""
-    return any(plan.sizes[name] == 1 for name in plan.kept)
-
-
-def _changed(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> str | None:
-    after = model.state_dict()
-    same = before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
-    return None if same else "the original model was changed"
-
-
-def _training_step(model: torch.nn.Module, small: torch.nn.Module, inputs: tuple[Any, ...]) -> str | None:
+def _verified(model: nn.Module, plan: sc.Plan, graph: sc.Graph) -> str | None:
+    """What the library's own verification says against a plan."""
     try:
-        _step(small, inputs)
-    except Exception as error:
-        try:
-            _step(copy.deepcopy(model), inputs)
-        except Exception:
-            return None  # the network itself cannot train on this input
-        return f"the narrowed model does not train: {type(error).__name__}: {error}"
+        sc.verify(model, plan, graph)
+    except VerificationError as error:
+        return str(error)
     return None
 
 
-def _step(model: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-    model.train()
-    example = Example.of(model, inputs)
-    outputs = [t for t in output_tensors(model(*example.args, **example.kwargs)) if t.requires_grad]
-    sum((t.sum() for t in outputs), torch.zeros(())).backward()
+def _changed(before: State, network: Network) -> str | None:
+    changes = before.changes(State.of({"model": network.model, "inputs": network.inputs}))
+    return f"changed: {'; '.join(sorted(changes)[:2])}" if changes else None
+
+
+class _Trial:
+    """One plan: the narrowed network against the zeroed one, which is narrowed itself where a width is not exact."""
+
+    def __init__(self, build: Callable[[], Network], plan: sc.Plan, graph: sc.Graph) -> None:
+        self.build, self.plan, self.graph = build, plan, graph
+        self.inputs = build().inputs
+        self.numbered = build().model
+
+    def fault(self, small: nn.Module) -> str | None:
+        """What is wrong with the narrowed network, or None."""
+        found = self._reference()
+        if found is None:  # the code cannot run with the inexact widths alone narrowed: compare the exact ones alone
+            try:
+                self.plan = self.graph.plan({n: a for n, a in self.plan.arrays.items() if self.graph[n].exact})
+            except Coincidence:
+                return None if _runs(small, self.inputs) else "the narrowed network does not run"
+            small = sc.apply(self.build().model, self.plan, verify=False)
+            found = self._reference()
+            assert found is not None
+        return self._compared(small.double(), *found)
+
+    def _reference(self) -> tuple[nn.Module, Positions | None, Positions] | None:
+        """The network with inexact widths narrowed and exact ones zeroed; where its numbers, and the kept ones, stood."""
+        inexact = {n: a for n, a in self.plan.arrays.items() if not self.graph[n].exact}
+        model, here = self.build().model, None
+        if inexact:
+            try:
+                base = self.graph.plan(inexact)
+            except Coincidence:
+                return None
+            if not _runs(sc.apply(model, base, verify=False), self.inputs):
+                return None
+            model, here = sc.apply(model, base, verify=False), kept_positions(self.numbered, base)
+        kept = kept_positions(self.numbered, self.plan)
+        zero_removed(model, here, kept)
+        return model.double(), here, kept
+
+    def _compared(self, small: nn.Module, reference: nn.Module, here: Positions | None, kept: Positions) -> str | None:
+        model = self.build().model.double()
+        for what, inputs, training in _questions(self.inputs):
+            asked = _doubled(inputs)
+            answer = _answers(model, asked, training)
+            if answer is None or not answer.deterministic:
+                continue  # the whole network does not take this either, or draws numbers of its own
+            a, b = _answers(reference, asked, training), _answers(small, asked, training)
+            if b is None:
+                return f"on {what}: the narrowed network does not run"
+            if a is not None and (said := _difference(a, b, here, kept)):
+                return f"on {what}: {said}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    outputs: list[Tensor]
+    gradients: dict[str, Tensor]
+    deterministic: bool
+
+
+def _answers(model: nn.Module, inputs: Inputs, training: bool) -> _Answer | None:
+    """Outputs, and what a backward pass through all of them gives; None where the network does not run."""
+    model.train(training)
+    with _same_numbers() as drawn:
+        try:
+            outputs = [t for t in tensors(model(*inputs)) if t.is_floating_point() or t.is_complex()]
+            for parameter in model.parameters():
+                parameter.grad = None
+            loss = _loss(outputs)
+            if loss.requires_grad:
+                loss.backward()
+        except Exception:
+            return None
+    gradients = {name: t.grad for name, t in named(model).items() if t.grad is not None}
+    return _Answer([t.detach() for t in outputs], gradients, not drawn())
+
+
+def _loss(outputs: list[Tensor]) -> Tensor:
+    """A number that depends on every output in its own way."""
+    total = torch.zeros((), dtype=torch.float64)
+    for out in outputs:
+        flat = torch.view_as_real(out).reshape(-1) if out.is_complex() else out.reshape(-1)
+        weights = torch.linspace(0.5, 1.5, flat.numel(), dtype=torch.float64)
+        total = total + (flat.double() * weights).sum()
+    return total
+
+
+@contextlib.contextmanager
+def _same_numbers() -> Iterator[Callable[[], bool]]:
+    """Random numbers that begin alike each time; what is yielded says, afterwards, whether any was drawn."""
+    python, legacy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        start = torch.get_rng_state()
+        moved: list[bool] = []
+        yield lambda: bool(moved)
+        if not torch.equal(start, torch.get_rng_state()) or random.getstate() != python:
+            moved.append(True)
+    random.setstate(python)
+    np.random.set_state(legacy)
+
+
+def _difference(a: _Answer, b: _Answer, here: Positions | None, kept: Positions) -> str | None:
+    """How the narrowed network's answer ``b`` differs from the zeroed one's."""
+    if len(a.outputs) != len(b.outputs) or not a.outputs:
+        return f"{len(b.outputs)} outputs instead of {len(a.outputs)}"
+    scale = max((_largest(t) for t in a.outputs), default=0.0)
+    for place, (x, y) in enumerate(zip(a.outputs, b.outputs, strict=True)):
+        if x.shape != y.shape:
+            return f"output {place} has shape {tuple(y.shape)} instead of {tuple(x.shape)}"
+        if (gap := _gap(x, y)) > OUTPUTS * max(scale, 1e-6):
+            return f"output {place} differs by {gap / max(scale, 1e-6):.1e} of the largest"
+    wanted = {
+        name: t if name not in kept else gathered(t, here and here[name], kept[name]) for name, t in a.gradients.items()
+    }
+    scale = max((_largest(t) for t in wanted.values()), default=0.0)
+    for name, gradient in wanted.items():
+        other = b.gradients.get(name)
+        if other is None:
+            return f"{name} has no gradient"
+        if other.shape != gradient.shape:
+            return f"the gradient of {name} has shape {tuple(other.shape)} instead of {tuple(gradient.shape)}"
+        if (gap := _gap(gradient, other)) > GRADIENTS * max(scale, 1e-6):
+            return f"the gradient of {name} differs by {gap / max(scale, 1e-6):.1e} of the largest"
+    return None
+
+
+def _largest(tensor: Tensor) -> float:
+    finite = tensor[tensor.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _gap(wanted: Tensor, given: Tensor) -> float:
+    """The largest difference where the wanted number is one; a number where none is due counts as none."""
+    known = wanted.isfinite()
+    gap = (wanted - given)[known].abs()
+    return float(gap.nan_to_num(nan=float("inf")).max()) if gap.numel() else 0.0
+
+
+def _questions(inputs: Inputs) -> Iterator[tuple[str, Inputs, bool]]:
+    """The example, other numbers, a larger batch, and once in training mode."""
+    generator = torch.Generator().manual_seed(1)
+
+    def other(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            return torch.randn(tensor.shape, generator=generator).to(tensor)
+        return tensor.flip(-1).roll(1, -1)
+
+    others = _mapped(inputs, other)
+    yield "the example", inputs, False
+    yield "other numbers", others, False
+    yield "a larger batch", _mapped(inputs, lambda tensor: torch.cat([tensor, other(tensor)])), False
+    yield "other numbers in training mode", others, True
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _mapped(item, function) for key, item in value.items()}
+    return tuple(_mapped(item, function) for item in value) if isinstance(value, tuple) else value
+
+
+def _doubled(inputs: Inputs) -> Inputs:
+    return _mapped(inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor.clone())
+
+
+def _runs(model: nn.Module, inputs: Inputs) -> bool:
+    with torch.no_grad(), _same_numbers():
+        try:
+            model.eval()(*_mapped(inputs, torch.clone))
+        except Exception:
+            return False
+    return True
+
+
+def _costs(small: nn.Module, inputs: Inputs, graph: sc.Graph, plan: sc.Plan) -> str | None:
+    """What the plan foretold, counted in the narrowed network."""
+    held = sum(p.numel() for p in small.parameters())
+    if held != graph.cost("params", plan.sizes):
+        return f"costs: the narrowed network holds {held} parameters"
+    if any(plan.sizes[name] == 1 for name in plan.kept) or any("values" in note for note in graph.notes):
+        return None  # sizes of one take other paths (einsum multiplies, reshape need not copy), and so may other values
+    again = sc.trace(small, inputs, check=False)
+    for name in graph.costs:
+        foretold, counted = graph.cost(name, plan.sizes), again.cost(name)
+        if foretold != counted:
+            return f"costs: {name} is foretold as {foretold}, the narrowed network counts {counted}"
+    return None

@@ -11,7 +11,7 @@ import secateur as sc
 from secateur.torch.running.example import output_tensors
 
 from .networks import random_network
-from .oracle import _by_convention
+from .oracle import by_convention
 
 BROKE_ONCE = (
     7,
@@ -41,7 +41,7 @@ def size_of_output(output: Any, _: Any) -> torch.Tensor:
 @pytest.mark.parametrize("seed", [*BROKE_ONCE, *range(400, 425)])
 def test_random_networks_are_compensated_or_refused(seed: int) -> None:
     network = random_network(seed)
-    model, example = network.model.eval(), _by_convention(network.inputs)
+    model, example = network.model.eval(), by_convention(network.inputs)
     generator = torch.Generator().manual_seed(seed)
     loader = [noisy(example, generator) for _ in range(3)]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
