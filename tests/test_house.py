@@ -10,7 +10,7 @@ SRC = Path(__file__).parent.parent / "src" / "secateur"
 MODULES = sorted(SRC.rglob("*.py"))
 
 # `Any` in every 1,000 lines of src, imports aside. It is to come under 15; who takes some out lowers it here.
-ANYS_PER_THOUSAND = 43.7
+ANYS_PER_THOUSAND = 28.4
 
 
 def anys(path: Path) -> int:

@@ -24,12 +24,13 @@ from secateur.core.space import (
     split,
     window,
 )
-from secateur.torch.rules import Sample, rule, sample, samples
+from secateur.torch.rules import Sample, Trace, rule, sample, samples
 
 __all__ = [
     "ONE",
     "Sample",
     "Space",
+    "Trace",
     "concat",
     "constant",
     "cut",

@@ -9,9 +9,10 @@ An operator without a rule freezes what it touches. ``docs/writing-a-rule.md`` e
 the conformance test narrows every sample and compares it with the masked result.
 """
 
+from secateur.torch.rules.protocol import Trace
 from secateur.torch.rules.registry import FUNCTION_RULES, RULES, Sample, find, rule, sample, samples
 
-__all__ = ["FUNCTION_RULES", "RULES", "Sample", "find", "rule", "sample", "samples"]
+__all__ = ["FUNCTION_RULES", "RULES", "Sample", "Trace", "find", "rule", "sample", "samples"]
 
 from secateur.torch.rules import (  # noqa: F401  registering is what importing these is for
     attention,

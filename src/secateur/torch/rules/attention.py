@@ -8,11 +8,11 @@ Legend: B batch, H heads, G key-value groups, T S positions, D E head widths.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch import Tensor
 
-from secateur.core.space import split
+from secateur.core.space import Space, split
+from secateur.torch.rules.protocol import Outputs, Trace, tensors_of
 from secateur.torch.rules.registry import FUNCTION_RULES, Sample, rule, sample
 
 
@@ -25,22 +25,32 @@ from secateur.torch.rules.registry import FUNCTION_RULES, Sample, rule, sample
     "_scaled_dot_product_attention_math",
     "_scaled_dot_product_attention_math_for_mps",
 )
-def fused_attention(trace: Any, out: Any, q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> None:
-    mask = kwargs.get("attn_mask", next((a for a in args if isinstance(a, torch.Tensor)), None))
-    result, *others = out if isinstance(out, (tuple, list)) else [out]
-    _attend(trace, result, q, k, v, mask, kwargs.get("scale"))
+def fused_attention(
+    trace: Trace,
+    out: Outputs,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *args: object,
+    scale: float | None = None,
+    **kwargs: object,
+) -> None:
+    given = [kwargs.get("attn_mask"), *args]
+    mask = next((a for a in given if isinstance(a, Tensor)), None)
+    result, *others = tensors_of(out)
+    _attend(trace, result, q, k, v, mask, scale)
     for other in others:
-        if isinstance(other, torch.Tensor):
-            trace.value(other)
+        if isinstance(other, Tensor):
+            trace.keep_whole(other)
 
 
 def attention(
-    trace: Any,
-    out: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
+    trace: Trace,
+    out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
@@ -50,7 +60,15 @@ def attention(
     _attend(trace, out, query, key, value, attn_mask, scale)
 
 
-def _attend(trace: Any, out: Any, q: Any, k: Any, v: Any, mask: Any, scale: Any) -> None:
+def _attend(
+    trace: Trace,
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+) -> None:
     qs, ks, vs = trace.spaces(q), trace.spaces(k), trace.spaces(v)
     width = trace.same(qs[-1], ks[-1])
     trace.contract(width, zero=trace.zero(q)[-1] or trace.zero(k)[-1])
@@ -62,14 +80,14 @@ def _attend(trace: Any, out: Any, q: Any, k: Any, v: Any, mask: Any, scale: Any)
     for i in range(1, len(batch) + 1):
         batch[-i] = _heads(trace, qs[-2 - i], ks[-2 - i], vs[-2 - i])
         zero[-i] = trace.zero(v)[-2 - i] and vs[-2 - i].root().size == batch[-i].root().size
-    if mask is not None and isinstance(mask, torch.Tensor):
+    if mask is not None:
         _mask(trace, [*batch, qs[-2], ks[-2]], mask)
     trace.multiply(1, *batch, qs[-2], ks[-2], width)
     trace.multiply(1, *batch, qs[-2], ks[-2], vs[-1])
     trace.put(out, [*batch, qs[-2], vs[-1]], [*zero, False, trace.zero(v)[-1]])
 
 
-def _heads(trace: Any, q: Any, k: Any, v: Any) -> Any:
+def _heads(trace: Trace, q: Space, k: Space, v: Space) -> Space:
     groups = trace.same(k, v) if k.root().size == v.root().size else k
     if q.root().size == groups.root().size:
         return trace.same(q, groups)
@@ -84,26 +102,32 @@ def _heads(trace: Any, q: Any, k: Any, v: Any) -> Any:
     return q
 
 
-def _mask(trace: Any, full: list[Any], mask: torch.Tensor) -> None:
+def _mask(trace: Trace, full: list[Space], mask: Tensor) -> None:
     for back in range(1, min(mask.dim(), len(full)) + 1):
         if mask.shape[-back] == full[-back].root().size != 1:
             trace.same(full[-back], trace.spaces(mask)[-back])
 
 
-def attention_shape(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+def attention_shape(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *args: object,
+    enable_gqa: bool = False,
+    **kwargs: object,
+) -> Tensor:
     """The abstract result of attention; raises where the real one would."""
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         raise RuntimeError(f"attention: {tuple(query.shape)} {tuple(key.shape)} {tuple(value.shape)} do not fit")
-    grouped = kwargs.get("enable_gqa", False)
     for q, k in zip(query.shape[:-2], key.shape[:-2], strict=True):
-        if q != k and 1 not in (q, k) and not (grouped and q % k == 0):
+        if q != k and 1 not in (q, k) and not (enable_gqa and q % k == 0):
             raise RuntimeError(f"attention: {q} query heads for {k} key heads")
     batch = query.shape[:-2]
-    if not grouped:
+    if not enable_gqa:
         batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-    mask = kwargs.get("attn_mask", args[0] if args else None)
-    if mask is not None:
-        torch.broadcast_shapes(mask.shape, (*batch, query.shape[-2], key.shape[-2]))
+    if attn_mask is not None:
+        torch.broadcast_shapes(attn_mask.shape, (*batch, query.shape[-2], key.shape[-2]))
     return torch.empty((*batch, query.shape[-2], value.shape[-1]), dtype=query.dtype, device="meta")
 
 
@@ -112,7 +136,7 @@ FUNCTION_RULES[torch.nn.functional.scaled_dot_product_attention] = attention
 
 @sample("scaled_dot_product_attention")
 def _attention() -> Sample:
-    def function(q: Any, k: Any, v: Any) -> Any:
+    def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=0.5, enable_gqa=True)
 
     return Sample(function, (2, 6, 5, 4), (2, 3, 5, 4), (2, 3, 5, 8))

@@ -8,28 +8,30 @@ Legend: ci co input and output channels, i o the same inside a group.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from secateur.core.space import Space, constant, freeze, is_frozen, merge, split
+from secateur.torch.rules.protocol import Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
 @rule("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution")
 def convolution(
-    trace: Any,
-    out: Any,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     transposed: bool = False,
-    output_padding: Any = None,
+    output_padding: Sequence[int] | None = None,
     groups: int = 1,
-    *rest: Any,
+    *rest: object,
 ) -> None:
     num_spatial = weight.dim() - 2
     channel_axis = x.dim() - num_spatial - 1
@@ -50,7 +52,12 @@ def convolution(
 
 
 def _spatial(
-    trace: Any, out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, steps: tuple[Any, Any], transposed: bool
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    steps: tuple[Sequence[int], Sequence[int]],
+    transposed: bool,
 ) -> list[Space]:
     """A kernel of one that moves by one leaves a dimension what it is; any other freezes it."""
     num = weight.dim() - 2
@@ -66,9 +73,7 @@ def _spatial(
     return result
 
 
-def _channels(
-    trace: Any, x: torch.Tensor, axis: int, weight: torch.Tensor, transposed: bool, groups: int
-) -> tuple[Space, bool]:
+def _channels(trace: Trace, x: Tensor, axis: int, weight: Tensor, transposed: bool, groups: int) -> tuple[Space, bool]:
     """State what the channels are; the output's channel space and whether removed ones are zero."""
     ci = trace.spaces(x)[axis]
     first, second = trace.spaces(weight)[:2]

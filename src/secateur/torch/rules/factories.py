@@ -5,24 +5,26 @@ zeros(n)   zero everywhere, so also at removed units          zeros_like(x)   th
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from secateur.core.space import ONE, Space, constant
+from secateur.torch.rules.protocol import Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
-_ZEROS = {"aten::zeros", "aten::new_zeros", "aten::zeros_like"}
+_ZEROS = {"zeros", "new_zeros", "zeros_like"}
 
 
-def _is_zero(trace: Any, args: Any) -> bool:
-    name = trace.operator._schema.name
-    fills_zero = name in ("aten::full", "aten::new_full", "aten::full_like") and 0 in [a for a in args if a == 0]
+def _is_zero(trace: Trace, args: Sequence[object]) -> bool:
+    name = trace.name
+    fills_zero = name in ("full", "new_full", "full_like") and 0 in [a for a in args if a == 0]
     return name in _ZEROS or fills_zero
 
 
 @rule("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like")
-def like(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+def like(trace: Trace, out: Tensor, x: Tensor, *args: object, **kwargs: object) -> None:
     if out.shape != x.shape:
         raise NotImplementedError("another shape than its model")
     trace.put(out, trace.spaces(x), [_is_zero(trace, [a for a in args if type(a) in (int, float)])] * x.dim())
@@ -32,7 +34,7 @@ def like(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> No
 
 
 @rule("arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "hann_window", "range")
-def positions(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
+def positions(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> None:
     """The values are positions: fewer of them are not a selection of the old ones."""
     reason = f"its positions are numbers in {trace.where}"
     trace.put(out, [constant(n, reason if n != 1 else ONE) for n in out.shape])
@@ -54,23 +56,21 @@ def positions(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
     "empty_strided",
     "empty_permuted",
 )
-def new(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
+def new(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> None:
     scalars = [a for a in args if type(a) in (int, float)]
-    zero = trace.operator._schema.name in _ZEROS or (
-        trace.operator._schema.name in ("aten::full", "aten::new_full") and scalars[-1:] in ([0], [0.0])
-    )
+    zero = trace.name in _ZEROS or (trace.name in ("full", "new_full") and scalars[-1:] in ([0], [0.0]))
     trace.put(out, [constant(1, ONE) if n == 1 else Space(n) for n in out.shape], [zero] * out.dim())
 
 
 @rule("scalar_tensor", "_efficientzerotensor")
-def scalar(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
-    trace.value(out)
+def scalar(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> None:
+    trace.keep_whole(out)
 
 
 @rule("bernoulli", "normal_functional", "uniform", "normal", "multinomial", "randperm", "exponential", "random")
-def random(trace: Any, out: Any, x: Any = None, *args: Any, **kwargs: Any) -> None:
+def random(trace: Trace, out: Tensor, x: object = None, *args: object, **kwargs: object) -> None:
     """Random values of this shape: another shape gives other values."""
-    if not isinstance(x, torch.Tensor) or x.shape != out.shape:
+    if not isinstance(x, Tensor) or x.shape != out.shape:
         trace.put(out, [constant(n, "random") if n != 1 else constant(1, ONE) for n in out.shape])
         return
     for space in trace.spaces(x):

@@ -6,29 +6,29 @@ index       x[:, i, j]                            dimensions i and j are frozen
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch import Tensor
 
 from secateur.core.space import ONE, Space, constant, freeze
+from secateur.torch.rules.protocol import Indices, Outputs, Trace, tensors_of
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
 @rule("embedding")
-def embedding(trace: Any, out: Any, weight: torch.Tensor, ids: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+def embedding(trace: Trace, out: Tensor, weight: Tensor, ids: Tensor, *args: object, **kwargs: object) -> None:
     freeze(trace.spaces(weight)[0], "vocabulary")
     trace.put(out, [*trace.spaces(ids), trace.spaces(weight)[1]], [False] * ids.dim() + [trace.zero(weight)[1]])
 
 
 @rule("index", "_unsafe_index")
-def index(trace: Any, out: Any, x: torch.Tensor, indices: Any) -> None:
+def index(trace: Trace, out: Tensor, x: Tensor, indices: Indices) -> None:
     places = [i for i, t in enumerate(indices) if t is not None]
     if any(_is_mask(indices[i]) for i in places):
         _by_mask(trace, out, x, indices, places)
         return
     for i in places:
         freeze(trace.spaces(x)[i], f"indexed in {trace.where}")
-    taken = _broadcast(trace, [indices[i] for i in places])
+    taken = _broadcast(trace, [t for t in indices if t is not None])
     adjacent = places == list(range(places[0], places[-1] + 1))
     position = places[0] if adjacent else 0
     rest = [i for i in range(x.dim()) if i not in places]
@@ -39,24 +39,25 @@ def index(trace: Any, out: Any, x: torch.Tensor, indices: Any) -> None:
     trace.put(out, spaces, zero)
 
 
-def _is_mask(index: torch.Tensor) -> bool:
-    return index.dtype in (torch.bool, torch.uint8)
+def _is_mask(index: Tensor | None) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
 
 
-def _by_mask(trace: Any, out: Any, x: torch.Tensor, indices: Any, places: list[int]) -> None:
+def _by_mask(trace: Trace, out: Tensor, x: Tensor, indices: Indices, places: list[int]) -> None:
     """One mask over some leading dimensions: how many are taken depends on values; the dimensions after it go through."""
-    if len(places) != 1 or any(t is None for t in indices[: places[0]]):
+    mask, *others = (t for t in indices if t is not None)
+    if others or places != [0]:
         raise NotImplementedError("an index by a mask beside others")
     trace.data_dependent = True
-    covered = indices[0].dim()
+    covered = mask.dim()
     reason = f"indexed by a mask in {trace.where}"
-    for space in [*trace.spaces(x)[:covered], *trace.spaces(indices[0])]:
+    for space in [*trace.spaces(x)[:covered], *trace.spaces(mask)]:
         freeze(space, reason)
     taken = constant(out.shape[0], "data-dependent")
     trace.put(out, [taken, *trace.spaces(x)[covered:]], [False, *trace.zero(x)[covered:]])
 
 
-def _broadcast(trace: Any, tensors: list[torch.Tensor]) -> list[Space]:
+def _broadcast(trace: Trace, tensors: list[Tensor]) -> list[Space]:
     """The dimensions of index tensors broadcast against each other."""
     shape = torch.broadcast_shapes(*(t.shape for t in tensors))
     spaces: list[Space] = []
@@ -70,7 +71,7 @@ def _broadcast(trace: Any, tensors: list[torch.Tensor]) -> list[Space]:
 
 
 @rule("index_select")
-def index_select(trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor) -> None:
+def index_select(trace: Trace, out: Tensor, x: Tensor, dim: int, ids: Tensor) -> None:
     dim %= max(x.dim(), 1)
     freeze(trace.spaces(x)[dim], f"indexed in {trace.where}")
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
@@ -80,7 +81,7 @@ def index_select(trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Ten
 
 
 @rule("gather", "take_along_dim")
-def gather(trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor, **kwargs: Any) -> None:
+def gather(trace: Trace, out: Tensor, x: Tensor, dim: int, ids: Tensor, **kwargs: object) -> None:
     dim %= x.dim()
     freeze(trace.spaces(x)[dim], f"indexed in {trace.where}")
     spaces, zero = [], []
@@ -96,11 +97,18 @@ def gather(trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor, *
 
 @rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill")
 def scatter(
-    trace: Any, out: Any, x: torch.Tensor, dim: int, ids: torch.Tensor, source: Any = None, *a: Any, **k: Any
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    dim: int,
+    ids: Tensor,
+    source: object = None,
+    *a: object,
+    **k: object,
 ) -> None:
     dim %= max(x.dim(), 1)
     freeze(trace.spaces(x)[dim], f"written by position in {trace.where}")
-    others = [t for t in (ids, source) if isinstance(t, torch.Tensor) and t.dim() == x.dim()]
+    others = [t for t in (ids, source) if isinstance(t, Tensor) and t.dim() == x.dim()]
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
     for tensor in others:
         freeze(trace.spaces(tensor)[dim], f"written by position in {trace.where}")
@@ -115,22 +123,22 @@ def scatter(
                 freeze(trace.spaces(tensor)[i], f"partly written in {trace.where}")
     if ids.dim() == 1 and x.dim() != 1:
         freeze(trace.spaces(ids)[0], f"written by position in {trace.where}")
-    if not isinstance(source, torch.Tensor) or source.dim() != x.dim():
+    if not isinstance(source, Tensor) or source.dim() != x.dim():
         zero = [False] * len(zero)  # a number is written at all units, removed ones too
     trace.put(out, spaces, zero)
 
 
 @rule("index_put", "_index_put_impl_", "_unsafe_index_put")
-def index_put(trace: Any, out: Any, x: torch.Tensor, indices: Any, values: torch.Tensor, *args: Any) -> None:
+def index_put(trace: Trace, out: Tensor, x: Tensor, indices: Indices, values: Tensor, *args: object) -> None:
     places = [i for i, t in enumerate(indices) if t is not None]
     masks = [i for i in places if _is_mask(indices[i])]
     if masks and (len(places) > 1 or places != [0]):
         raise NotImplementedError("a mask beside other indices")
-    covered = indices[0].dim() if masks else 0
+    given = [t for t in indices if t is not None]
+    covered = given[0].dim() if masks else 0
     for i in [*places, *range(covered)]:
         freeze(trace.spaces(x)[i], f"written by position in {trace.where}")
-    for i in places:
-        trace.freeze_all([indices[i]], f"written by position in {trace.where}")
+    trace.freeze_all(given, f"written by position in {trace.where}")
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
     trailing = [i for i in range(x.dim()) if i > max(places[-1], covered - 1)]
     for back, i in enumerate(reversed(trailing), start=1):
@@ -148,37 +156,36 @@ def index_put(trace: Any, out: Any, x: torch.Tensor, indices: Any, values: torch
 
 
 @rule("masked_scatter")
-def masked_scatter(trace: Any, out: Any, x: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> None:
+def masked_scatter(trace: Trace, out: Tensor, x: Tensor, mask: Tensor, source: Tensor) -> None:
     raise NotImplementedError("values are placed by a mask")
 
 
-_SIZED_BY_VALUES = frozenset(
-    f"aten::{name}" for name in ("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount")
-)
+_SIZED_BY_VALUES = frozenset({"nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount"})
 
 
 @rule("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount", "histc", "searchsorted", "bucketize")
-def positions(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
+def positions(trace: Trace, out: Outputs, *args: object, **kwargs: object) -> None:
     """The output counts or places values: its sizes are constants, and what was read is frozen."""
-    tensors = [a for a in args if isinstance(a, torch.Tensor)]
-    trace.data_dependent |= trace.operator._schema.name in _SIZED_BY_VALUES
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    trace.data_dependent |= trace.name in _SIZED_BY_VALUES
     trace.freeze_all(tensors, f"its values are read in {trace.where}")
-    for result in out if isinstance(out, (tuple, list)) else [out]:
+    for result in tensors_of(out):
         trace.put(result, [constant(n, "data-dependent") if n != 1 else constant(1, ONE) for n in result.shape])
 
 
 @rule("roll", "flip", "rot90")
-def roll(trace: Any, out: Any, x: torch.Tensor, *args: Any) -> None:
+def roll(trace: Trace, out: Tensor, x: Tensor, *args: object) -> None:
     """Positions move: only the dimensions that move are frozen."""
-    dims = args[-1] if trace.operator._schema.name != "aten::roll" or len(args) > 1 else ()
-    dims = [dims] if isinstance(dims, int) else list(dims) or list(range(x.dim()))
-    for dim in dims:
+    given = args[-1] if trace.name != "roll" or len(args) > 1 else ()
+    for dim in (
+        given if isinstance(given, (list, tuple)) and given else [given] if isinstance(given, int) else range(x.dim())
+    ):
         freeze(trace.spaces(x)[dim], f"its positions move in {trace.where}")
     trace.put(out, trace.spaces(x), trace.zero(x))
 
 
 @rule("tril", "triu")
-def triangle(trace: Any, out: Any, x: torch.Tensor, *args: Any) -> None:
+def triangle(trace: Trace, out: Tensor, x: Tensor, *args: object) -> None:
     for space in trace.spaces(x)[-2:]:
         freeze(space, f"a triangle of it is taken in {trace.where}")
     trace.put(out, trace.spaces(x), trace.zero(x))
@@ -188,7 +195,7 @@ def triangle(trace: Any, out: Any, x: torch.Tensor, *args: Any) -> None:
 def _index() -> Sample:
     ids = torch.tensor([[0, 2], [1, 3]])
 
-    def function(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def function(table: Tensor, x: Tensor) -> Tensor:
         looked_up = torch.nn.functional.embedding(ids, table)
         return looked_up + x[ids] + x.index_select(0, ids[0]) + x.gather(0, ids[:1, :1].expand(2, 5))
 
@@ -197,7 +204,7 @@ def _index() -> Sample:
 
 @sample("roll", "flip", "tril", "scatter", "index_put")
 def _roll() -> Sample:
-    def function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def function(x: Tensor, y: Tensor) -> Tensor:
         z = torch.zeros_like(x).index_add(0, torch.tensor([0, 2]), y)
         return x.roll(1, 0) + x.flip(0) + z
 

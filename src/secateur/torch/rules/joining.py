@@ -6,16 +6,18 @@ pad(a, (l, r))    out = l + a + r, where l and r are frozen parts
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from secateur.core.space import Space, concat, constant, is_frozen, window
+from secateur.torch.rules.protocol import Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
 @rule("cat", "concat", "_cat")
-def cat(trace: Any, out: Any, tensors: Any, dim: int = 0) -> None:
+def cat(trace: Trace, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
     tensors = [t for t in tensors if not (t.dim() == 1 and t.shape[0] == 0 and out.dim() != 1)]
     dim %= out.dim()
     spaces, zero = _shared(trace, tensors, out.dim(), skip=dim)
@@ -29,7 +31,7 @@ def _part(space: Space) -> Space:
     return space if space.root().size != 1 else constant(1, "a single part")
 
 
-def _shared(trace: Any, tensors: Any, num_dims: int, skip: int = -1) -> tuple[list[Space], list[bool]]:
+def _shared(trace: Trace, tensors: Sequence[Tensor], num_dims: int, skip: int = -1) -> tuple[list[Space], list[bool]]:
     spaces, zero = list(trace.spaces(tensors[0])), list(trace.zero(tensors[0]))
     for tensor in tensors[1:]:
         for i in range(num_dims):
@@ -40,7 +42,7 @@ def _shared(trace: Any, tensors: Any, num_dims: int, skip: int = -1) -> tuple[li
 
 
 @rule("stack")
-def stack(trace: Any, out: Any, tensors: Any, dim: int = 0) -> None:
+def stack(trace: Trace, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
     spaces, zero = _shared(trace, tensors, out.dim() - 1)
     place = dim % out.dim()
     spaces.insert(place, constant(len(tensors), "stacked"))
@@ -49,7 +51,7 @@ def stack(trace: Any, out: Any, tensors: Any, dim: int = 0) -> None:
 
 
 @rule("constant_pad_nd")
-def pad(trace: Any, out: Any, x: torch.Tensor, widths: Any, value: Any = 0) -> None:
+def pad(trace: Trace, out: Tensor, x: Tensor, widths: Sequence[int], value: float = 0) -> None:
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
     for i in range(len(widths) // 2):
         dim, left, right = x.dim() - 1 - i, widths[2 * i], widths[2 * i + 1]

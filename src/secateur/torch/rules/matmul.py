@@ -7,22 +7,24 @@ Legend: m n free dimensions, k contracted, b batch.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from secateur.core.space import ONE, constant, freeze
+from secateur.core.space import ONE, Space, constant, freeze
+from secateur.torch.rules.protocol import Trace
 from secateur.torch.rules.registry import FUNCTION_RULES, Sample, rule, sample
 
 
-def _contract(trace: Any, a: torch.Tensor, i: int, b: torch.Tensor, j: int) -> Any:
+def _contract(trace: Trace, a: Tensor, i: int, b: Tensor, j: int) -> Space:
     space = trace.same(trace.spaces(a)[i], trace.spaces(b)[j])
     trace.contract(space, zero=trace.zero(a)[i] or trace.zero(b)[j])
     return space
 
 
 @rule("mm")
-def mm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor) -> None:
+def mm(trace: Trace, out: Tensor, a: Tensor, b: Tensor) -> None:
     k = _contract(trace, a, 1, b, 0)
     m, n = trace.spaces(a)[0], trace.spaces(b)[1]
     trace.multiply(1, m, k, n)
@@ -30,14 +32,14 @@ def mm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 @rule("addmm")
-def addmm(trace: Any, out: Any, bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **kwargs: Any) -> None:
+def addmm(trace: Trace, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **kwargs: object) -> None:
     k = _contract(trace, a, 1, b, 0)
     spaces, zero = [trace.spaces(a)[0], trace.spaces(b)[1]], [trace.zero(a)[0], trace.zero(b)[1]]
     trace.multiply(1, spaces[0], k, spaces[1])
     trace.put(out, *_add_bias(trace, spaces, zero, bias))
 
 
-def _add_bias(trace: Any, spaces: list[Any], zero: list[bool], bias: torch.Tensor) -> tuple[list[Any], list[bool]]:
+def _add_bias(trace: Trace, spaces: list[Space], zero: list[bool], bias: Tensor) -> tuple[list[Space], list[bool]]:
     for back in range(1, len(spaces) + 1):
         if bias.dim() >= back and bias.shape[-back] == spaces[-back].root().size:
             spaces[-back] = trace.same(spaces[-back], trace.spaces(bias)[-back])
@@ -48,7 +50,7 @@ def _add_bias(trace: Any, spaces: list[Any], zero: list[bool], bias: torch.Tenso
 
 
 @rule("bmm")
-def bmm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor) -> None:
+def bmm(trace: Trace, out: Tensor, a: Tensor, b: Tensor) -> None:
     k = _contract(trace, a, 2, b, 1)
     batch = trace.same(trace.spaces(a)[0], trace.spaces(b)[0])
     m, n = trace.spaces(a)[1], trace.spaces(b)[2]
@@ -58,7 +60,7 @@ def bmm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 @rule("baddbmm")
-def baddbmm(trace: Any, out: Any, bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **kwargs: Any) -> None:
+def baddbmm(trace: Trace, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **kwargs: object) -> None:
     k = _contract(trace, a, 2, b, 1)
     batch = trace.same(trace.spaces(a)[0], trace.spaces(b)[0])
     spaces = [batch, trace.spaces(a)[1], trace.spaces(b)[2]]
@@ -69,16 +71,16 @@ def baddbmm(trace: Any, out: Any, bias: torch.Tensor, a: torch.Tensor, b: torch.
 
 @rule("_trilinear")
 def trilinear(
-    trace: Any,
-    out: Any,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    e1: Any,
-    e2: Any,
-    e3: Any,
-    summed: Any,
-    *r: Any,
+    trace: Trace,
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    e1: Sequence[int],
+    e2: Sequence[int],
+    e3: Sequence[int],
+    summed: Sequence[int],
+    *r: object,
 ) -> None:
     """``a·b·c`` over unsqueezed operands, summed over some dimensions: what a bilinear layer becomes."""
     operands = []
@@ -104,21 +106,28 @@ def trilinear(
 
 
 @rule("mv")
-def mv(trace: Any, out: Any, a: torch.Tensor, v: torch.Tensor) -> None:
+def mv(trace: Trace, out: Tensor, a: Tensor, v: Tensor) -> None:
     k = _contract(trace, a, 1, v, 0)
     trace.multiply(1, trace.spaces(a)[0], k)
     trace.put(out, [trace.spaces(a)[0]], [trace.zero(a)[0]])
 
 
 @rule("dot", "vdot")
-def dot(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor) -> None:
+def dot(trace: Trace, out: Tensor, a: Tensor, b: Tensor) -> None:
     k = _contract(trace, a, 0, b, 0)
     trace.multiply(1, k)
     trace.put(out, [])
 
 
 @rule("_grouped_mm")
-def grouped_mm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor, offsets: Any = None, *rest: Any) -> None:
+def grouped_mm(
+    trace: Trace,
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    offsets: Tensor | None = None,
+    *rest: object,
+) -> None:
     """Rows of ``a`` in consecutive groups, each times its own matrix ``b[group]``. Rows must be multiples of 16 bytes."""
     if a.dim() != 2 or b.dim() != 3:
         raise NotImplementedError("only rows grouped against a stack of matrices")
@@ -134,7 +143,7 @@ def grouped_mm(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor, offsets: 
     trace.put(out, [trace.spaces(a)[0], n], [False, trace.zero(b)[2]])
 
 
-def linear(trace: Any, out: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+def linear(trace: Trace, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
     """``x[…, i] weight[o, i] + bias[o]`` as one operator."""
     k = _contract(trace, x, x.dim() - 1, weight, weight.dim() - 1)
     spaces, zero = list(trace.spaces(x)[:-1]), list(trace.zero(x)[:-1])
@@ -152,7 +161,7 @@ def linear(trace: Any, out: Any, x: torch.Tensor, weight: torch.Tensor, bias: to
     trace.put(out, spaces, zero)
 
 
-def linear_shape(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The abstract result of a linear layer; raises where the real one would."""
     if x.shape[-1] != weight.shape[-1]:
         raise RuntimeError(f"linear: {tuple(x.shape)} does not fit a weight of {tuple(weight.shape)}")
@@ -165,14 +174,12 @@ FUNCTION_RULES[torch.nn.functional.linear] = linear
 
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
-def embedding_bag(
-    trace: Any, out: Any, weight: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor, *a: Any
-) -> None:
+def embedding_bag(trace: Trace, out: Tensor, weight: Tensor, indices: Tensor, offsets: Tensor, *a: object) -> None:
     freeze(trace.spaces(weight)[0], "vocabulary")
     result, *others = out
     trace.put(result, [constant(result.shape[0], "bags"), trace.spaces(weight)[1]], [False, trace.zero(weight)[1]])
     for other in others:
-        trace.value(other)
+        trace.keep_whole(other)
 
 
 @sample("mm", "addmm")

@@ -7,11 +7,13 @@ group norm   statistics over the channels of a group          groups exact, chan
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from secateur.core.space import ONE, constant, mark_inexact, split
+from secateur.torch.rules.protocol import Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
@@ -25,23 +27,23 @@ from secateur.torch.rules.registry import Sample, rule, sample
     "_batch_norm_no_update",
 )
 def batch_norm(
-    trace: Any,
-    out: Any,
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    mean: Any = None,
-    variance: Any = None,
-    *rest: Any,
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+    *rest: object,
 ) -> None:
     spaces = list(trace.spaces(x))
-    buffers = [t for t in (mean, variance) if isinstance(t, torch.Tensor)]
+    buffers = [t for t in (mean, variance) if isinstance(t, Tensor)]
     if not buffers or True in rest[:1]:
         for space in (spaces[0], *spaces[2:]):
             trace.statistic(space)
     for tensor in [t for t in (weight, bias) if t is not None] + buffers:
         spaces[1] = trace.same(spaces[1], trace.spaces(tensor)[0])
-    shifts_zero = all(trace.zero(t)[0] for t in (bias, *buffers[:1]) if isinstance(t, torch.Tensor))
+    shifts_zero = all(trace.zero(t)[0] for t in (bias, *buffers[:1]) if isinstance(t, Tensor))
     scaled = weight is not None and trace.zero(weight)[0] and (bias is None or trace.zero(bias)[0])
     zero = [False] * x.dim()
     zero[1] = scaled or (weight is None and trace.zero(x)[1] and shifts_zero)
@@ -50,12 +52,20 @@ def batch_norm(
         if other.dim() == 1 and other.shape[0] == x.shape[1]:
             trace.put(other, [spaces[1]])
         else:
-            trace.value(other)
+            trace.keep_whole(other)
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm")
-def layer_norm(trace: Any, out: Any, x: torch.Tensor, shape: Any, weight: Any, bias: Any = None, *rest: Any) -> None:
-    affine = [t for t in (weight, bias) if isinstance(t, torch.Tensor)]
+def layer_norm(
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | float | None = None,
+    *rest: object,
+) -> None:
+    affine = [t for t in (weight, bias) if isinstance(t, Tensor)]
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
     num_normalised = len(shape)
     for back in range(1, num_normalised + 1):
@@ -63,7 +73,7 @@ def layer_norm(trace: Any, out: Any, x: torch.Tensor, shape: Any, weight: Any, b
         for tensor in affine:
             spaces[-back] = trace.same(spaces[-back], trace.spaces(tensor)[-back])
         zero[-back] = bool(affine) and all(trace.zero(t)[-back] for t in affine)
-    if isinstance(bias, torch.Tensor):
+    if isinstance(bias, Tensor):
         zero[: x.dim() - num_normalised] = [False] * (x.dim() - num_normalised)
     results = list(out) if isinstance(out, (tuple, list)) else [out]
     trace.put(results[0], spaces, zero)
@@ -73,11 +83,11 @@ def layer_norm(trace: Any, out: Any, x: torch.Tensor, shape: Any, weight: Any, b
 
 @rule("native_group_norm")
 def group_norm(
-    trace: Any,
-    out: Any,
-    x: torch.Tensor,
-    weight: Any,
-    bias: Any,
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
     num: int,
     channels: int,
     area: int,
@@ -85,7 +95,7 @@ def group_norm(
     epsilon: float,
 ) -> None:
     spaces = list(trace.spaces(x))
-    affine = [t for t in (weight, bias) if isinstance(t, torch.Tensor)]
+    affine = [t for t in (weight, bias) if isinstance(t, Tensor)]
     for tensor in affine:
         spaces[1] = trace.same(spaces[1], trace.spaces(tensor)[0])
     pieces = split(spaces[1], (groups, channels // groups))
@@ -102,7 +112,7 @@ def group_norm(
 
 
 @rule("_weight_norm_interface", "_weight_norm")
-def weight_norm(trace: Any, out: Any, v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> None:
+def weight_norm(trace: Trace, out: Tensor, v: Tensor, g: Tensor, dim: int = 0) -> None:
     """``g · v / ‖v‖`` with one norm for each index of ``dim``."""
     spaces, zero = list(trace.spaces(v)), list(trace.zero(v))
     axis = dim if g.dim() == v.dim() else 0
@@ -117,7 +127,7 @@ def weight_norm(trace: Any, out: Any, v: torch.Tensor, g: torch.Tensor, dim: int
 
 @sample("native_batch_norm")
 def _batch_norm() -> Sample:
-    def function(x: Any, w: Any, b: Any) -> Any:
+    def function(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return torch.nn.functional.batch_norm(x, torch.zeros(x.shape[1]), torch.ones(x.shape[1]), w, b)
 
     return Sample(function, (3, 4, 5, 5), (4,), (4,))

@@ -9,20 +9,24 @@ beside arbitrary values (for those that are not).
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from secateur.core.space import ONE, Space, constant, is_frozen, mark_inexact
+from secateur.torch.rules.protocol import Operator, Outputs, Trace, tensors_of
 from secateur.torch.rules.registry import Sample, rule, sample
+
+Call = tuple[tuple[object, ...], dict[str, object]]  # arguments and keyword arguments
 
 ZERO, NOT_ZERO, UNDEFINED = "zero", "not zero", "undefined"
 _VALUES = (1.7, -0.6, 0.3, 2.5)
-_probed: dict[Any, str] = {}
+_probed: dict[object, str] = {}
 
 
 @rule(
+    torch.Tag.pointwise,
     "where",
     "_to_copy",
     "clone",
@@ -65,7 +69,7 @@ _probed: dict[Any, str] = {}
     "polar",
     "complex",
 )
-def pointwise(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
+def pointwise(trace: Trace, out: Outputs, *args: object, **kwargs: object) -> None:
     """All tensor operands share their dimensions, right-aligned; dimensions of size one broadcast."""
     operands = [t for t in _tensors((args, kwargs)) if t.dim()]
     for result in _tensors(out):
@@ -73,14 +77,14 @@ def pointwise(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
         zero: list[bool] = []
         for back in range(result.dim(), 0, -1):
             there = [t for t in operands if t.dim() >= back and t.shape[-back] == result.shape[-back]]
-            space, is_zero = _along(trace, result, back, there, args, kwargs, operands)
+            space, is_zero = _along(trace, result, back, there, (args, kwargs), operands)
             spaces.append(space)
             zero.append(is_zero)
         trace.put(result, spaces, zero)
 
 
 def _along(
-    trace: Any, result: torch.Tensor, back: int, there: list[torch.Tensor], args: Any, kwargs: Any, operands: Any
+    trace: Trace, result: Tensor, back: int, there: list[Tensor], call: Call, operands: list[Tensor]
 ) -> tuple[Space, bool]:
     size = result.shape[-back]
     if size == 1:
@@ -93,44 +97,45 @@ def _along(
     if is_frozen(space):
         return space, False
     zeros = tuple(any(t is u for u in there) and trace.zero(t)[-back] for t in operands)
-    verdict = at_zero(trace.operator, args, kwargs, operands, zeros)
+    verdict = at_zero(trace.operator, call, operands, zeros)
     if verdict == UNDEFINED:
         mark_inexact(space, f"{trace.where} is not defined at zero")
     return space, verdict == ZERO
 
 
-def at_zero(operator: Any, args: Any, kwargs: Any, operands: list[torch.Tensor], zeros: tuple[bool, ...]) -> str:
+def at_zero(operator: Operator, call: Call, operands: list[Tensor], zeros: tuple[bool, ...]) -> str:
     """What an operator gives where these operands are zero and the others are anything."""
     name = getattr(operator, "_schema", operator)
     if getattr(name, "name", "") in ("aten::zero_", "aten::zero"):
         return ZERO
     if torch.Tag.nondeterministic_seeded in getattr(operator, "tags", ()):
         return NOT_ZERO
-    key = (operator, zeros, tuple(t.dtype for t in operands), _scalars((args, kwargs)))
+    key = (operator, zeros, tuple(t.dtype for t in operands), _scalars(call))
     known = _probed.get(key)
     if known is None:
-        known = _probed[key] = _probe(operator, args, kwargs, operands, zeros)
+        known = _probed[key] = _probe(operator, call, operands, zeros)
     return known
 
 
-def _probe(operator: Any, args: Any, kwargs: Any, operands: list[torch.Tensor], zeros: tuple[bool, ...]) -> str:
+def _probe(operator: Operator, call: Call, operands: list[Tensor], zeros: tuple[bool, ...]) -> str:
+    args, kwargs = call
     known_zero = {id(t) for t, is_zero in zip(operands, zeros, strict=True) if is_zero}
     order = itertools.count()
 
-    def stand_in(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
+    def stand_in(leaf: object) -> object:
+        if isinstance(leaf, Tensor):
             if leaf.dim() == 0 and not leaf.is_meta:
                 return leaf.clone()
             return _stand_in(leaf.dtype, id(leaf) in known_zero, next(order))
-        if type(leaf) in (list, tuple):
-            return type(leaf)(stand_in(item) for item in leaf)
+        if isinstance(leaf, (list, tuple)):
+            return [stand_in(item) for item in leaf]
         return leaf
 
     try:
         with _disable_current_modes():
             cleaned = {k: v for k, v in kwargs.items() if k not in ("device", "memory_format", "layout", "pin_memory")}
-            result = operator(*(stand_in(a) for a in args), **{k: stand_in(v) for k, v in cleaned.items()})
-            result = result[0] if isinstance(result, tuple) else result
+            out = operator(*(stand_in(a) for a in args), **{k: stand_in(v) for k, v in cleaned.items()})
+            result = tensors_of(out)[0]
             if not bool(torch.isfinite(result.to(torch.float64) if not result.is_complex() else result.abs()).all()):
                 return UNDEFINED if any(zeros) else NOT_ZERO  # √ of a negative stand-in says nothing about zero
             return ZERO if not bool(result.any()) else NOT_ZERO
@@ -138,7 +143,7 @@ def _probe(operator: Any, args: Any, kwargs: Any, operands: list[torch.Tensor], 
         return NOT_ZERO
 
 
-def _stand_in(dtype: torch.dtype, zero: bool, place: int) -> torch.Tensor:
+def _stand_in(dtype: torch.dtype, zero: bool, place: int) -> Tensor:
     if zero:
         return torch.zeros(4, dtype=dtype)
     rolled = _VALUES[place % 4 :] + _VALUES[: place % 4]
@@ -147,8 +152,8 @@ def _stand_in(dtype: torch.dtype, zero: bool, place: int) -> torch.Tensor:
     return torch.tensor(rolled).to(dtype) if dtype.is_floating_point or dtype.is_complex else torch.tensor([1, 2, 3, 1])
 
 
-def _scalars(tree: Any) -> Any:
-    if isinstance(tree, torch.Tensor):
+def _scalars(tree: object) -> object:
+    if isinstance(tree, Tensor):
         return float(tree) if tree.dim() == 0 and not tree.is_meta else "tensor"
     if isinstance(tree, (tuple, list)):
         return tuple(_scalars(item) for item in tree)
@@ -157,8 +162,8 @@ def _scalars(tree: Any) -> Any:
     return tree if isinstance(tree, (int, float, bool, str)) else str(tree)
 
 
-def _tensors(tree: Any) -> list[torch.Tensor]:
-    if isinstance(tree, torch.Tensor):
+def _tensors(tree: object) -> list[Tensor]:
+    if isinstance(tree, Tensor):
         return [tree]
     if isinstance(tree, (tuple, list)):
         return [t for item in tree for t in _tensors(item)]
@@ -168,7 +173,7 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
 
 
 @rule("copy_")
-def copy_(trace: Any, out: Any, target: torch.Tensor, source: torch.Tensor, *args: Any) -> None:
+def copy_(trace: Trace, out: Tensor, target: Tensor, source: Tensor, *args: object) -> None:
     """The source is written over the target: dimensions agree, values are the source's."""
     spaces, zero = list(trace.spaces(target)), [False] * target.dim()
     for back in range(1, min(source.dim(), target.dim()) + 1):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch import Tensor
 
 from secateur.core.space import constant, freeze, is_frozen
-from secateur.torch.rules.registry import Sample, rule, sample
+from secateur.torch.rules.protocol import Trace, tensors_of
+from secateur.torch.rules.registry import Rule, Sample, rule, sample
 
 
-def _spatial(num: int) -> Any:
-    def resample(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+def _spatial(num: int) -> Rule:
+    def resample(trace: Trace, out: Tensor, x: Tensor, *args: object, **kwargs: object) -> None:
         for space in trace.spaces(x)[x.dim() - num :]:
             if not is_frozen(space):
                 freeze(space, "spatial size")
-        for result in out if isinstance(out, (tuple, list)) else [out]:
+        for result in tensors_of(out):
             spatial = [constant(n, "spatial size") for n in result.shape[-num:]]
             trace.put(result, [*trace.spaces(x)[:-num], *spatial], [*trace.zero(x)[:-num], *[False] * num])
 
@@ -71,7 +71,7 @@ rule(
 
 @sample("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "upsample_bilinear2d")
 def _pool() -> Sample:
-    def function(x: torch.Tensor) -> torch.Tensor:
+    def function(x: Tensor) -> Tensor:
         x = torch.nn.functional.max_pool2d(x, 2) + torch.nn.functional.avg_pool2d(x, 2)
         x = torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
         return torch.nn.functional.adaptive_avg_pool2d(x, 1)

@@ -5,11 +5,14 @@ sum     exact where removed units are zero         mean, max, var, softmax, … 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from secateur.core.space import ONE, constant, cut, freeze
+from secateur.torch.rules.pointwise import pointwise
+from secateur.torch.rules.protocol import Dims, Outputs, Trace, tensors_of
 from secateur.torch.rules.registry import Sample, rule, sample
 
 _KEEPS_ZERO = {
@@ -28,20 +31,20 @@ _KEEPS_ZERO = {
 }
 
 
-def _dims(x: torch.Tensor, dim: Any) -> set[int]:
+def _dims(x: Tensor, dim: Dims) -> set[int]:
     if dim is None or dim == []:
         return set(range(x.dim()))
     return {d % max(x.dim(), 1) for d in ([dim] if isinstance(dim, int) else dim)}
 
 
-def _reduce(trace: Any, out: Any, x: torch.Tensor, dims: set[int], *, adds: bool) -> None:
-    name = trace.operator._schema.name.removeprefix("aten::")
+def _reduce(trace: Trace, out: Outputs, x: Tensor, dims: set[int], *, adds: bool) -> None:
+    name = trace.name
     for dim in dims:
         if adds:
             trace.contract(trace.spaces(x)[dim], zero=trace.zero(x)[dim])
         else:
             trace.statistic(trace.spaces(x)[dim])
-    for result in out if isinstance(out, (tuple, list)) else [out]:
+    for result in tensors_of(out):
         if result.dim() == x.dim() and x.dim():
             spaces = [constant(1, ONE) if i in dims else s for i, s in enumerate(trace.spaces(x))]
             zero = [i not in dims and z for i, z in enumerate(trace.zero(x))]
@@ -52,55 +55,64 @@ def _reduce(trace: Any, out: Any, x: torch.Tensor, dims: set[int], *, adds: bool
 
 
 @rule("sum", "nansum")
-def sum_(trace: Any, out: Any, x: torch.Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> None:
+def sum_(trace: Trace, out: Tensor, x: Tensor, dim: Dims = None, keepdim: bool = False, **kwargs: object) -> None:
     _reduce(trace, out, x, _dims(x, dim), adds=True)
 
 
 @rule("linalg_vector_norm", "norm")
-def norm(trace: Any, out: Any, x: torch.Tensor, order: Any = 2, dim: Any = None, *args: Any, **kwargs: Any) -> None:
+def norm(
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    order: float | str | None = 2,
+    dim: Dims = None,
+    *args: object,
+    **kwargs: object,
+) -> None:
     _reduce(trace, out, x, _dims(x, dim), adds=(isinstance(order, (int, float)) and order > 0) or order is None)
 
 
 @rule("mean", "amax", "amin", "max", "min", "argmax", "argmin", "any", "all", "prod", "logsumexp", "median", "aminmax")
-def statistic(trace: Any, out: Any, x: torch.Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> None:
-    if isinstance(dim, torch.Tensor):
-        from secateur.torch.rules.pointwise import pointwise
-
+def statistic(
+    trace: Trace, out: Outputs, x: Tensor, dim: Dims | Tensor = None, *args: object, **kwargs: object
+) -> None:
+    if isinstance(dim, Tensor):
         pointwise(trace, out, x, dim)
         return
-    dims = _dims(x, kwargs.get("dim", dim))
+    dims = _dims(x, dim)
     _reduce(trace, out, x, dims, adds=False)
-    if trace.operator._schema.name.startswith("aten::arg"):
+    if trace.name.startswith("arg"):
         for dim_ in dims:
             freeze(trace.spaces(x)[dim_], f"its positions are read in {trace.where}")
 
 
 @rule("var", "std", "var_mean", "std_mean")
-def variance(trace: Any, out: Any, x: torch.Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> None:
+def variance(trace: Trace, out: Outputs, x: Tensor, dim: Dims = None, *args: object, **kwargs: object) -> None:
     _reduce(trace, out, x, _dims(x, dim if not isinstance(dim, bool) else None), adds=False)
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
-def softmax(trace: Any, out: Any, x: torch.Tensor, dim: int, *args: Any, **kwargs: Any) -> None:
+def softmax(trace: Trace, out: Tensor, x: Tensor, dim: int, *args: object, **kwargs: object) -> None:
     if x.dim():
         trace.statistic(trace.spaces(x)[dim])
     trace.put(out, trace.spaces(x))
 
 
 @rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
-def scan(trace: Any, out: Any, x: torch.Tensor, dim: int, *args: Any, **kwargs: Any) -> None:
-    trace.contract(trace.spaces(x)[dim], zero=trace.operator._schema.name == "aten::cumsum" and trace.zero(x)[dim])
-    for result in out if isinstance(out, (tuple, list)) else [out]:
+def scan(trace: Trace, out: Outputs, x: Tensor, dim: int, *args: object, **kwargs: object) -> None:
+    trace.contract(trace.spaces(x)[dim], zero=trace.name == "cumsum" and trace.zero(x)[dim])
+    for result in tensors_of(out):
         trace.put(result, trace.spaces(x), [z and i != dim % x.dim() for i, z in enumerate(trace.zero(x))])
 
 
 @rule("sort", "argsort", "topk", "kthvalue", "msort")
-def order(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-    results = out if isinstance(out, (tuple, list)) else [out]
+def order(trace: Trace, out: Outputs, x: Tensor, *args: object, **kwargs: object) -> None:
+    results = tensors_of(out)
     integers = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
-    takes_count = trace.operator._schema.name in ("aten::topk", "aten::kthvalue")
-    dim = kwargs.get("dim", (integers[1:] if takes_count else integers)[:1] or [-1])
-    dim = (dim[0] if isinstance(dim, list) else dim) % x.dim()
+    takes_count = trace.name in ("topk", "kthvalue")
+    named = kwargs.get("dim")
+    place = named if isinstance(named, int) else next(iter(integers[1:] if takes_count else integers), -1)
+    dim = place % x.dim()
     freeze(trace.spaces(x)[dim], f"its order is read in {trace.where}")
     for result in results:
         spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
@@ -112,7 +124,7 @@ def order(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> N
 
 
 @rule("glu")
-def glu(trace: Any, out: Any, x: torch.Tensor, dim: int = -1) -> None:
+def glu(trace: Trace, out: Tensor, x: Tensor, dim: int = -1) -> None:
     """The first half of a dimension, times the sigmoid of the second."""
     dim %= x.dim()
     spaces = list(trace.spaces(x))
@@ -121,7 +133,7 @@ def glu(trace: Any, out: Any, x: torch.Tensor, dim: int = -1) -> None:
 
 
 @rule("_fft_c2c", "_fft_r2c", "_fft_c2r")
-def fourier(trace: Any, out: Any, x: torch.Tensor, dims: Any, *args: Any) -> None:
+def fourier(trace: Trace, out: Tensor, x: Tensor, dims: Sequence[int], *args: object) -> None:
     """Every position of a transformed dimension goes into every other one: these are frozen, the rest goes through."""
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
     for dim in dims:
@@ -131,7 +143,7 @@ def fourier(trace: Any, out: Any, x: torch.Tensor, dims: Any, *args: Any) -> Non
 
 
 @rule("cdist", "_cdist_forward", "_euclidean_dist")
-def cdist(trace: Any, out: Any, a: torch.Tensor, b: torch.Tensor, *args: Any) -> None:
+def cdist(trace: Trace, out: Tensor, a: Tensor, b: Tensor, *args: object) -> None:
     shared = trace.same(trace.spaces(a)[-1], trace.spaces(b)[-1])
     trace.contract(shared, zero=trace.zero(a)[-1] and trace.zero(b)[-1])
     batch = [constant(n, "batch") for n in out.shape[:-2]]

@@ -9,34 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Concatenate
 
 import torch
+from torch import Tensor
+from torch._ops import OpOverload
 
 from secateur.errors import InputError
+from secateur.torch.rules.protocol import Trace
 
-Rule = Callable[..., None]
+Rule = Callable[Concatenate[Trace, ...], None]  # trace, output, arguments of the operator
 
-RULES: dict[Any, Rule] = {}
-FUNCTION_RULES: dict[Any, Rule] = {}
+RULES: dict[object, Rule] = {}
+FUNCTION_RULES: dict[object, Rule] = {}
 _SAMPLES: dict[str, list[Callable[[], Sample]]] = {}
-_FOUND: dict[Any, Rule | None] = {}
+_FOUND: dict[object, Rule | None] = {}
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Sample:
     """A call that exercises a rule: a function of tensors, and their shapes (or the tensors themselves)."""
 
-    function: Callable[..., Any]
-    tensors: tuple[Any, ...]
+    function: Callable[..., object]
+    tensors: tuple[Tensor | tuple[int, ...], ...]
 
-    def __init__(self, function: Callable[..., Any], *tensors: Any) -> None:
+    def __init__(self, function: Callable[..., object], *tensors: Tensor | tuple[int, ...]) -> None:
         object.__setattr__(self, "function", function)
         object.__setattr__(self, "tensors", tensors)
 
 
-def rule(*operators: Any) -> Callable[[Rule], Rule]:
-    """Register a rule for operators, given as aten names, qualified names or ``torch.ops`` objects."""
+def rule(*operators: object) -> Callable[[Rule], Rule]:
+    """Register a rule for operators, given as aten names, qualified names, ``torch.ops`` objects, or a tag they share."""
 
     def register(function: Rule) -> Rule:
         for name in operators:
@@ -72,27 +75,25 @@ def samples() -> dict[str, list[Callable[[], Sample]]]:
     return {name: list(made) for name, made in _SAMPLES.items()}
 
 
-def find(operator: Any) -> Rule | None:
-    """The rule for an operator: its own, its packet's, that of its out-of-place twin, or the pointwise one."""
+def find(operator: object) -> Rule | None:
+    """The rule for an operator: its own, its packet's, that of its out-of-place twin, or that of one of its tags."""
     try:
         return _FOUND[operator]
     except KeyError:
         pass
     found = RULES.get(operator) or FUNCTION_RULES.get(operator)
-    if found is None and hasattr(operator, "overloadpacket"):
+    if found is None and isinstance(operator, OpOverload):
         found = RULES.get(operator.overloadpacket)
         namespace, _, name = operator._schema.name.partition("::")
         if found is None and name.endswith("_"):
             found = RULES.get(getattr(getattr(torch.ops, namespace), name.rstrip("_"), None))
-        if found is None and torch.Tag.pointwise in operator.tags:
-            from secateur.torch.rules.pointwise import pointwise
-
-            found = pointwise
+        if found is None:
+            found = next((RULES[tag] for tag in operator.tags if tag in RULES), None)
     _FOUND[operator] = found
     return found
 
 
-def _resolve(name: Any) -> Any:
+def _resolve(name: object) -> object:
     if not isinstance(name, str):
         return name
     namespace, _, operator = name.rpartition("::")

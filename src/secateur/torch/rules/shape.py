@@ -9,22 +9,24 @@ Invariant: where a view regroups dimensions in a way the algebra cannot follow, 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from secateur.core.space import ONE, Space, constant, freeze, merge, split
+from secateur.torch.rules.protocol import Dims, Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
 @rule("view", "reshape", "_unsafe_view", "_reshape_alias", "_reshape_copy", "view_copy", "unflatten", "flatten")
-def view(trace: Any, out: Any, x: torch.Tensor, *args: Any) -> None:
+def view(trace: Trace, out: Tensor, x: Tensor, *args: object) -> None:
     if args and isinstance(args[0], torch.dtype):
         raise NotImplementedError("a view as another dtype")
     regroup(trace, out, x)
 
 
-def regroup(trace: Any, out: torch.Tensor, x: torch.Tensor) -> None:
+def regroup(trace: Trace, out: Tensor, x: Tensor) -> None:
     """Match runs of old dimensions with runs of new ones of equal total size, left to right."""
     if out.numel() == 0:
         trace.put(out, [constant(n, "an empty tensor") for n in out.shape])
@@ -69,7 +71,7 @@ def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], l
     return runs
 
 
-def _regroup_run(trace: Any, olds: list[Space], sizes: list[int]) -> list[Space]:
+def _regroup_run(trace: Trace, olds: list[Space], sizes: list[int]) -> list[Space]:
     if not olds:
         return [constant(1, ONE) for _ in sizes]
     if len(sizes) == 1:
@@ -84,12 +86,12 @@ def _regroup_run(trace: Any, olds: list[Space], sizes: list[int]) -> list[Space]
 
 
 @rule("t", "numpy_T", "adjoint", "mT")
-def t(trace: Any, out: Any, x: torch.Tensor) -> None:
+def t(trace: Trace, out: Tensor, x: Tensor) -> None:
     trace.put(out, trace.spaces(x)[::-1], trace.zero(x)[::-1])
 
 
 @rule("transpose", "swapaxes", "transpose_copy")
-def transpose(trace: Any, out: Any, x: torch.Tensor, a: int, b: int) -> None:
+def transpose(trace: Trace, out: Tensor, x: Tensor, a: int, b: int) -> None:
     order = list(range(x.dim()))
     if order:
         order[a], order[b] = order[b], order[a]
@@ -97,17 +99,17 @@ def transpose(trace: Any, out: Any, x: torch.Tensor, a: int, b: int) -> None:
 
 
 @rule("permute", "permute_copy")
-def permute(trace: Any, out: Any, x: torch.Tensor, order: Any) -> None:
+def permute(trace: Trace, out: Tensor, x: Tensor, order: Sequence[int]) -> None:
     _reorder(trace, out, x, list(order))
 
 
-def _reorder(trace: Any, out: Any, x: torch.Tensor, order: list[int]) -> None:
+def _reorder(trace: Trace, out: Tensor, x: Tensor, order: list[int]) -> None:
     spaces, zero = trace.spaces(x), trace.zero(x)
     trace.put(out, [spaces[d] for d in order], [zero[d] for d in order])
 
 
 @rule("unsqueeze", "unsqueeze_copy")
-def unsqueeze(trace: Any, out: Any, x: torch.Tensor, dim: int) -> None:
+def unsqueeze(trace: Trace, out: Tensor, x: Tensor, dim: int) -> None:
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
     place = dim % out.dim()
     spaces.insert(place, constant(1, ONE))
@@ -116,7 +118,7 @@ def unsqueeze(trace: Any, out: Any, x: torch.Tensor, dim: int) -> None:
 
 
 @rule("squeeze", "squeeze_copy")
-def squeeze(trace: Any, out: Any, x: torch.Tensor, dim: Any = None) -> None:
+def squeeze(trace: Trace, out: Tensor, x: Tensor, dim: Dims = None) -> None:
     dims = range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
     gone = {d % max(x.dim(), 1) for d in dims if x.dim() and x.shape[d] == 1}
     stay = [i for i in range(x.dim()) if i not in gone]
@@ -124,7 +126,7 @@ def squeeze(trace: Any, out: Any, x: torch.Tensor, dim: Any = None) -> None:
 
 
 @rule("expand", "expand_copy", "broadcast_to")
-def expand(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+def expand(trace: Trace, out: Tensor, x: Tensor, *args: object, **kwargs: object) -> None:
     ahead = out.dim() - x.dim()
     spaces, zero = [], []
     for i, n in enumerate(out.shape):
@@ -135,7 +137,7 @@ def expand(trace: Any, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> 
 
 
 @rule("repeat", "tile")
-def repeat(trace: Any, out: Any, x: torch.Tensor, counts: Any) -> None:
+def repeat(trace: Trace, out: Tensor, x: Tensor, counts: Sequence[int]) -> None:
     ahead = out.dim() - x.dim()
     spaces, zero = [], []
     for i in range(out.dim()):
@@ -146,13 +148,13 @@ def repeat(trace: Any, out: Any, x: torch.Tensor, counts: Any) -> None:
     trace.put(out, spaces, zero)
 
 
-def _freeze_spatial(trace: Any, x: torch.Tensor, num: int) -> None:
+def _freeze_spatial(trace: Trace, x: Tensor, num: int) -> None:
     for space in trace.spaces(x)[x.dim() - num :]:
         freeze(space, "spatial size")
 
 
 @rule("pixel_shuffle")
-def pixel_shuffle(trace: Any, out: Any, x: torch.Tensor, factor: int) -> None:
+def pixel_shuffle(trace: Trace, out: Tensor, x: Tensor, factor: int) -> None:
     _freeze_spatial(trace, x, 2)
     pieces = split(trace.spaces(x)[-3], (out.shape[-3], factor * factor))
     if pieces is None:
@@ -163,7 +165,7 @@ def pixel_shuffle(trace: Any, out: Any, x: torch.Tensor, factor: int) -> None:
 
 
 @rule("pixel_unshuffle")
-def pixel_unshuffle(trace: Any, out: Any, x: torch.Tensor, factor: int) -> None:
+def pixel_unshuffle(trace: Trace, out: Tensor, x: Tensor, factor: int) -> None:
     _freeze_spatial(trace, x, 2)
     channels = merge([trace.spaces(x)[-3], constant(factor * factor, "pixel unshuffle")])
     spatial = [constant(n, "spatial size") for n in out.shape[-2:]]
@@ -171,7 +173,7 @@ def pixel_unshuffle(trace: Any, out: Any, x: torch.Tensor, factor: int) -> None:
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(trace: Any, out: Any, x: torch.Tensor, groups: int) -> None:
+def channel_shuffle(trace: Trace, out: Tensor, x: Tensor, groups: int) -> None:
     pieces = split(trace.spaces(x)[1], (groups, x.shape[1] // groups))
     if pieces is None:
         raise ValueError("channels do not factor")
@@ -180,7 +182,7 @@ def channel_shuffle(trace: Any, out: Any, x: torch.Tensor, groups: int) -> None:
 
 
 @rule("im2col")
-def im2col(trace: Any, out: Any, x: torch.Tensor, kernel: Any, *args: Any) -> None:
+def im2col(trace: Trace, out: Tensor, x: Tensor, kernel: Sequence[int], *args: object) -> None:
     _freeze_spatial(trace, x, 2)
     area = constant(math.prod(kernel), "kernel")
     spaces = [*trace.spaces(x)[:-3], merge([trace.spaces(x)[-3], area]), constant(out.shape[-1], "spatial size")]
@@ -188,7 +190,7 @@ def im2col(trace: Any, out: Any, x: torch.Tensor, kernel: Any, *args: Any) -> No
 
 
 @rule("col2im")
-def col2im(trace: Any, out: Any, x: torch.Tensor, size: Any, kernel: Any, *args: Any) -> None:
+def col2im(trace: Trace, out: Tensor, x: Tensor, size: Sequence[int], kernel: Sequence[int], *args: object) -> None:
     _freeze_spatial(trace, x, 1)
     pieces = split(trace.spaces(x)[-2], (out.shape[-3], math.prod(kernel)))
     if pieces is None:
@@ -199,7 +201,7 @@ def col2im(trace: Any, out: Any, x: torch.Tensor, size: Any, kernel: Any, *args:
 
 
 @rule("unfold", "unfold_copy")
-def unfold(trace: Any, out: Any, x: torch.Tensor, dim: int, size: int, step: int) -> None:
+def unfold(trace: Trace, out: Tensor, x: Tensor, dim: int, size: int, step: int) -> None:
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
     place = dim % x.dim()
     freeze(spaces[place], "a sliding window runs over it")
@@ -208,7 +210,7 @@ def unfold(trace: Any, out: Any, x: torch.Tensor, dim: int, size: int, step: int
 
 
 @rule("as_strided", "as_strided_")
-def as_strided(trace: Any, out: Any, x: torch.Tensor, size: Any, *args: Any) -> None:
+def as_strided(trace: Trace, out: Tensor, x: Tensor, size: Sequence[int], *args: object) -> None:
     """The same sizes again is a change of memory format; anything else is not understood."""
     if tuple(size) != tuple(x.shape):
         raise NotImplementedError("an arbitrary strided view")
@@ -216,7 +218,7 @@ def as_strided(trace: Any, out: Any, x: torch.Tensor, size: Any, *args: Any) -> 
 
 
 @rule("diagonal", "diagonal_copy")
-def diagonal(trace: Any, out: Any, x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> None:
+def diagonal(trace: Trace, out: Tensor, x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> None:
     if offset or x.shape[dim1] != x.shape[dim2]:
         raise NotImplementedError("an off-centre diagonal")
     a, b = dim1 % x.dim(), dim2 % x.dim()
@@ -227,7 +229,7 @@ def diagonal(trace: Any, out: Any, x: torch.Tensor, offset: int = 0, dim1: int =
 
 
 @rule("view_as_real", "view_as_complex")
-def view_as_parts(trace: Any, out: Any, x: torch.Tensor) -> None:
+def view_as_parts(trace: Trace, out: Tensor, x: Tensor) -> None:
     """Pairs of numbers as complex numbers, and back: the pair is a frozen innermost dimension."""
     if x.is_complex():
         trace.put(out, [*trace.spaces(x), constant(2, "a complex number's parts")], [*trace.zero(x), False])
@@ -253,7 +255,7 @@ def _pixel_shuffle() -> Sample:
 
 @sample("im2col", "col2im")
 def _im2col() -> Sample:
-    def function(x: torch.Tensor) -> torch.Tensor:
+    def function(x: Tensor) -> Tensor:
         return torch.nn.functional.fold(torch.nn.functional.unfold(x, 3, padding=1), (5, 5), 3, padding=1)
 
     return Sample(function, (2, 4, 5, 5))

@@ -6,17 +6,25 @@ x[:, 3]     freezes what it indexes        unbind        likewise
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from secateur.core.space import Space, constant, freeze, is_frozen, split, window
+from secateur.torch.rules.protocol import Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
 @rule("slice", "slice_copy")
 def slice_(
-    trace: Any, out: Any, x: torch.Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
 ) -> None:
     dim %= x.dim()
     first, last, _ = slice(start, end).indices(x.shape[dim])
@@ -26,7 +34,7 @@ def slice_(
         _replace(trace, out, x, dim, _strided(trace, trace.spaces(x)[dim], first, last, step, out.shape[dim]))
 
 
-def _strided(trace: Any, space: Space, first: int, last: int, step: int, count: int) -> Space:
+def _strided(trace: Trace, space: Space, first: int, last: int, step: int, count: int) -> Space:
     if is_frozen(space):
         return constant(count, "a constant in the code")
     size = space.root().size
@@ -39,30 +47,30 @@ def _strided(trace: Any, space: Space, first: int, last: int, step: int, count: 
     return constant(count, "strided slice")
 
 
-def _replace(trace: Any, out: torch.Tensor, x: torch.Tensor, dim: int, space: Space) -> None:
+def _replace(trace: Trace, out: Tensor, x: Tensor, dim: int, space: Space) -> None:
     spaces = list(trace.spaces(x))
     spaces[dim] = space
     trace.put(out, spaces, trace.zero(x))
 
 
 @rule("narrow", "narrow_copy")
-def narrow(trace: Any, out: Any, x: torch.Tensor, dim: int, start: int, length: int) -> None:
+def narrow(trace: Trace, out: Tensor, x: Tensor, dim: int, start: int, length: int) -> None:
     dim %= x.dim()
     start = start % x.shape[dim] if start < 0 else start
     _replace(trace, out, x, dim, window(trace.spaces(x)[dim], start, start + length))
 
 
 @rule("select", "select_copy")
-def select(trace: Any, out: Any, x: torch.Tensor, dim: int, index: int) -> None:
+def select(trace: Trace, out: Tensor, x: Tensor, dim: int, index: int) -> None:
     _drop(trace, [out], x, dim, "a single index of it is taken")
 
 
 @rule("unbind", "unbind_copy")
-def unbind(trace: Any, out: Any, x: torch.Tensor, dim: int = 0) -> None:
+def unbind(trace: Trace, out: Tensor, x: Tensor, dim: int = 0) -> None:
     _drop(trace, list(out), x, dim, "it is unbound")
 
 
-def _drop(trace: Any, outs: list[torch.Tensor], x: torch.Tensor, dim: int, reason: str) -> None:
+def _drop(trace: Trace, outs: list[Tensor], x: Tensor, dim: int, reason: str) -> None:
     dim %= x.dim()
     indexed = trace.spaces(x)[dim]
     spaces = [s for i, s in enumerate(trace.spaces(x)) if i != dim]
@@ -83,7 +91,7 @@ def _drop(trace: Any, outs: list[torch.Tensor], x: torch.Tensor, dim: int, reaso
     "split_copy",
     "split_with_sizes_copy",
 )
-def split_(trace: Any, out: Any, x: torch.Tensor, sizes: Any, dim: int = 0) -> None:
+def split_(trace: Trace, out: Tensor, x: Tensor, sizes: int | Sequence[int], dim: int = 0) -> None:
     dim %= x.dim()
     start = 0
     for part in out:
@@ -94,7 +102,7 @@ def split_(trace: Any, out: Any, x: torch.Tensor, sizes: Any, dim: int = 0) -> N
 
 @sample("slice", "split", "cat")
 def _split() -> Sample:
-    def function(x: torch.Tensor) -> torch.Tensor:
+    def function(x: Tensor) -> Tensor:
         a, b, c = x.split([2, 4, 4], dim=1)
         return torch.cat([b * c, a, x[:, 2:6]], dim=1)
 
@@ -103,7 +111,7 @@ def _split() -> Sample:
 
 @sample("select", "unbind")
 def _unbind() -> Sample:
-    def function(x: torch.Tensor) -> torch.Tensor:
+    def function(x: Tensor) -> Tensor:
         q, k = x.view(3, 2, 4).unbind(1)
         return q * k + x[0, :4]
 

@@ -74,6 +74,7 @@ class Tracer(TorchDispatchMode):
         self.where = ""
         self.module = ""
         self.operator: Any = None
+        self.name = ""
         self.data_dependent = False
         self.records: list[Record] = []
         self.macs: list[CostTerm] = []
@@ -98,6 +99,10 @@ class Tracer(TorchDispatchMode):
             known = Value(spaces, [False] * len(spaces), self._run)
             self._strangers[id(tensor)] = tensor, known
         return known
+
+    def keep_whole(self, tensor: torch.Tensor) -> None:
+        """An output of which nothing is said: its dimensions are constants."""
+        self.value(tensor)
 
     def known(self, tensor: torch.Tensor) -> Value | None:
         """What this run has said of a tensor; nothing is hung on tensors that are not the run's."""
@@ -220,7 +225,7 @@ class Tracer(TorchDispatchMode):
         name = func._schema.name if hasattr(func, "_schema") else func.__name__
         if name.startswith("prim::"):
             return
-        name = name.removeprefix("aten::")
+        name = self.name = name.removeprefix("aten::")
         self.where = f"{name} in {self.module}" if self.module else name
         outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
         if not outputs:

@@ -1,0 +1,91 @@
+"""What a rule may say, and to whom.
+
+    trace.spaces(x)   trace.zero(x)          what is known of an input
+    trace.same(a, b)  trace.contract(s, …)   what the operator means for dimensions
+    trace.put(out, …)                        what its output is made of
+
+Invariant: a rule speaks in spaces only; it reads no values and changes no tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from secateur.core.space import Space
+
+Outputs = Tensor | Sequence[Tensor]  # what an operator gives
+Dims = int | Sequence[int] | None
+Indices = Sequence[Tensor | None]  # None: a dimension that is taken whole
+
+
+class Operator(Protocol):
+    """An operator as PyTorch knows it."""
+
+    tags: Sequence[torch.Tag]
+
+    def __call__(self, *args: object, **kwargs: object) -> Outputs: ...
+
+
+class Trace(Protocol):
+    """A run that is being listened to, at one operator.
+
+    ``name`` is the operator's, without its namespace; ``where`` names it and the module it runs in, for reasons.
+    """
+
+    operator: Operator
+    name: str
+    where: str
+    data_dependent: bool  # set it where an output's size depends on values
+
+    def spaces(self, tensor: Tensor) -> list[Space]:
+        """The spaces of a tensor's dimensions."""
+        ...
+
+    def zero(self, tensor: Tensor) -> list[bool]:
+        """Along which dimensions a tensor is zero at removed units."""
+        ...
+
+    def put(self, tensor: Tensor, spaces: Sequence[Space], zero: Sequence[bool] | None = None) -> None:
+        """What an output is made of, and along which dimensions it is zero at removed units."""
+        ...
+
+    def keep_whole(self, tensor: Tensor) -> None:
+        """An output of which nothing is said: its dimensions are constants."""
+        ...
+
+    def same(self, a: Space, b: Space) -> Space:
+        """Two dimensions are one; the surviving space."""
+        ...
+
+    def contract(self, space: Space, *, zero: bool) -> None:
+        """A sum runs over a dimension; removing its units is exact where a factor is zero at them."""
+        ...
+
+    def statistic(self, space: Space) -> None:
+        """A statistic runs over a dimension: narrowing it gives another function by design."""
+        ...
+
+    def align(self, space: Space, multiple: int) -> None:
+        """A kernel takes only multiples of a number."""
+        ...
+
+    def multiply(self, coefficient: int, *spaces: Space) -> None:
+        """So many times the product of these sizes are multiplied and accumulated."""
+        ...
+
+    def freeze_all(self, tensors: Iterable[Tensor], reason: str) -> None:
+        """Nothing that these tensors are made of may be narrowed."""
+        ...
+
+    def freeze_when_read(self, tensor: Tensor, space: Space, reason: str) -> None:
+        """A dimension may not be narrowed if anything reads the values of this tensor."""
+        ...
+
+
+def tensors_of(out: Outputs) -> list[Tensor]:
+    """An operator's outputs as a list."""
+    return [out] if isinstance(out, Tensor) else list(out)
