@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from secateur.torch.running.calls import Args, Function, Kwargs, Result
 from secateur.torch.running.listening import Listening
 
 
@@ -70,7 +71,7 @@ class Tap(Protocol):
 class WideTap(Tap, Protocol):
     """A tap that sees every other function, too."""
 
-    def other(self, func: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
+    def other(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
         """What to use as the function's result: ``func(*args, **kwargs)`` to change nothing."""
         ...
 
@@ -88,7 +89,7 @@ class _Watch(Listening):
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.flipped: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # transposed view -> (view, parameter)
 
-    def called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
         read = _READERS.get(func)
         site = None if read is None else read(self, func, *args, **kwargs)
         if site is None:
@@ -177,7 +178,7 @@ def _transposed(
     return _upright(watch, x, weight, bias, "transposed", options | {"dilation": dilation, "groups": groups})
 
 
-def _run(func: Any, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
+def _run(func: Function, args: Args, kwargs: Kwargs) -> Result:
     return func(*args, **kwargs)
 
 

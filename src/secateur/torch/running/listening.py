@@ -11,12 +11,13 @@ Invariant: an opened function computes what the function computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import torch.overrides
 from torch.overrides import TorchFunctionMode
+
+from secateur.torch.running.calls import Args, Function, Kwargs, Result
 
 _GUARDS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 _QUESTIONS = frozenset(id(getattr(torch.overrides, name)) for name in _GUARDS)
@@ -32,9 +33,11 @@ class Listening(TorchFunctionMode):
         super().__init__()
         self._globals: dict[int, dict[str, Any]] = {}
         self._opened: dict[FunctionType, FunctionType | None] = {}
-        self._inside: list[tuple[FunctionType, tuple[Any, ...]]] = []
+        self._inside: list[tuple[FunctionType, Args]] = []
 
-    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Result:
         kwargs = kwargs or {}
         opened = self._open(func) if type(func) is FunctionType else None
         if opened is None or self._comes_back(func, args):
@@ -46,14 +49,14 @@ class Listening(TorchFunctionMode):
         finally:
             self._inside.pop()
 
-    def _comes_back(self, function: FunctionType, args: tuple[object, ...]) -> bool:
+    def _comes_back(self, function: FunctionType, args: Args) -> bool:
         """``Tensor.unflatten`` ends in the C method that it overrides, and that goes by the same name."""
         if not self._inside:
             return False
         last, given = self._inside[-1]
         return last is function and len(given) == len(args) and all(a is b for a, b in zip(given, args, strict=True))
 
-    def called(self, func: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
         """What a call gives; ``func(*args, **kwargs)`` changes nothing."""
         return func(*args, **kwargs)
 

@@ -11,7 +11,7 @@ Invariant: a result is replayed only where function, options, weights and the nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +23,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
+from secateur.torch.running.calls import Args, Function, Kwargs, Result
+
 MOST_BYTES = 2**32  # of recorded results, and never more than a quarter of the free memory
-
-
-Function = Callable[..., Any]
 
 
 _PURE: frozenset[Function] = frozenset(
@@ -131,7 +130,9 @@ class Replay(TorchFunctionMode):
             self._calls = {place: call for place, call in self._calls.items() if call.is_intact}
             self._storages = {call.output.tensor.untyped_storage().data_ptr() for call in self._calls.values()}
 
-    def __torch_function__(self, func: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Result:
         kwargs = kwargs or {}
         if func not in _PURE or not args or _is_watched():
             return func(*args, **kwargs)
@@ -143,7 +144,7 @@ class Replay(TorchFunctionMode):
         ):  # inference tensors do not tell whether they were written into
             return self._one(func, args, kwargs)
 
-    def _one(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _one(self, function: Function, args: Args, kwargs: Kwargs) -> Result:
         place = (self._phase, self._place)
         self._place += 1
         call = self._calls.get(place)
@@ -183,7 +184,7 @@ def _is_watched() -> bool:
     return torch.is_grad_enabled() or torch._C._get_tracing_state() is not None or _len_torch_dispatch_stack() > 0
 
 
-def _is_pure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _is_pure(args: Args, kwargs: Kwargs) -> bool:
     """Whether a call writes nowhere, and its tensors are nothing but numbers."""
     if kwargs.get("inplace") or kwargs.get("out") is not None:
         return False
@@ -201,7 +202,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
-def _statistics(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+def _statistics(function: Function, args: Args, kwargs: Kwargs) -> tuple[torch.Tensor, ...]:
     """The running statistics that a call writes."""
     if function is not F.batch_norm or not kwargs.get("training"):
         return ()

@@ -20,6 +20,7 @@ from secateur.core.space import constant, freeze, is_frozen, split, unify
 from secateur.torch.rules.attention import attention_shape
 from secateur.torch.rules.matmul import linear_shape
 from secateur.torch.rules.registry import FUNCTION_RULES
+from secateur.torch.running.calls import Args, Function, Kwargs, Result
 from secateur.torch.running.listening import Listening
 from secateur.torch.running.switches import onednn_off
 from secateur.torch.tracing.tracer import Tracer
@@ -27,7 +28,7 @@ from secateur.torch.tracing.tracer import Tracer
 Reading = Iterator[tuple[Any, torch.Tensor, int]]  # (integer, tensor, dimension it is the size of)
 
 
-Reader = Callable[[Tracer, Any, tuple[Any, ...], dict[str, Any]], Reading]
+Reader = Callable[[Tracer, Result, Args, Kwargs], Reading]
 
 
 _ABSTRACT = {
@@ -52,7 +53,7 @@ class Sizes(Listening):
         super().__init__()
         self.tracer, self.reading = tracer, reading
 
-    def called(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def called(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
         whole = FUNCTION_RULES.get(func)
         if whole is not None:
             return self._whole(func, args, kwargs)
@@ -82,7 +83,7 @@ class Sizes(Listening):
             self._read(name, out, args, kwargs)
         return out
 
-    def _whole(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _whole(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
         tracer = self.tracer
         abstract = _ABSTRACT.get(func)
         tracer.muted += 1
@@ -96,14 +97,14 @@ class Sizes(Listening):
         tracer.observe(func, out, args, kwargs)
         return out
 
-    def _note_constants(self, name: str, out: Any, args: Any, kwargs: Any, first: int) -> None:
+    def _note_constants(self, name: str, out: Result, args: Args, kwargs: Kwargs, first: int) -> None:
         """Remember which sizes of a view were written into the code: if it fails when narrowed, these are why."""
         for value, tensor, dim in READERS[name](self.tracer, out, args, kwargs):
             if type(value) is int and value > 1:
                 space = self.tracer.spaces(tensor)[dim % tensor.dim()]
                 self.tracer.constants.append((first, len(self.tracer.records), space))
 
-    def _equal_parts(self, fixed: int | None, parts: Any, args: Any, kwargs: Any) -> None:
+    def _equal_parts(self, fixed: int | None, parts: Any, args: Args, kwargs: Kwargs) -> None:
         """``chunk`` and its like divide what they are given evenly: the parts must stay of one size, so they are one space."""
         dim = fixed if fixed is not None else args[2] if len(args) > 2 else kwargs.get("dim", 0)
         if fixed == 1 and args[0].dim() == 1:
@@ -125,12 +126,12 @@ class Sizes(Listening):
             [n if n == 1 or is_frozen(s) else Sized(n, s, listener) for n, s in zip(shape, known.spaces, strict=True)]
         )
 
-    def _sized_size(self, args: Any, kwargs: Any, out: Any) -> Any:
+    def _sized_size(self, args: Args, kwargs: Kwargs, out: Result) -> Result:
         shape = self._sized_shape(args[0], args[0].shape)
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
         return shape if dim is None else shape[dim]
 
-    def _read(self, name: str, out: Any, args: Any, kwargs: Any) -> None:
+    def _read(self, name: str, out: Result, args: Args, kwargs: Kwargs) -> None:
         tracer = self.tracer
         where = f"{name} in {tracer.module}" if tracer.module else name
         reader = READERS.get(name)
@@ -154,7 +155,7 @@ class Sizes(Listening):
                 origin = value.origin if value >= 0 else ("-", 0, value.origin)
                 tracer.facts.equations.append((origin, fixed, where))
 
-    def _read_groups(self, place: tuple[int, str, int], args: Any, kwargs: Any, where: str) -> None:
+    def _read_groups(self, place: tuple[int, str, int], args: Args, kwargs: Kwargs, where: str) -> None:
         position, key, axis = place
         groups = args[position] if len(args) > position else kwargs.get(key)
         x = args[0]
@@ -198,33 +199,33 @@ class _Deaf:
 _DEAF = _Deaf()
 
 
-def _sizes(args: Any, kwargs: Any, key: str = "size") -> list[Any]:
+def _sizes(args: Args, kwargs: Kwargs, key: str = "size") -> list[Any]:
     flat: list[Any] = []
     for arg in (*args, *([kwargs[key]] if key in kwargs else [])):
         flat.extend(arg if isinstance(arg, (tuple, list)) else [arg])
     return [v for v in flat if isinstance(v, int) and not isinstance(v, bool)]
 
 
-def _whole_shape(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
+def _whole_shape(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     start = 1 if args and isinstance(args[0], torch.Tensor) else 0
     sizes = _sizes(args[start:], kwargs, "shape" if "shape" in kwargs else "size")
     if isinstance(out, torch.Tensor) and len(sizes) >= out.dim():
         yield from ((v, out, i) for i, v in enumerate(sizes[: out.dim()]))
 
 
-def _full(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
+def _full(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     start = 1 if args and isinstance(args[0], torch.Tensor) else 0
     yield from _whole_shape(tracer, out, args[start : start + 1], kwargs)
 
 
-def _unflatten(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
+def _unflatten(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     dim = args[1] if len(args) > 1 else kwargs["dim"]
     sizes = args[2] if len(args) > 2 else kwargs["sizes"]
     first = dim % args[0].dim()
     yield from ((v, out, first + i) for i, v in enumerate(sizes))
 
 
-def _arange(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
+def _arange(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     numbers = [a for a in args if isinstance(a, int)]
     end = kwargs.get("end", numbers[0] if len(numbers) == 1 else None)
     if len(numbers) >= 2:
@@ -234,7 +235,7 @@ def _arange(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
         yield (end if step == 1 else (end + step - 1) // step), out, 0
 
 
-def _split(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
+def _split(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     keys = ("split_size_or_sections", "split_size", "split_sizes")
     sizes = args[1] if len(args) > 1 else next((kwargs[k] for k in keys if k in kwargs), None)
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
@@ -242,12 +243,12 @@ def _split(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
         yield (sizes[i] if isinstance(sizes, (tuple, list)) else sizes), part, dim
 
 
-def _narrow(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
+def _narrow(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     dim = args[1] if len(args) > 1 else kwargs["dim"]
     yield (args[3] if len(args) > 3 else kwargs["length"]), out, dim
 
 
-def _getitem(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
+def _getitem(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     x, index = args[0], args[1]
     index = index if isinstance(index, tuple) else (index,)
     if not isinstance(out, torch.Tensor):
@@ -291,14 +292,14 @@ def _minus(stop: Any, start: Any) -> Any:
     return stop - start
 
 
-def _repeat(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
+def _repeat(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     x, counts = args[0], _sizes(args[1:], kwargs, "repeats")
     ahead = out.dim() - x.dim()
     for i, count in enumerate(counts[-out.dim() :]):
         yield count * (_size(tracer, x, i - ahead) if i >= ahead else 1), out, i
 
 
-def _repeat_interleave(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
+def _repeat_interleave(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     x = args[0]
     count = args[1] if len(args) > 1 else kwargs["repeats"]
     dim = args[2] if len(args) > 2 else kwargs.get("dim")
@@ -306,7 +307,7 @@ def _repeat_interleave(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Read
         yield count * _size(tracer, x, dim), out, dim
 
 
-def _layer_norm(tracer: Tracer, out: Any, args: Any, kwargs: Any) -> Reading:
+def _layer_norm(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
     yield from ((v, args[0], args[0].dim() - len(shape) + i) for i, v in enumerate(shape))
 

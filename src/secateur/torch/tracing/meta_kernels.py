@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from secateur.torch.running.calls import Args, Kwargs, Result
+
 Kernel = Callable[..., Any]
 
 
@@ -24,7 +26,7 @@ _aten = torch.ops.aten
 KERNELS: dict[Any, Kernel] = {}
 
 
-def run(operator: object, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
+def run(operator: object, args: Args, kwargs: Kwargs) -> Result:
     """The abstract result of an operator, or None where there is no kernel here for these arguments."""
     kernel = KERNELS.get(operator)
     if kernel is None or not isinstance(args[0], torch.Tensor) or not args[0].is_meta:

@@ -29,6 +29,7 @@ from secateur.errors import PlanError, TraceError
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import narrowed
+from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.example import output_tensors
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.tracing.observe import Observation, real_like
@@ -52,7 +53,9 @@ class Rehearsal(Tracer):
         self.following = True
         self._random = random.Random(0)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Operator, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Result:
         try:
             return super().__torch_dispatch__(func, types, args, kwargs)
         except Mismatch:
@@ -60,7 +63,7 @@ class Rehearsal(Tracer):
         except Exception as error:
             raise Mismatch(f"{error}".splitlines()[0][:160]) from error
 
-    def observe(self, func: Any, out: Any, args: Any, kwargs: Any) -> None:
+    def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
         name = (func._schema.name if hasattr(func, "_schema") else func.__name__).removeprefix("aten::")
         outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
         if name.startswith("prim::") or not outputs or not self.following:

@@ -22,6 +22,7 @@ from secateur.core.settle import SizeFacts
 from secateur.core.sized import Origin
 from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexact, unify
 from secateur.torch.rules.registry import find
+from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.generators import Generators
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 
@@ -200,7 +201,9 @@ class Tracer(TorchDispatchMode):
 
     # -- the run --------------------------------------------------------------------------------------------------
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Operator, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Result:
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled():  # code that turns it on: composite operators arrive whole
             with self:
@@ -219,7 +222,7 @@ class Tracer(TorchDispatchMode):
             self.observe(func, out, args, kwargs)
         return out
 
-    def observe(self, func: Any, out: Any, args: Any, kwargs: Any) -> None:
+    def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
         """Let the rule of an operator that has run speak, and record it."""
         self.operator = func
         name = func._schema.name if hasattr(func, "_schema") else func.__name__
@@ -269,7 +272,7 @@ class Tracer(TorchDispatchMode):
             spaces = [constant(n, reason if n != 1 else ONE) for n in tensor.shape]
             self.note(tensor, Value(spaces, [False] * len(spaces), self._run, known.memory if known else None))
 
-    def _remember(self, func: Any, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
+    def _remember(self, func: Operator, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         self._note_releases()
         view = getattr(func, "is_view", False)
         first = next((k for t in inputs if (k := self.known(t)) is not None), None)
@@ -296,7 +299,7 @@ class Tracer(TorchDispatchMode):
             self._allocated = [entry for entry in self._allocated if entry[0]() is not None]
             self.memory_events.extend((-number, spaces, module) for number, spaces, module in gone)
 
-    def _abstract_arguments(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def _abstract_arguments(self, func: Operator, args: Args, kwargs: Kwargs) -> tuple[Any, dict[str, Any]]:
         """Factories of floating tensors and everything that meets an abstract tensor become abstract."""
         if "device" in kwargs and kwargs["device"] is not None:
             kwargs = {**kwargs, "device": _factory_device(func, args, kwargs)}
@@ -337,7 +340,7 @@ def _flat(tree: Any) -> list[Any]:
     return [tree]
 
 
-def _factory_device(func: Any, args: Any, kwargs: dict[str, Any]) -> torch.device:
+def _factory_device(func: Operator, args: Args, kwargs: Kwargs) -> torch.device:
     """Where a factory or a copy puts its result in an abstract run: integers stay real, the rest is abstract."""
     device = torch.device(kwargs["device"])
     if func._schema.name == "aten::_to_copy":
