@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.switches import ALONE
 
 Way = tuple[Any, int] | str  # the overload to call and the place of its generator; or one of the words below
@@ -29,7 +30,7 @@ class Generators:
         self._ours: dict[torch.device, torch.Generator] = {}
         self._clones: dict[int, tuple[torch.Generator, torch.Generator]] = {}
 
-    def run(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, operator: Operator, args: Args, kwargs: Kwargs) -> Result:
         """``operator(*args, **kwargs)``, drawing its random numbers from us."""
         way = _ways.get(operator)
         if way is None:
@@ -58,7 +59,7 @@ class Generators:
             self._clones[id(given)] = (given, made)
         return self._clones[id(given)][1]
 
-    def _lend(self, operator: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
+    def _lend(self, operator: Operator, args: Args, kwargs: Kwargs, device: torch.device) -> Result:
         ours = self._default(device)
         theirs = _default_generator(device)
         with ALONE:
@@ -72,7 +73,7 @@ class Generators:
         return out
 
 
-def _way(operator: Any) -> Way:
+def _way(operator: Operator) -> Way:
     if torch.Tag.nondeterministic_seeded not in getattr(operator, "tags", ()):
         return _NO_DRAW
     place = _place(operator)
@@ -87,18 +88,18 @@ def _way(operator: Any) -> Way:
     return _LEND
 
 
-def _place(operator: Any) -> int | None:
+def _place(operator: Operator) -> int | None:
     for place, argument in enumerate(operator._schema.arguments):
         if argument.name == "generator":
             return _BY_KEYWORD if argument.kwarg_only else place
     return None
 
 
-def _arguments(operator: Any) -> list[tuple[str, str]]:
+def _arguments(operator: Operator) -> list[tuple[str, str]]:
     return [(a.name, str(a.type)) for a in operator._schema.arguments if a.name != "generator"]
 
 
-def _device(args: tuple[object, ...], kwargs: dict[str, Any]) -> torch.device:
+def _device(args: Args, kwargs: Kwargs) -> torch.device:
     named = kwargs.get("device")
     if named is not None:
         return torch.device(named)
