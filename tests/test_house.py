@@ -9,8 +9,8 @@ from pathlib import Path
 SRC = Path(__file__).parent.parent / "src" / "secateur"
 MODULES = sorted(SRC.rglob("*.py"))
 
-# `Any` in every 1,000 lines of src, imports aside. It is to come under 15; who takes some out lowers it here.
-ANYS_PER_THOUSAND = 28.4
+# `Any` in every 1,000 lines of src, imports aside. Where it stays it has a reason, given once, at an alias.
+ANYS_PER_THOUSAND = 15
 
 
 def anys(path: Path) -> int:

@@ -30,7 +30,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 Replace = Callable[[torch.Tensor], torch.Tensor]
-Way = Callable[["Copier", Any], Any]
+Held = Any  # whatever a model or a batch holds: a copier assumes nothing of it
+Way = Callable[["Copier", Held], Held]
 
 _ATOMS: frozenset[type] = frozenset(
     {type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, type, range}
@@ -76,13 +77,13 @@ class Copier:
 
     def __init__(self, replace: Replace, members: Iterable[nn.Module] = (), *, keeps_strangers: bool = False) -> None:
         self.replace = replace
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[int, Held] = {}
         self.members = {id(module) for module in members}
         self.keeps_strangers = keeps_strangers
-        self._alive: list[Any] = []  # identities in the memo stay theirs
+        self._alive: list[Held] = []  # identities in the memo stay theirs
         self._ways: dict[type, Way] = {}
 
-    def copy(self, value: object) -> Any:
+    def copy(self, value: object) -> Held:
         """The copy of a value: always the same one for the same value."""
         kind = type(value)
         if kind in _ATOMS:
@@ -95,7 +96,7 @@ class Copier:
             way = self._ways[kind] = _way(kind)
         return self.remember(value, way(self, value))
 
-    def remember(self, value: object, made: object) -> Any:
+    def remember(self, value: object, made: object) -> Held:
         """Note a copy, before it is filled where it may hold itself."""
         if made is not value:
             self._alive.append(value)
@@ -106,7 +107,7 @@ class Copier:
         """Whether a function is to be held by both, since it has nothing to do with the network."""
         return self.keeps_strangers and not _reaches(function, self.members | self.memo.keys())
 
-    def items(self, pairs: Iterable[tuple[Any, Any]], step: str) -> Iterable[tuple[Any, Any]]:
+    def items(self, pairs: Iterable[tuple[Held, Held]], step: str) -> Iterable[tuple[Held, Held]]:
         """Copies of keyed values; ``step`` says how a key is written in a path."""
         for key, value in pairs:
             try:
@@ -149,11 +150,11 @@ def _is_usual(kind: type, name: str) -> bool:
     return getattr(method, "__module__", "").startswith(("torch.nn.modules", "torch.nn.utils"))
 
 
-def _same(copier: Copier, value: object) -> Any:
+def _same(copier: Copier, value: object) -> Held:
     return value
 
 
-def _refuse(copier: Copier, value: object) -> Any:
+def _refuse(copier: Copier, value: object) -> Held:
     raise Uncopyable(value, "a run would use it up")
 
 
@@ -161,53 +162,53 @@ def _tensor(copier: Copier, value: torch.Tensor) -> torch.Tensor:
     return copier.replace(value)
 
 
-def _plain(copier: Copier, value: object) -> Any:
+def _plain(copier: Copier, value: object) -> Held:
     made = copier.remember(value, object.__new__(type(value)))
     made.__dict__.update(copier.items(list(vars(value).items()), ".{}"))
     return made
 
 
-def _dict(copier: Copier, value: dict[Any, Any]) -> Any:
+def _dict(copier: Copier, value: dict[Held, Held]) -> Held:
     made = copier.remember(value, type(value)())
     if value:
         made.update(copier.items(list(value.items()), "[{!r}]"))
     return made
 
 
-def _defaultdict(copier: Copier, value: collections.defaultdict[Any, Any]) -> Any:
+def _defaultdict(copier: Copier, value: collections.defaultdict[Held, Held]) -> Held:
     made = copier.remember(value, collections.defaultdict(copier.copy(value.default_factory)))
     made.update(copier.items(list(value.items()), "[{!r}]"))
     return made
 
 
-def _list(copier: Copier, value: list[Any]) -> list[Any]:
+def _list(copier: Copier, value: list[Held]) -> list[Held]:
     made = copier.remember(value, [])
     made.extend(held for _, held in copier.items(enumerate(list(value)), "[{}]"))
     return made
 
 
-def _tuple(copier: Copier, value: tuple[object, ...]) -> tuple[Any, ...]:
+def _tuple(copier: Copier, value: tuple[object, ...]) -> tuple[Held, ...]:
     made = tuple(held for _, held in copier.items(enumerate(value), "[{}]"))
     if all(a is b for a, b in zip(made, value, strict=True)):
         return value
     return copier.memo.get(id(value), made)
 
 
-def _set(copier: Copier, value: Any) -> Any:
+def _set(copier: Copier, value: Held) -> Held:
     return type(value)(held for _, held in copier.items(enumerate(list(value)), "[{}]"))
 
 
-def _deque(copier: Copier, value: collections.deque[Any]) -> collections.deque[Any]:
+def _deque(copier: Copier, value: collections.deque[Held]) -> collections.deque[Held]:
     made = copier.remember(value, collections.deque(maxlen=value.maxlen))
     made.extend(held for _, held in copier.items(enumerate(list(value)), "[{}]"))
     return made
 
 
-def _mapping_proxy(copier: Copier, value: types.MappingProxyType[Any, Any]) -> Any:
+def _mapping_proxy(copier: Copier, value: types.MappingProxyType[Held, Held]) -> Held:
     return types.MappingProxyType(_dict(copier, dict(value)))
 
 
-def _builtin(copier: Copier, value: types.BuiltinFunctionType) -> Any:
+def _builtin(copier: Copier, value: types.BuiltinFunctionType) -> Held:
     """``items.append``, ``random.random``: bound to the copy of what they are bound to."""
     held = value.__self__
     if held is None or isinstance(held, (type, types.ModuleType)):
@@ -216,13 +217,13 @@ def _builtin(copier: Copier, value: types.BuiltinFunctionType) -> Any:
     return value if made is held else getattr(made, value.__name__)
 
 
-def _method(copier: Copier, value: types.MethodType) -> Any:
+def _method(copier: Copier, value: types.MethodType) -> Held:
     if copier.is_stranger(value):
         return value
     return types.MethodType(copier.copy(value.__func__), copier.copy(value.__self__))
 
 
-def _partial(copier: Copier, value: functools.partial[Any]) -> Any:
+def _partial(copier: Copier, value: functools.partial[Held]) -> Held:
     made = functools.partial(
         copier.copy(value.func), *copier.copy(value.args), **{k: copier.copy(v) for k, v in value.keywords.items()}
     )
@@ -230,7 +231,7 @@ def _partial(copier: Copier, value: functools.partial[Any]) -> Any:
     return made
 
 
-def _cache(copier: Copier, value: Any) -> Any:
+def _cache(copier: Copier, value: Held) -> Held:
     """``functools.lru_cache`` around a method: its own, empty cache around the copy's method."""
     return functools.lru_cache(**value.cache_parameters())(copier.copy(value.__wrapped__))
 
@@ -241,7 +242,7 @@ def _generator(copier: Copier, value: torch.Generator) -> torch.Generator:
     return made
 
 
-def _weak(copier: Copier, value: Any) -> Any:
+def _weak(copier: Copier, value: Held) -> Held:
     held = value()
     return weakref.ref(copier.copy(held)) if id(held) in copier.members else value
 
@@ -282,14 +283,14 @@ def _is_constant(value: object, seen: set[int]) -> bool:
     return type(value) in _ATOMS or isinstance(value, type)
 
 
-def _content(cell: types.CellType) -> list[Any]:
+def _content(cell: types.CellType) -> list[Held]:
     try:
         return [cell.cell_contents]
     except ValueError:  # a variable that was never bound
         return []
 
 
-def _by_deepcopy(copier: Copier, value: object) -> Any:
+def _by_deepcopy(copier: Copier, value: object) -> Held:
     """What we know nothing of: by its own rules, with whatever it shares with the rest of the copy."""
     before = dict(copier.memo)
     for is_last in (False, True):
@@ -306,7 +307,7 @@ def _by_deepcopy(copier: Copier, value: object) -> Any:
     raise AssertionError("the loop above returns or raises")
 
 
-def _with_functions(copier: Copier, value: object, made: object) -> Any:
+def _with_functions(copier: Copier, value: object, made: object) -> Held:
     """A module that copies itself by rules of its own still holds the functions of the first one."""
     if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
         copier.memo[id(value)] = made
@@ -327,7 +328,7 @@ def _share_inside(copier: Copier, value: object) -> bool:
     return bool(shared)
 
 
-def _reaches(function: Any, wanted: Collection[int]) -> bool:
+def _reaches(function: Held, wanted: Collection[int]) -> bool:
     """Whether anything that a function holds (its variables, defaults, the object it is bound to) is one of these."""
     if isinstance(function, types.FunctionType):
         cells = [content for cell in function.__closure__ or () for content in _content(cell)]
@@ -337,7 +338,7 @@ def _reaches(function: Any, wanted: Collection[int]) -> bool:
     return any(id(item) in wanted for item in _everything_in(held))
 
 
-def _everything_in(value: object) -> Iterator[Any]:
+def _everything_in(value: object) -> Iterator[Held]:
     """A value and what hangs on it, as far as the garbage collector knows; code and files are not looked into."""
     seen: set[int] = set()
     waiting = [value]
@@ -360,7 +361,7 @@ class _Replacing(TorchFunctionMode):
         super().__init__()
         self.copier = copier
 
-    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Held, types: object, args: Held = (), kwargs: Held = None) -> Held:
         if func is torch.Tensor.__deepcopy__:
             return self.copier.copy(args[0])
         return func(*args, **(kwargs or {}))
@@ -386,7 +387,7 @@ _WAYS: dict[type, Way] = {
     weakref.ref: _weak,
     torch._C.ScriptFunction: _same,
 }
-_WAYS_OF_SUBCLASSES: tuple[tuple[Any, Way], ...] = (
+_WAYS_OF_SUBCLASSES: tuple[tuple[Held, Way], ...] = (
     (torch.Tensor, _tensor),
     (type, _same),
     (_CONSUMED, _refuse),

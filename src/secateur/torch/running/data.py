@@ -23,11 +23,12 @@ from secateur.torch.running.distributed import Group
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.restoring import own_buffers, untouched
 
-Loss = Callable[[Any, Any], torch.Tensor]
-Collect = Callable[[Any], Any]
+Batch = Any  # whatever a loader yields, a model takes of it and gives for it
+Loss = Callable[[Batch, Batch], torch.Tensor]
+Collect = Callable[[Batch], Batch]
 
 
-def first_of(batch: object) -> Any:
+def first_of(batch: object) -> Batch:
     """What a batch passes to the model by default: its first item if it is a tuple or list, else the batch."""
     return batch[0] if isinstance(batch, (tuple, list)) else batch
 
@@ -44,7 +45,7 @@ class Data:
     that each read a part of the data, all there are if None.
     """
 
-    loader: Iterable[Any]
+    loader: Iterable[Batch]
     collect: Collect = first_of
     num_batches: int = 50
     loss: Loss | None = None
@@ -63,7 +64,7 @@ class Data:
     @classmethod
     def of(
         cls,
-        given: Iterable[Any] | Data,
+        given: Iterable[Batch] | Data,
         *,
         collect: Collect | None = None,
         num_batches: int | None = None,
@@ -75,14 +76,14 @@ class Data:
         return replace(data, **{name: value for name, value in said.items() if value is not None})
 
     @classmethod
-    def of_forward_loop(cls, model: nn.Module, loop: Callable[[nn.Module], Any], *, num_batches: int = 50) -> Data:
+    def of_forward_loop(cls, model: nn.Module, loop: Callable[[nn.Module], Batch], *, num_batches: int = 50) -> Data:
         """The batches that ``loop(model)`` passes to the model, which is left as it was.
 
         Raises InputError if the loop never calls the model.
         """
-        seen: list[Any] = []
+        seen: list[Batch] = []
 
-        def keep(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
+        def keep(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, Batch]) -> None:
             if len(seen) == num_batches:
                 raise _Enough
             seen.append((*args, dict(kwargs)))
@@ -95,7 +96,7 @@ class Data:
             raise InputError("the forward_loop never called the model: it is called as forward_loop(model)")
         return cls(loader=seen, collect=_itself, num_batches=num_batches)
 
-    def batches(self, model: nn.Module) -> Iterator[Any]:
+    def batches(self, model: nn.Module) -> Iterator[Batch]:
         """The batches on the model's device. Raises InputError where there is none."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         empty = True
@@ -116,11 +117,11 @@ class Data:
                 break
         return replace(self, loader=kept)
 
-    def output(self, model: nn.Module, batch: object) -> Any:
+    def output(self, model: nn.Module, batch: object) -> Batch:
         """Run the model on one batch."""
         return call(model, self.collect(batch))
 
-    def loss_of(self, output: Any, batch: object) -> torch.Tensor:
+    def loss_of(self, output: Batch, batch: object) -> torch.Tensor:
         """The loss of an output: ``loss`` where given, else the output's own, else cross entropy with the labels.
 
         Raises InputError where none of these can be had.
@@ -136,7 +137,7 @@ class Data:
         return value
 
 
-def _itself(batch: object) -> Any:
+def _itself(batch: object) -> Batch:
     return batch
 
 
@@ -161,14 +162,14 @@ def _described(value: object) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
 
 
-def call(model: nn.Module, given: object) -> Any:
+def call(model: nn.Module, given: object) -> Batch:
     """Run a model on what ``collect_func`` returned: a tensor, a tuple of arguments (last may be a dict), or a dict."""
 
     example = Example.of(model, given)
     return model(*example.args, **example.kwargs)
 
 
-def to_device(tree: object, device: torch.device) -> Any:
+def to_device(tree: object, device: torch.device) -> Batch:
     """The same nested structure with every tensor on a device: tuples, lists, dicts, dataclasses, and what has ``.to``."""
     from torch.utils._pytree import tree_map
 
@@ -179,7 +180,7 @@ def _moves_itself(entry: object) -> bool:
     return not isinstance(entry, type) and callable(getattr(entry, "to", None))
 
 
-def _moved(leaf: Any, device: torch.device) -> Any:
+def _moved(leaf: Batch, device: torch.device) -> Batch:
     if isinstance(leaf, torch.Tensor):
         return leaf.to(device)
     if _moves_itself(leaf):
