@@ -25,7 +25,7 @@ MAP = ROOT / "docs" / "architecture.md"  # the one page that is about files
 
 VERBS = ["apply", "measure", "plan", "plans_of", "prune", "restore", "save", "subnet", "trace", "verify"]
 DATA = ["Budget", "Graph", "Measurement", "Plan", "PruneResult", "Verification", "Width"]
-ERRORS = ["ApplyError", "ArtifactError", "Coincidence", "ConfigError", "Infeasible", "InputError", "PlanError",
+ERRORS = ["ApplyError", "ArtifactError", "Coincidence", "ConfigError", "DeadNetwork", "Infeasible", "InputError", "PlanError",
           "SecateurError", "TraceError", "VerificationError"]  # fmt: skip
 MODULES = ["compat", "criteria", "modes", "pruners", "rules", "testing", "training"]
 

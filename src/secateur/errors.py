@@ -5,6 +5,7 @@
     │   └── ConfigError       a configuration key or value; names the nearest known one
     ├── TraceError            the model could not be run on its example
     ├── Infeasible            no network of the search space meets the budget; carries the nearest reachable value
+    ├── DeadNetwork           what a search found computes nothing any more; carries its score and the whole network's
     ├── PlanError             a plan does not fit this model (names, shapes, indices)
     │   └── Coincidence       two sizes become equal that the model's code tells apart by being different
     ├── ApplyError            narrowing failed; the model is as it was
@@ -45,6 +46,17 @@ class Infeasible(SecateurError):
     def __init__(self, message: str, *, metric: str, bound: float, reachable: float) -> None:
         super().__init__(message)
         self.metric, self.bound, self.reachable = metric, bound, reachable
+
+
+class DeadNetwork(SecateurError):
+    """What a search found is no better than a network that always gives the same answer.
+
+    ``score`` is what it was found to be worth, ``whole`` that of the whole network, ``constant`` that of a constant one.
+    """
+
+    def __init__(self, message: str, *, score: float, whole: float, constant: float) -> None:
+        super().__init__(message)
+        self.score, self.whole, self.constant = score, whole, constant
 
 
 class PlanError(SecateurError, ValueError):

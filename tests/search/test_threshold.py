@@ -14,7 +14,7 @@ from secateur.core.graph import Graph
 from secateur.core.profile import maximum, minimum
 from secateur.errors import Infeasible, InputError
 from secateur.search.limits import Limits, restrict
-from secateur.search.sensitivity import curves
+from secateur.search.sensitivity import Sensitivity, curves
 from secateur.search.survey import Grid, most_telling
 from secateur.search.threshold import choose, monotone
 from tests.handmade import chain, residual
@@ -129,10 +129,15 @@ def test_a_curve_that_says_too_little_is_refused(damage: str) -> None:
         choose(graph, losses, Budget.of({"macs": "50%"}, graph))
 
 
+def seen(drops: dict[str, dict[int, float]]) -> Sensitivity:
+    scores = {name: {count: 1 - drop for count, drop in found.items()} for name, found in drops.items()}
+    return Sensitivity(whole=1.0, scores=scores)
+
+
 def measured(grid: Grid, truth, most: int = 10**6) -> dict[str, dict[int, float]]:
     drops: dict[str, dict[int, float]] = {}
     for _ in range(most):
-        point = most_telling(grid, drops)
+        point = most_telling(grid, seen(drops))
         if point is None:
             break
         name, count = point
@@ -148,7 +153,7 @@ def test_a_width_with_many_choices_is_measured_at_a_few_of_them_and_always_the_s
     assert [points[0] for points in grid.points.values()] == [2, 2, 2]
     drops = measured(grid, lambda name, count: 1 / count)
     assert {name: set(found) for name, found in drops.items()} == {n: set(p) for n, p in grid.points.items()}
-    found = curves(grid.search_space, drops)
+    found = curves(grid.search_space, seen(drops))
     a, b = grid.points["conv0.out"][2:4]
     middle = 2 * round((a + b) / 4)
     assert found["conv0.out"][middle] == pytest.approx(np.interp(middle, [a, b], [1 / a, 1 / b]))
@@ -160,13 +165,13 @@ def test_where_the_curve_is_flat_nothing_is_measured() -> None:
     drops = measured(grid, lambda name, count: 0.0 if count > 30 else 9e-6 if count > 20 else 0.5)["conv0.out"]
     assert 1 in drops
     assert sum(count > 20 for count in drops) <= 2
-    assert max(curves(grid.search_space, {"conv0.out": drops})["conv0.out"].values()) == 0.5
+    assert max(curves(grid.search_space, seen({"conv0.out": drops}))["conv0.out"].values()) == 0.5
 
 
 def test_the_costliest_width_is_measured_first_and_in_its_middle() -> None:
     grid = Grid.evenly(chain(8, 64, 8), most=9)
-    assert most_telling(grid, {})[0] == "conv1.out"
-    _, count = most_telling(grid, {})
+    assert most_telling(grid, seen({}))[0] == "conv1.out"
+    _, count = most_telling(grid, seen({}))
     assert 20 < count < 45
 
 
@@ -197,7 +202,7 @@ def test_any_number_of_evaluations_gives_usable_curves(sizes, most, multiple_of,
     generator = np.random.default_rng(seed)
     grid = Grid.evenly(space, most=5)
     drops = measured(grid, lambda name, count: float(generator.normal()), most)
-    found = curves(grid.search_space, drops)
+    found = curves(grid.search_space, seen(drops))
     for width in space.free:
         assert set(found[width.name]) == set(width.choices)
         assert found[width.name] == monotone(found[width.name])
@@ -209,6 +214,21 @@ def test_any_number_of_evaluations_gives_usable_curves(sizes, most, multiple_of,
 def test_a_width_that_was_not_measured_to_its_end_is_thought_to_lose_more_there() -> None:
     grid = Grid.evenly(chain(32, 32), most=9)
     drops = measured(grid, lambda name, count: 0.4 * (1 - count / 32), most=2)
-    for name, found in curves(grid.search_space, drops).items():
+    for name, found in curves(grid.search_space, seen(drops)).items():
         (count,) = drops[name]
         assert found[1] > drops[name][count]
+
+
+def test_what_was_not_measured_is_thought_to_cost_the_whole_score() -> None:
+    """A redundant network loses nothing at first: what lies beyond must not be taken for free."""
+    grid = Grid.evenly(chain(32, 32, 32), most=9)
+    drops = measured(grid, lambda name, count: 0.0, most=2)
+    found = curves(grid.search_space, seen(drops))
+    (unseen,) = set(found) - set(drops)
+    assert found[unseen][1] > 0.9
+    for name in drops:
+        (count,) = drops[name]
+        assert found[name][count] == 0
+        assert found[name][1] > 0.9
+    budget = Budget.of({"macs": "60%"}, grid.search_space)
+    assert min(choose(grid.search_space, found, budget).values()) >= 8

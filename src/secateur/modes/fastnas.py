@@ -1,7 +1,7 @@
 """``mode="fastnas"``: measure what narrowing each width costs, then go down everywhere to one common loss.
 
     for each width, the others whole:  narrow ──► batch norm measured again ──► score_func ──► drop of the score
-    drops by count ──► curves that never rise ──► the smallest threshold that meets the budget ──► plan
+    drops by count ──► curves that never rise ──► the smallest threshold that meets the budget ──► plans ──► the best
 
 Recommended for vision models where there is a score to evaluate and time for some hundred evaluations.
 
@@ -10,23 +10,27 @@ Invariant: with a ``checkpoint`` a finished evaluation is never lost and never m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import Field
 
-from secateur.core.graph import Graph
+from secateur.core.plan import Plan
 from secateur.modes.journalled import journal_path, origin
 from secateur.modes.task import MODES, CriterionOption, Mode, Task
-from secateur.modes.thresholds import plan_under, ranked_for
+from secateur.modes.thresholds import allocated_under, plan_under, ranked_for
+from secateur.search.alive import check_alive
+from secateur.search.chosen import best_of
 from secateur.search.evidence import Evidence, Found
 from secateur.search.journal import Journal, name_of
 from secateur.search.measured import Measured
 from secateur.search.ranked import Judge, Ranked
-from secateur.search.sensitivity import Sensitivity, curves
+from secateur.search.sensitivity import EVENNESS, Sensitivity, curves
 from secateur.search.survey import Grid, most_telling, surveyed
-from secateur.search.threshold import Curves, Objective
+from secateur.search.threshold import Objective
 
 
 @MODES.add("fastnas")
@@ -39,8 +43,9 @@ class FastNAS(Mode):
     ``reuse=False`` if ``score_func`` measures time).
     ``checkpoint`` is a folder or file for the journal: a search that was interrupted goes on there, and one with other
     constraints, limits or ``max_evaluations`` uses what is there. ``most_points`` counts of a width are measured, evenly
-    spaced with the smallest, and lines drawn between; ``max_evaluations`` (that of the whole network comes on top) are
-    spent where they tell most. ``criterion`` ranks the units of a width; ``objective`` is what is made small, the
+    spaced with the smallest, and lines drawn between; ``max_evaluations`` are spent where they tell most. On top come the
+    whole network and at most six plans, of which the best is taken: no result is worse than that of the criterion alone.
+    ``criterion`` ranks the units of a width; ``objective`` is what is made small, the
     ``"largest"`` drop or the ``"sum"`` of all; ``seed`` is what every evaluation begins with.
     """
 
@@ -55,7 +60,7 @@ class FastNAS(Mode):
     seed: int = 0
 
     def search(self, task: Task) -> Found:
-        """Measure sensitivities, then find the threshold."""
+        """Measure sensitivities, find thresholds, and take the plan that scores best."""
         task.tell(0.0, "ranking units")
         judge = task.frontend.judge(self.criterion, seed=self.seed)
         ranked = ranked_for(task, self, judge)
@@ -64,29 +69,42 @@ class FastNAS(Mode):
                 self.score_func, seed=self.seed, samples=self.batch_norm_samples, reuse=self.reuse
             )
             measured = Measured(journal, measure, task.frontend.ranks)
-            sensitivity = self._sensitivity(ranked, measured, task)
-        return self._found(ranked, sensitivity, measured, task)
-
-    def _sensitivity(self, ranked: Ranked, measured: Measured, task: Task) -> Sensitivity:
-        grid = Grid.evenly(ranked.search_space, most=self.most_points)
-        return surveyed(ranked, grid, most_telling, measured, most=self.max_evaluations, tell=task.tell)
-
-    def _found(self, ranked: Ranked, sensitivity: Sensitivity, measured: Measured, task: Task) -> Found:
-        def curves_in(search_space: Graph) -> Curves:
-            return curves(search_space, sensitivity.drops)
-
-        num_evaluations = measured.num_made + measured.num_read
-        made = {"mode": "fastnas", "score": sensitivity.whole, "evaluations": num_evaluations}
-        plan = plan_under(ranked, curves_in, task, self.objective, made)
+            grid = Grid.evenly(ranked.search_space, most=self.most_points)
+            sensitivity = surveyed(ranked, grid, most_telling, measured, most=self.max_evaluations, tell=task.tell)
+            task.tell(1.0, "weighing whole plans")
+            name, plan, candidates = best_of(self._plans(task, ranked, sensitivity), measured, task.graph)
+        self._check_alive(task, sensitivity.whole, candidates[0].score)
+        made = {"mode": "fastnas", "chosen": name, "score": candidates[0].score, "whole": sensitivity.whole}
         evidence = Evidence(
             method="fastnas",
             sensitivity=sensitivity,
-            curves=curves_in(ranked.search_space),
+            curves=curves(ranked.search_space, sensitivity),
             sizes=plan.sizes,
+            candidates=candidates,
             num_measured=measured.num_made,
             num_read=measured.num_read,
         )
-        return Found(plan=plan, evidence=evidence)
+        return Found(plan=replace(plan, provenance={**plan.provenance, **made}), evidence=evidence)
+
+    def _plans(self, task: Task, ranked: Ranked, sensitivity: Sensitivity) -> dict[str, Plan]:
+        """What could be done under the budget: by the thresholds, the objective's first, and without looking at them."""
+
+        def planned(objective: Objective, evenness: float) -> Plan:
+            return plan_under(ranked, lambda space: curves(space, sensitivity, evenness), task, objective, {})
+
+        objectives = sorted(get_args(Objective), key=lambda objective: objective != self.objective)
+        plans = {objective: planned(objective, 0.0) for objective in objectives}
+        plans |= {f"{objective}, evened": planned(objective, EVENNESS) for objective in objectives}
+        return plans | {name: allocated_under(ranked, task, name) for name in ("global", "uniform")}
+
+    def _check_alive(self, task: Task, whole: float, score: float | None) -> None:
+        tried = "" if self.max_evaluations is None else f", measure more (max_evaluations, now {self.max_evaluations})"
+        check_alive(
+            -math.inf if score is None else score,
+            whole,
+            lambda: task.frontend.constant_score(self.score_func, seed=self.seed),
+            f'Give each width a floor (floor=0.2){tried}, give back what goes (compensate="least_squares"), or raise the bound.',
+        )
 
     def _journal(self, task: Task, judge: Judge) -> Journal:
         """The journal with all that an evaluation depends on; on disk for rank 0 alone."""

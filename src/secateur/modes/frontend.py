@@ -58,6 +58,10 @@ class Frontend(Protocol):
         """What measures narrowed networks: ``score_func(network)``, statistics taken anew from so many samples first."""
         ...
 
+    def constant_score(self, score_func: Any, *, seed: int) -> float | None:
+        """What ``score_func`` says of this network with all its weights zero, which always answers the same."""
+        ...
+
     def output_axis(self, tensor: str) -> int:
         """The axis of a weight along which its layer gives units."""
         ...

@@ -13,8 +13,9 @@ from dataclasses import replace
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.modes.task import Mode, Task
+from secateur.search.allocate import allocate
 from secateur.search.limits import restrict
-from secateur.search.ranked import Judge, Ranked, judged, planned
+from secateur.search.ranked import Judge, Ranked, judged, plan_within, planned
 from secateur.search.refusal import check_reachable
 from secateur.search.threshold import Curves, Objective, choose
 
@@ -29,6 +30,18 @@ def ranked_for(task: Task, mode: Mode, judge: Judge) -> Ranked:
     ranked = judged(search_space, judge)
     check_reachable(ranked.search_space, task.budget)
     return ranked
+
+
+def allocated_under(ranked: Ranked, task: Task, allocation: str) -> Plan:
+    """The plan of the criterion alone, as the magnitude mode would make it."""
+    plan = plan_within(
+        task.graph,
+        ranked.search_space,
+        lambda space: allocate(space, ranked.scores, task.budget, allocation=allocation),
+    )
+    made = {"criterion": ranked.made_by, "budget": task.budget.to_json(), "allocation": allocation}
+    costs = {metric: int(task.graph.cost(metric, plan.sizes)) for metric in task.graph.costs}
+    return replace(plan, provenance={**made, "costs": costs})
 
 
 def plan_under(

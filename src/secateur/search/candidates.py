@@ -27,7 +27,8 @@ class Candidate:
     """One network that was measured.
 
     ``index`` counts candidates from 0; ``share`` of the data was seen (1.0, or less where it was abandoned); ``score`` is
-    None where it was no number; ``sizes`` are the counts of the free widths; ``macs`` what it costs.
+    None where it was no number; ``sizes`` are the counts of the free widths; ``macs`` what it costs; ``name`` how it was
+    made, where candidates are made in different ways.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Candidate:
     macs: int
     sizes: Mapping[str, int]
     running: Running = ()
+    name: str = ""
 
     @property
     def finished(self) -> bool:

@@ -94,10 +94,10 @@ def _measured(drops: Mapping[int, float]) -> str:
 
 def _candidates(candidates: Iterable[Candidate]) -> str:
     rows = [
-        (str(c.index), "-" if c.score is None else f"{c.score:.4g}", f"{c.share:.0%}", f"{c.macs:,}")
+        (c.name or str(c.index), "-" if c.score is None else f"{c.score:.4g}", f"{c.share:.0%}", f"{c.macs:,}")
         for c in candidates
     ]
-    return text_table("Candidates", ("Number", "score", "share of the data", "MACs"), rows)
+    return text_table("Candidates", ("Candidate", "score", "share of the data", "MACs"), rows)
 
 
 def _plain(value: object) -> Any:

@@ -11,9 +11,8 @@ Invariant: losses are not negative (a better score is no damage) and never fall 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from secateur.search.threshold import monotone
 Floats = NDArray[np.float64]
 Drops = Mapping[str, Mapping[int, float]]  # for each width the measured losses by count
 
+EVENNESS = 0.25
 WORST = 1e6  # the loss of a network that has no score at all (NaN)
 NO_LOSS = 1e-5  # a smaller drop of the score counts as none
 
@@ -42,6 +42,12 @@ class Sensitivity:
     def drops(self) -> dict[str, dict[int, float]]:
         """By how much each score is below that of the whole network."""
         return {name: {n: _drop(self.whole, score) for n, score in at.items()} for name, at in self.scores.items()}
+
+    @property
+    def worst(self) -> float:
+        """A loss that no network is thought to exceed: all of the score, or the largest finite drop."""
+        finite = (drop for drops in self.drops.values() for drop in drops.values() if drop < WORST)
+        return max(abs(self.whole), *finite, NO_LOSS)
 
     def losses(self, width: Width) -> Floats:
         """Relative loss of score when a width keeps 0, 1, … all of its units, between measured counts interpolated."""
@@ -76,21 +82,20 @@ class Sensitivity:
         return "\n".join(rows)
 
 
-def curves(search_space: Graph, drops: Drops) -> dict[str, dict[int, float]]:
+def curves(search_space: Graph, sensitivity: Sensitivity, evenness: float = 0.0) -> dict[str, dict[int, float]]:
     """The loss at every choice of every free width: lines between what was measured.
 
-    Below the smallest count that was measured, the loss goes on with the square of the share that is removed, as steeply
-    as that of the median width at least.
+    Nothing is known below the smallest count that was measured, or of a width that was not measured at all: the worst is
+    taken to lie there, all the score gone when all units are. ``evenness`` adds so much of the worst with the square of what
+    a width gives up: what each can spare alone, they cannot all spare together.
     """
-    known = {width.name: known_losses(width, drops) for width in search_space.configurable}
-    steep = steepness(search_space, {name: losses for name, losses in known.items() if len(losses) > 1})
+    drops, worst = sensitivity.drops, sensitivity.worst
     found: dict[str, dict[int, float]] = {}
     for width in search_space.free:
-        losses = dict(known.get(width.name, {width.size: 0.0}))
-        for count in [c for c in width.choices if c < min(losses)]:
-            losses[count] = continued(known[width.name], count, width.size, steep)
-        steady = monotone(losses)
-        at = np.interp(width.choices, list(steady), list(steady.values()))
+        steady = beyond(known_losses(width, drops), width.choices, worst)
+        counts = np.array(width.choices)
+        at = np.interp(counts, list(steady), list(steady.values()))
+        at = at + evenness * worst * np.square(1 - counts / width.size)
         found[width.name] = dict(zip(width.choices, at.tolist(), strict=True))
     return found
 
@@ -101,21 +106,11 @@ def known_losses(width: Width, drops: Drops) -> dict[int, float]:
     return monotone({**measured, width.size: 0.0})
 
 
-def steepness(search_space: Graph, known: Drops) -> float:
-    """The loss of the median width if all of it went, by the square law; one where nothing is known."""
-    found = []
-    for name, losses in known.items():
-        lowest, size = min(losses), search_space[name].size
-        found.append(losses[lowest] / (1 - lowest / size) ** 2)
-    return median(found) if found else 1.0
-
-
-def continued(known: Mapping[int, float], count: int, size: int, steepness: float) -> float:
-    """The loss below the smallest known count."""
+def beyond(known: Mapping[int, float], counts: Iterable[int], worst: float) -> dict[int, float]:
+    """What is known, and below the smallest known count a line that ends in the worst where no unit is left."""
     lowest = min(known)
-    removed = 1 - lowest / size
-    own = known[lowest] / removed**2 if removed > 0 else 0.0
-    return max(known[lowest], max(own, steepness) * (1 - count / size) ** 2)
+    steep = max(worst - known[lowest], 0.0) / lowest
+    return monotone({**known, **{n: known[lowest] + steep * (lowest - n) for n in counts if n < lowest}})
 
 
 def _drop(whole: float, score: float | None) -> float:

@@ -24,13 +24,13 @@ from secateur.errors import InputError
 from secateur.progress import Tell
 from secateur.search.measured import Measured
 from secateur.search.ranked import Ranked, alone
-from secateur.search.sensitivity import Drops, Sensitivity, continued, known_losses, steepness
+from secateur.search.sensitivity import Sensitivity, beyond, known_losses
 
 WHOLE = "whole"  # the key of the whole network
 _METRICS = ("macs", "params")
 
 Point = tuple[str, int]  # a width and a count of it
-NextPoint = Callable[["Grid", Drops], Point | None]
+NextPoint = Callable[["Grid", Sensitivity], Point | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def surveyed(
     total = grid.num_points if most is None else min(most, grid.num_points)
     scores: dict[str, dict[int, float | None]] = {}
     for number in range(total):
-        point = next_point(grid, Sensitivity(whole=whole, scores=scores).drops)
+        point = next_point(grid, Sensitivity(whole=whole, scores=scores))
         if point is None:
             break
         name, count = point
@@ -102,23 +102,22 @@ def key_of(point: Point) -> str:
     return f"{point[0]}={point[1]}"
 
 
-def in_turn(grid: Grid, drops: Drops) -> Point | None:
+def in_turn(grid: Grid, sensitivity: Sensitivity) -> Point | None:
     """Width after width, the largest count first."""
     return next(((name, counts[-1]) for name, counts in grid.points.items() if counts), None)
 
 
-def most_telling(grid: Grid, drops: Drops) -> Point | None:
+def most_telling(grid: Grid, sensitivity: Sensitivity) -> Point | None:
     """The width and count where most is at stake, or None where nothing more can be learnt."""
-    space = grid.search_space
+    space, drops, worst = grid.search_space, sensitivity.drops, sensitivity.worst
     begun = {name: known_losses(space[name], drops) for name in grid.points if drops.get(name)}
     fresh = [name for name, points in grid.points.items() if points and name not in begun]
     if fresh:
         name = max(fresh, key=lambda n: grid.shares[n][space[n].size] - min(grid.shares[n].values()))
         return name, grid.points[name][len(grid.points[name]) // 2]
-    steep = steepness(space, begun)
     best: tuple[float, str, int] | None = None
     for name, known in begun.items():
-        for stake, count in _open(grid, name, known, steep):
+        for stake, count in _open(grid, name, known, worst):
             if best is None or stake > best[0]:
                 best = stake, name, count
     return None if best is None else best[1:]
@@ -145,14 +144,13 @@ def _shares(search_space: Graph, name: str, counts: tuple[int, ...]) -> dict[int
     return dict(zip(every, np.mean(parts, axis=0).tolist(), strict=True))
 
 
-def _open(grid: Grid, name: str, known: Mapping[int, float], steep: float) -> list[tuple[float, int]]:
+def _open(grid: Grid, name: str, known: Mapping[int, float], worst: float) -> list[tuple[float, int]]:
     """For each interval in which something can be learnt: what is at stake there, and the count to measure."""
-    size = grid.search_space[name].size
     places = sorted(known)
     points = [count for count in grid.points[name] if count not in known]
     found: list[tuple[float, int]] = []
     if points and points[0] < places[0]:
-        drop = continued(known, points[0], size, steep) - known[places[0]]
+        drop = beyond(known, points[:1], worst)[points[0]] - known[places[0]]
         found.append((drop * (grid.share(name, places[0]) - grid.share(name, points[0])), points[0]))
     for low, high in itertools.pairwise(places):
         inside = [count for count in points if low < count < high]

@@ -26,12 +26,15 @@ from secateur.torch.compensation import Compensator
 from secateur.torch.criteria.judge import judge_of
 from secateur.torch.criteria.protocol import make, recognised
 from secateur.torch.evaluating.evaluator import Evaluator, keep_freed_memory
+from secateur.torch.evaluating.reading import evaluation_of
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Data
 from secateur.torch.running.digests import digest_of_data, digest_of_weights
 from secateur.torch.running.distributed import ProcessRanks
 from secateur.torch.running.example import Example
+from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.twin import twin
 from secateur.torch.trace import trace
 
 _OUTPUTS_SECOND = ("_ConvTransposeNd", "Embedding")  # layers whose weight has its units along axis 1
@@ -80,6 +83,10 @@ class TorchFrontend:
             return ((key, evaluator(plan, rivals)) for key, plan in plans.items())
 
         return measure
+
+    def constant_score(self, score_func: Any, *, seed: int) -> float | None:
+        with seeded(seed), torch.no_grad():
+            return evaluation_of(score_func(twin(self.model, _zeros).eval())).value
 
     def output_axis(self, tensor: str) -> int:
         types = self.graph.module_types.get(tensor.rpartition(".")[0], ())
@@ -144,6 +151,10 @@ def _data(model: nn.Module, options: Mode) -> Data | None:
         num_batches=None if whole else options.num_batches,
         loss=options.loss_func,
     )
+
+
+def _zeros(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor.detach().clone()
 
 
 def _example(graph: Graph) -> Example:

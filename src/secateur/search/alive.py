@@ -1,0 +1,34 @@
+"""Whether a network still tells one input from another, as its score sees it.
+
+    whole 0.96 ──────────────────── found 0.91 ─────────────────────────── 0.14 ── constant 0.10
+                                    alive                                   dead: an error, not a result
+
+Invariant: where the whole network is no better than a constant one, nothing is dead: there was nothing to lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from secateur.errors import DeadNetwork
+
+LITTLE = 0.25  # a relative loss of score up to which nobody needs to ask
+ALIVE = 0.05  # of what the whole network's score has above a constant one's
+
+
+def check_alive(
+    score: float, whole: float, constant: Callable[[], float | None], advice: str, called: str = "score"
+) -> None:
+    """Raise DeadNetwork where a score is no better than that of a constant network, which is asked for only in doubt."""
+    if whole - score <= LITTLE * abs(whole):
+        return
+    least = constant()
+    if least is None or whole <= least or (score - least) / (whole - least) >= ALIVE:
+        return
+    raise DeadNetwork(
+        f"what the search found is no better than a network that always answers the same: {called} {score:.4g}, the whole "
+        f"network {whole:.4g}, a constant one {least:.4g}. {advice} The model is unchanged.",
+        score=score,
+        whole=whole,
+        constant=least,
+    )
