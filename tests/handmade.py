@@ -41,7 +41,9 @@ def graph_of(layouts: Mapping[str, Layout], *, changes: Mapping[str, Mapping[str
         for name, size in sizes.items()
     ]
     matrices = [layout for layout in layouts.values() if len(layout) > 1]
-    memory = [event for layout in matrices for event in ((4 * AREA, layout[:1]), (-4 * AREA, layout[1:2]))]
+    memory: list[tuple[int, Layout]] = []
+    for before, layout in zip([None, *matrices], matrices, strict=False):  # each result, then the one before it is let go
+        memory += [(4 * AREA, layout[:1]), *([(-4 * AREA, before[:1])] if before else [])]
     return Graph(
         widths=tuple(widths),
         layouts=dict(layouts),
