@@ -42,7 +42,9 @@ def graph_of(layouts: Mapping[str, Layout], *, changes: Mapping[str, Mapping[str
     ]
     matrices = [layout for layout in layouts.values() if len(layout) > 1]
     memory: list[tuple[int, Layout]] = []
-    for before, layout in zip([None, *matrices], matrices, strict=False):  # each result, then the one before it is let go
+    for before, layout in zip(
+        [None, *matrices], matrices, strict=False
+    ):  # each result, then the one before it is let go
         memory += [(4 * AREA, layout[:1]), *([(-4 * AREA, before[:1])] if before else [])]
     return Graph(
         widths=tuple(widths),

@@ -23,7 +23,7 @@ PAGES = [
 ]
 MAP = ROOT / "docs" / "architecture.md"  # the one page that is about files
 
-VERBS = ["apply", "measure", "plan", "plans_of", "prune", "restore", "save", "subnet", "trace", "verify"]
+VERBS = ["apply", "measure", "narrowed", "plan", "plans_of", "prune", "restore", "save", "subnet", "trace", "verify"]
 DATA = ["Budget", "Graph", "Measurement", "Plan", "PruneResult", "Verification", "Width"]
 ERRORS = ["ApplyError", "ArtifactError", "Coincidence", "ConfigError", "DeadNetwork", "Infeasible", "InputError", "PlanError",
           "SecateurError", "TraceError", "VerificationError"]  # fmt: skip

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from secateur.modes.result import PruneResult
     from secateur.torch.apply import apply, plans_of
     from secateur.torch.measure import measure
+    from secateur.torch.narrowing.slices import narrowed
     from secateur.torch.narrowing.subnet import subnet
     from secateur.torch.plan import plan
     from secateur.torch.prune import prune
@@ -56,6 +57,7 @@ _HOMES = {
     "Width": "secateur.core.graph",
     "apply": "secateur.torch.apply",
     "measure": "secateur.torch.measure",
+    "narrowed": "secateur.torch.narrowing.slices",
     "plan": "secateur.torch.plan",
     "plans_of": "secateur.torch.apply",
     "prune": "secateur.torch.prune",
@@ -91,6 +93,7 @@ __all__ = [  # noqa: RUF022  the version last
     "criteria",
     "measure",
     "modes",
+    "narrowed",
     "plan",
     "plans_of",
     "prune",
