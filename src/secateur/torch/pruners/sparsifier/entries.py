@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +19,8 @@ from secateur.core.layout import Axis
 from secateur.errors import ConfigError, nearest
 from secateur.torch.narrowing.masks import Mask
 
+Config = Sequence[Mapping[str, object]]  # as the user writes it, an entry a tensor
+
 OUTPUT = "the model's output"  # why a trace freezes it
 
 
@@ -27,9 +28,9 @@ OUTPUT = "the model's output"  # why a trace freezes it
 class Entry:
     """One configured tensor. A row is an index of its first dimension, ``axis``.
 
-    ``config`` is what the rule gets; ``bias`` names the tensor that adds a constant to each row, if there is one. State:
-    ``masks`` are the row masks, once attached, that of the tensor under its own name first; ``folded`` says that constants of
-    masked rows went into what follows, ``constant`` else why not.
+    ``config`` is what the rule gets; ``level`` is its ``sparsity_level``, if it has one; ``bias`` names the tensor that adds a
+    constant to each row, if there is one. State: ``masks`` are the row masks, once attached, that of the tensor under its own
+    name first; ``folded`` says that constants of masked rows went into what follows, ``constant`` else why not.
     """
 
     fqn: str
@@ -37,15 +38,13 @@ class Entry:
     tensor_name: str
     axis: Axis
     bias: str | None
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
+    level: float | None
+    prune_bias: bool
     frozen: str | None
     masks: list[Mask] = field(default_factory=list)
     folded: bool = False
     constant: str = "what follows reads them"
-
-    @property
-    def prune_bias(self) -> bool:
-        return self.config["prune_bias"]
 
     @property
     def leaves_nothing(self) -> bool:
@@ -63,9 +62,7 @@ class Entry:
         return getattr(self.module, self.tensor_name)
 
 
-def read_entries(
-    model: nn.Module, graph: Graph, config: Sequence[Mapping[str, Any]] | None, defaults: Mapping[str, Any]
-) -> list[Entry]:
+def read_entries(model: nn.Module, graph: Graph, config: Config | None, defaults: Mapping[str, object]) -> list[Entry]:
     """The entries of a configuration; without one, every Linear, convolution and LSTM weight whose rows are free.
 
     Raises ConfigError naming the entry for anything that is not as `Sparsifier.prepare` says.
@@ -87,7 +84,7 @@ def read_entries(
     return entries
 
 
-def names_output(graph: Graph, config: Sequence[Mapping[str, Any]] | None) -> bool:
+def names_output(graph: Graph, config: Config | None) -> bool:
     """Whether a configuration names a tensor whose rows are the model's output."""
     return any(isinstance(c, Mapping) and _frozen(graph, str(c.get("tensor_fqn"))) == OUTPUT for c in config or ())
 
@@ -101,9 +98,9 @@ def bias_of(model: nn.Module, graph: Graph, fqn: str) -> str | None:
     return bias
 
 
-def _read(model: nn.Module, graph: Graph, item: Mapping[str, Any], defaults: Mapping[str, Any]) -> Entry:
+def _read(model: nn.Module, graph: Graph, item: Mapping[str, object], defaults: Mapping[str, object]) -> Entry:
     config = {"prune_bias": True, **defaults, **item}
-    fqn = config.get("tensor_fqn")
+    fqn, level, prune_bias = config.get("tensor_fqn"), config.get("sparsity_level"), config["prune_bias"]
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if not isinstance(fqn, str):
         raise ConfigError('config: every entry names its tensor, {"tensor_fqn": "conv1.weight"}')
@@ -111,11 +108,10 @@ def _read(model: nn.Module, graph: Graph, item: Mapping[str, Any], defaults: Map
         raise ConfigError(f"config: no parameter is called {fqn!r}.{nearest(fqn, parameters)}")
     if not parameters[fqn].is_floating_point() or parameters[fqn].dim() == 0:
         raise ConfigError(f"config: {fqn} has no rows of numbers to mask")
-    level = config.get("sparsity_level", 0.5)
-    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level <= 1:
+    if isinstance(level, bool) or not isinstance(level, int | float | None) or not 0 <= (level or 0) <= 1:
         raise ConfigError(f"config: {fqn}: sparsity_level is a share from 0 to 1, not {level!r}")
-    if not isinstance(config["prune_bias"], bool):
-        raise ConfigError(f"config: {fqn}: prune_bias is True or False, not {config['prune_bias']!r}")
+    if not isinstance(prune_bias, bool):
+        raise ConfigError(f"config: {fqn}: prune_bias is True or False, not {prune_bias!r}")
     prefix, _, name = fqn.rpartition(".")
     module = model.get_submodule(prefix)
     return Entry(
@@ -125,6 +121,8 @@ def _read(model: nn.Module, graph: Graph, item: Mapping[str, Any], defaults: Map
         axis=graph.layouts[fqn][0],
         bias=bias_of(model, graph, fqn),
         config=config,
+        level=level,
+        prune_bias=prune_bias,
         frozen=_frozen(graph, fqn),
     )
 

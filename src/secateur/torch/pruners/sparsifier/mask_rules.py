@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from secateur.core.graph import Graph
-from secateur.core.layout import Indices
+from secateur.core.layout import Indices, Values
 from secateur.core.positions import finest, places
 from secateur.errors import ConfigError, nearest
 from secateur.torch.criteria.fpgm import sum_of_distances
@@ -85,24 +85,24 @@ class FPGMRule:
 def rank(rule: RowScores, entries: Sequence[Entry], graph: Graph) -> None:
     """Set the row masks of all entries by their rule."""
     outer = {w.name: w.outer for w in graph.widths if w.outer is not None}
-    said: dict[str, list[tuple[Entry, Indices, np.ndarray, float]]] = {}
+    ranked: dict[str, list[tuple[Entry, Indices, Values, float]]] = {}
     for entry in entries:
-        level = float(entry.config.get("sparsity_level", rule.sparsity_level))
+        level = float(rule.sparsity_level if entry.level is None else entry.level)
         scores = rule.scores(entry.weight).cpu().double().masked_fill(~entry.mask.cpu(), -math.inf).numpy()
         targets = set(finest(entry.axis))
         for name, positions in places(entry.axis, outer):
             if name in targets:
-                said.setdefault(name, []).append((entry, positions, scores[positions].sum(-1), level))
+                ranked.setdefault(name, []).append((entry, positions, scores[positions].sum(-1), level))
         if not targets:
             entry.mask[torch.from_numpy(_lowest(scores, level))] = False
-    for found in said.values():
-        level = min(level for _, _, _, level in found)
-        gone = _lowest(sum(scores for _, _, scores, _ in found), level)
-        for entry, positions, _, _ in found:
+    for parts in ranked.values():
+        level = min(level for _, _, _, level in parts)
+        gone = _lowest(np.sum([scores for _, _, scores, _ in parts], axis=0), level)
+        for entry, positions, _, _ in parts:
             entry.mask[torch.from_numpy(_rows(positions, gone))] = False
 
 
-def check_keys(config: Mapping[str, Any]) -> None:
+def check_keys(config: Mapping[str, object]) -> None:
     """Raise ConfigError for a key that ranking would not read."""
     for key in config:
         if key not in _KEYS:
@@ -119,7 +119,7 @@ def _rows(positions: Indices, gone: Indices) -> Indices:
     return np.unique(np.take_along_axis(spread, gone[:, :, None], axis=1))
 
 
-def _lowest(scores: Any, level: float) -> Indices:
+def _lowest(scores: Values, level: float) -> Indices:
     """The lowest share along the last axis; ties go by index."""
     count = math.floor(scores.shape[-1] * level + 1e-9)
     return np.sort(np.argsort(scores, axis=-1, kind="stable")[..., :count], axis=-1)

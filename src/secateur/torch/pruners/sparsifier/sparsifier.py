@@ -12,9 +12,8 @@ Invariant: the model that `prune` returns computes what the masked one did (over
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -34,16 +33,13 @@ from secateur.torch.narrowing.masks import (
 )
 from secateur.torch.narrowing.slices import kept_mask, narrow_tensor
 from secateur.torch.pruners.sparsifier.constants import add, constants
-from secateur.torch.pruners.sparsifier.entries import Entry, names_output, read_entries
+from secateur.torch.pruners.sparsifier.entries import Config, Entry, names_output, read_entries
 from secateur.torch.pruners.sparsifier.mask_rules import RowScores, check_keys, rank
 from secateur.torch.pruners.sparsifier.units import Leftover, leftovers, plan_of_masks
 from secateur.torch.running.restoring import all_or_nothing
 from secateur.torch.trace import trace
 
-Rule = Callable[..., None]
-
-
-Config = Sequence[Mapping[str, Any]]
+MaskRule = Callable[..., None]  # as `Sparsifier.update_mask`
 
 
 class Sparsifier:
@@ -56,7 +52,9 @@ class Sparsifier:
     enable_mask_update = True  # False: `step` does nothing
 
     def __init__(
-        self, rule: Rule | RowScores | Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None
+        self,
+        rule: MaskRule | RowScores | Mapping[str, object] | None = None,
+        defaults: Mapping[str, object] | None = None,
     ) -> None:
         if isinstance(rule, Mapping):
             if defaults is not None:
@@ -74,7 +72,7 @@ class Sparsifier:
         self._rule, self._defaults = rule, dict(defaults or {})
         self._model: nn.Module | None = None
 
-    def update_mask(self, module: nn.Module, tensor_name: str, **config: Any) -> None:
+    def update_mask(self, module: nn.Module, tensor_name: str, **config: object) -> None:
         """Set entries of ``module.parametrizations[tensor_name][0].mask`` (``[rows]``, boolean) to False.
 
         ``config`` is the tensor's entry with the defaults: ``tensor_fqn``, ``sparsity_level``, ``prune_bias``, free keys.
@@ -82,7 +80,7 @@ class Sparsifier:
         assert callable(self._rule)
         self._rule(module, tensor_name, **config)
 
-    def prepare(self, model: nn.Module, config: Config | None = None, *, dummy_input: Any) -> None:
+    def prepare(self, model: nn.Module, config: Config | None = None, *, dummy_input: object) -> None:
         """Trace the model on ``dummy_input`` and attach masks that mask nothing yet.
 
         An entry of ``config`` has ``tensor_fqn`` (a parameter's name), and may have ``sparsity_level`` (0 to 1),
