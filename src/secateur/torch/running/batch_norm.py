@@ -9,13 +9,14 @@ Invariant: nothing but the running statistics changes: training flags, momenta a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from secateur.errors import InputError
 from secateur.torch.running.data import Collect, Data, call, first_of, to_device
@@ -23,14 +24,35 @@ from secateur.torch.running.distributed import Group, active, reduce_sum, unwrap
 from secateur.torch.running.restoring import flags_kept
 
 
-def batch_norms(model: nn.Module) -> list[Any]:
+class RunningNorm(Protocol):
+    """A norm that keeps running statistics, and what is done with them here."""
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float | None
+
+    def reset_running_stats(self) -> None:
+        """Begin anew."""
+        ...
+
+    def train(self) -> object:
+        """Measure from here on."""
+        ...
+
+
+def batch_norms(model: nn.Module) -> list[RunningNorm]:
     """The modules of a model that keep running statistics."""
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None]
+    return [m for m in model.modules() if _keeps_statistics(m)]
+
+
+def _keeps_statistics(module: nn.Module) -> TypeGuard[RunningNorm]:
+    return isinstance(module, _NormBase) and module.running_mean is not None
 
 
 def reestimate_batch_norm(
     model: nn.Module,
-    data_loader: Iterable[Any] | Data,
+    data_loader: Iterable[object] | Data,
     *,
     num_batches: int = 50,
     collect_func: Collect = first_of,
@@ -60,7 +82,7 @@ def reestimate_batch_norm(
     return total
 
 
-def _over_ranks(norms: list[Any], used: int, group: Group) -> int:
+def _over_ranks(norms: list[RunningNorm], used: int, group: Group) -> int:
     """Average the statistics over all ranks, each weighted by its batches; how many batches that were."""
     if not active(group):
         return used
@@ -76,7 +98,7 @@ def _over_ranks(norms: list[Any], used: int, group: Group) -> int:
     return total
 
 
-def _measure(model: nn.Module, given: Any) -> None:
+def _measure(model: nn.Module, given: object) -> None:
     try:
         call(model, given)
     except ValueError as error:
@@ -88,7 +110,7 @@ def _measure(model: nn.Module, given: Any) -> None:
 
 
 @contextmanager
-def _measuring(model: nn.Module, norms: list[Any]) -> Any:
+def _measuring(model: nn.Module, norms: list[RunningNorm]) -> Iterator[None]:
     momenta = [(m, m.momentum) for m in norms]
     before = [(m, m.running_mean.clone(), m.running_var.clone(), m.num_batches_tracked) for m in norms]
     model.eval()

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import fields, is_dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,12 +19,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 
 from secateur.search.journal import name_of
+from secateur.core.json import Json
 from secateur.torch.running.data import Data
 from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import named_tensors
 
 
-def described(given: Any) -> Any:
+def described(given: object) -> Json:
     """What can be said of an argument in JSON so that another data set is told from this one.
 
     Tensors by their values, loaders by data set and batch size, functions by name, anything else by its type.
@@ -52,14 +52,14 @@ def described(given: Any) -> Any:
     return name_of(given)
 
 
-def _dataset(dataset: Any) -> Any:
+def _dataset(dataset: object) -> Json:
     said = described(dataset)
-    size = len(dataset) if hasattr(dataset, "__len__") else None
+    size = len(dataset) if isinstance(dataset, Sized) else None
     return {"type": said, "size": size} if isinstance(said, str) else said
 
 
-def _bytes(tensor: torch.Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def digest_of_weights(model: nn.Module) -> str:
@@ -83,6 +83,6 @@ def digest_of_data(data: Data | None, seed: int) -> str | None:
     return digest.hexdigest()
 
 
-def _add(digest: Any, tensor: torch.Tensor) -> None:
+def _add(digest: hashlib._Hash, tensor: torch.Tensor) -> None:
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(_bytes(tensor))
