@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 
-from secateur.search.journal import name_of
 from secateur.core.json import Json
+from secateur.search.journal import name_of
 from secateur.torch.running.data import Data
 from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import named_tensors

@@ -38,11 +38,7 @@ _ABSTRACT = {
 
 
 _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
-
-
 _SHAPE = torch.Tensor.shape
-
-
 _DATA = torch.Tensor.data
 
 
@@ -329,7 +325,6 @@ READERS: dict[str, Reader] = {
 
 # functions that divide a dimension into a number of parts -> the dimension, where the name says it
 _EQUAL_PARTS: dict[str, int | None] = {"chunk": None, "tensor_split": None, "hsplit": 1, "vsplit": 0, "dsplit": 2}
-
 
 _VIEWS = frozenset({"view", "reshape", "unflatten", "expand"})
 
