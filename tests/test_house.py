@@ -1,4 +1,4 @@
-"""The house rules that a machine can hold: types that are said, …"""
+"""The house rules that a machine can hold: types said, files short, the same tools everywhere, nothing printed."""
 
 from __future__ import annotations
 
