@@ -174,7 +174,9 @@ class TestRules:
         assert choices(graph, "stem.out") == (16, 32, 48)
         assert "multiple_of=16" in frozen(graph)["layer0.conv0.out"], "16 is the only multiple of 16 up to 16"
 
-    def test_a_type_the_model_does_not_have_is_no_error(self):
+    def test_a_type_the_model_does_not_have_is_said_and_is_no_error(self):
+        with pytest.warns(UserWarning, match=r"the model has no nn\.Conv3d"):
+            restrict(GRAPH, Limits(rules={"nn.Conv3d": None}))
         assert (
             restrict(GRAPH, Limits(rules={"nn.Conv3d": {"*": {"multiple_of": 8}, "x.*": None}})).widths == GRAPH.widths
         )

@@ -281,6 +281,17 @@ def test_excluded_widths_stay_whole_and_pruned_ones_stay_as_they_are() -> None:
     assert partly.narrow({"macs": "70%"})[0][0].out_channels == 16
 
 
+def test_a_round_that_asks_for_no_more_than_before_says_so() -> None:
+    pruner = analysed()
+    pruner.mask({"macs": "50%"})
+    first = pruner.plan
+    with pytest.warns(UserWarning, match="nothing more was masked"):
+        pruner.mask({"macs": "70%"})
+    assert first is not None
+    assert pruner.plan is not None
+    assert dict(pruner.plan.kept) == dict(first.kept)
+
+
 def test_multiples_hold_in_every_round() -> None:
     pruner = analysed(multiple_of=4)
     for share in ("80%", "60%", "40%"):

@@ -12,6 +12,7 @@ Invariant: every key is known, or refused by name.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class Spec:
 
 
 def read_rules(rules: Mapping[str, Any] | None, graph: Graph) -> Rules:
-    """Check rules and put them in one list. A type that the model does not have is no error: rules serve many models.
+    """Check rules and put them in one list. A type that the model does not have is a warning: rules serve many models.
 
     Raises ConfigError for an unknown key or value, InputError for a name pattern without a match.
     """
@@ -73,6 +74,8 @@ def read_rules(rules: Mapping[str, Any] | None, graph: Graph) -> Rules:
     for kind, by_name in rules.items():
         modules = [name for name, types in graph.module_types.items() if kind in types]
         _check_spelling(kind, modules, graph)
+        if not modules:
+            warnings.warn(f"rules: the model has no {kind}, so what is said of it has no effect", stacklevel=4)
         for pattern, options in _by_name(kind, by_name).items():
             if modules and not any_match(pattern, modules):
                 raise InputError(f"rules: no {kind} is called {pattern!r}.{nearest(pattern, modules)}")

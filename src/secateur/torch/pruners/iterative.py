@@ -15,6 +15,7 @@ Invariant: units once masked stay masked, so the kept sets of later rounds lie w
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -127,8 +128,14 @@ class IterativePruner:
         """
         started = time.perf_counter()
         with self._bare():
-            found = self._found(self._wish(constraints, threshold), objective)
+            before, found = self.plan, self._found(self._wish(constraints, threshold), objective)
             self.plan = found.plan
+        if before is not None and before.sizes == found.plan.sizes:
+            warnings.warn(
+                "nothing more was masked: what earlier rounds masked meets this already, and stays masked. Ask for less than "
+                "before, or begin again on a fresh model",
+                stacklevel=2,
+            )
         unproved = Verification.none_made("masked, not narrowed: narrow() compares the two")
         return self.model, self._result(found, unproved, plan=time.perf_counter() - started)
 
