@@ -182,7 +182,7 @@ def _inside(it: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(it, types.MethodType):
         yield from ((".__func__", it.__func__), (".__self__", it.__self__))
     elif isinstance(it, functools._lru_cache_wrapper):
-        yield ".cache", [held for held in gc.get_referents(it) if isinstance(held, (dict, Tensor))]
+        yield from ((f".cache[{i}]", held) for i, held in enumerate(_cached(it)))
     elif isinstance(it, weakref.ref):
         yield "()", it()
     elif isinstance(it, torch.jit.ScriptModule):
@@ -194,6 +194,11 @@ def _inside(it: Any) -> Iterator[tuple[str, Any]]:
         return
     if not isinstance(it, (np.ndarray, torch.Generator, np.random.RandomState)):
         yield from ((f".{name}", held) for name, held in _attributes(it))
+
+
+def _cached(function: functools._lru_cache_wrapper[Any]) -> list[Tensor]:
+    """The tensors that a cache holds; what it is made of besides, Python does not show."""
+    return [held for held in gc.get_referents(function) if isinstance(held, Tensor)]
 
 
 def _scripted(module: torch.jit.ScriptModule) -> Iterator[tuple[str, Any]]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import random
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+import secateur as sc
 from secateur.errors import InputError
+from secateur.torch.evaluating.evaluator import Evaluator
 from secateur.torch.running.data import Data, to_device
+from secateur.torch.running.digests import digest_of_data
 
 META = torch.device("meta")
 LINEAR = nn.Linear(2, 3)
@@ -111,3 +116,56 @@ def test_the_loss_is_that_of_loss_func_or_of_the_output_or_cross_entropy() -> No
             data.loss_of(output, batch)
     with pytest.raises(InputError, match="one element"):
         Data(loader=[0], loss=lambda output, batch: output).loss_of(logits, None)
+
+
+def shuffled(generator: torch.Generator) -> DataLoader[Any]:
+    return DataLoader([torch.full((2,), float(i)) for i in range(12)], batch_size=2, shuffle=True, generator=generator)  # type: ignore[arg-type]
+
+
+def order_of(batches: Any) -> list[float]:
+    return [float(batch[0, 0]) for batch in batches]
+
+
+def test_a_loader_with_its_own_generator_gives_the_same_batches_each_time_and_keeps_it_where_it_was() -> None:
+    generator = torch.Generator().manual_seed(3)
+    data = Data(loader=shuffled(generator))
+    state = generator.get_state()
+    first = order_of(data.batches(LINEAR))
+    next(iter(data.batches(LINEAR)))  # a pass that stops on the way
+    assert digest_of_data(data, 0) == digest_of_data(data, 0)
+    assert order_of(data.batches(LINEAR)) == first
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_training_sees_the_loaders_next_pass() -> None:
+    data = Data(loader=shuffled(torch.Generator().manual_seed(3)))
+    assert order_of(data.next_pass(LINEAR)) != order_of(data.next_pass(LINEAR))
+
+
+class Noisy(list[torch.Tensor]):
+    """A data set that draws from generators of its own, of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.zeros(2) for _ in range(4))
+        self.numpy, self.legacy, self.python = np.random.default_rng(0), np.random.RandomState(0), random.Random(0)
+
+    def __getitem__(self, place: Any) -> torch.Tensor:
+        return super().__getitem__(place) + self.numpy.random() + self.legacy.rand() + self.python.gauss(0, 1)
+
+
+def test_a_data_set_with_generators_of_its_own_gives_the_same_numbers_each_time() -> None:
+    data = Data(loader=DataLoader(Noisy(), batch_size=2))  # type: ignore[arg-type]
+    assert order_of(data.batches(LINEAR)) == order_of(data.batches(LINEAR))
+    assert order_of(data.next_pass(LINEAR)) != order_of(data.next_pass(LINEAR))
+
+
+def test_a_score_that_reads_a_shuffling_loader_does_not_depend_on_what_was_scored_before() -> None:
+    loader = shuffled(torch.Generator().manual_seed(3))
+
+    def score(model: nn.Module) -> float:
+        return float(next(iter(loader))[0, 0])
+
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    plan = sc.trace(model, torch.ones(1, 2)).plan({})
+    evaluator = Evaluator(model=model, score_func=score)
+    assert evaluator(plan) == evaluator(plan)

@@ -31,7 +31,7 @@ from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
 from secateur.torch.narrowing.subnet import subnet
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Data
-from secateur.torch.running.randomness import seeded
+from secateur.torch.running.randomness import seeded, unmoved
 from secateur.torch.running.reuse import Replay
 
 _LARGEST_BLOCK = 2**25 - 2**14  # with the allocator's own bytes just below 32 MiB
@@ -76,7 +76,7 @@ class Evaluator:
         with subnet(self.model, plan) as narrowed, torch.no_grad():
             self.calibrate(narrowed)
             narrowed.eval()
-            with seeded(self.seed), self._phase("score"):
+            with seeded(self.seed), unmoved(self.score_func), self._phase("score"):
                 return evaluation_of(self.score_func(narrowed), rivals)
 
     def calibrate(self, model: nn.Module) -> None:

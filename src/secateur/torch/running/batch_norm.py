@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from secateur.errors import InputError
 from secateur.torch.running.data import Collect, Data, call, first_of, to_device
 from secateur.torch.running.distributed import Group, active, reduce_sum, unwrapped
+from secateur.torch.running.randomness import unmoved
 from secateur.torch.running.restoring import flags_kept
 
 
@@ -72,7 +73,7 @@ def reestimate_batch_norm(
     if isinstance(data_loader, Data):
         num_batches, collect_func, group = data_loader.num_batches, data_loader.collect, data_loader.group
         data_loader = data_loader.loader
-    with flags_kept(model), _measuring(model, norms), torch.no_grad():
+    with flags_kept(model), _measuring(model, norms), torch.no_grad(), unmoved(data_loader):
         for batch in islice(iter(data_loader), num_batches):
             _measure(model, to_device(collect_func(batch), device))
             used += 1

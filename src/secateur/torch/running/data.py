@@ -3,7 +3,8 @@
     Data(loader=loader, collect=first_of, num_batches=50)     from a data loader
     Data.of_forward_loop(model, loop, num_batches=50)         from a user's own loop: what it passes to the model is kept
 
-Invariant: every user of data sees the same batches in the same order, moved to the model's device, at most ``num_batches``.
+Invariant: every user of data sees the same batches in the same order, moved to the model's device, at most ``num_batches``;
+only training asks for another pass.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import nn
 from secateur.errors import InputError
 from secateur.torch.running.distributed import Group
 from secateur.torch.running.example import Example, batch_size
+from secateur.torch.running.randomness import unmoved
 from secateur.torch.running.restoring import own_buffers, untouched
 
 Batch = Any  # whatever a loader yields, a model takes of it and gives for it
@@ -97,7 +99,15 @@ class Data:
         return cls(loader=seen, collect=_itself, num_batches=num_batches)
 
     def batches(self, model: nn.Module) -> Iterator[Batch]:
-        """The batches on the model's device. Raises InputError where there is none."""
+        """The batches on the model's device, the same each time: a loader's own generator is left where it is.
+
+        Raises InputError where there is none.
+        """
+        with unmoved(self.loader):
+            yield from self.next_pass(model)
+
+    def next_pass(self, model: nn.Module) -> Iterator[Batch]:
+        """The batches that the loader gives this time, in another order where it shuffles."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         empty = True
         for batch in islice(iter(self.loader), self.num_batches):

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from secateur.core.json import Json
 from secateur.search.journal import name_of
 from secateur.torch.running.data import Data
-from secateur.torch.running.randomness import seeded
+from secateur.torch.running.randomness import seeded, unmoved
 from secateur.torch.running.restoring import named_tensors
 
 
@@ -76,7 +76,7 @@ def digest_of_data(data: Data | None, seed: int) -> str | None:
     if data is None:
         return None
     digest = hashlib.sha256()
-    with seeded(seed):
+    with seeded(seed), unmoved(data.loader):
         first = next(iter(data.loader), None)
     for leaf in tree_leaves(first):
         _add(digest, leaf) if isinstance(leaf, torch.Tensor) else digest.update(repr(leaf).encode())

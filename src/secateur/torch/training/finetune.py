@@ -148,7 +148,7 @@ class _Run:
             sampler.set_epoch(epoch)  # type: ignore[union-attr]
         sums = torch.zeros(2, dtype=torch.float64)
         total = torch.zeros((), device=self.device)
-        for number, batch in enumerate(self.data.batches(self.network)):
+        for number, batch in enumerate(self.data.next_pass(self.network)):
             total += self._step(batch, lesson)
             sums[1] += 1
             tell((epoch + number / (self.per_epoch or number + 1)) / self.epochs, f"epoch {epoch + 1} of {self.epochs}")
