@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from secateur.core.verification import Verification
     from secateur.io.artifact import restore, save
     from secateur.modes.result import PruneResult
+    from secateur.search.limits import Limits
     from secateur.torch.apply import apply, plans_of
     from secateur.torch.measure import measure
     from secateur.torch.narrowing.slices import narrowed
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Budget": "secateur.core.budget",
     "Graph": "secateur.core.graph",
+    "Limits": "secateur.search.limits",
     "Measurement": "secateur.core.measurement",
     "Plan": "secateur.core.plan",
     "PruneResult": "secateur.modes.result",
@@ -79,6 +81,7 @@ __all__ = [  # noqa: RUF022  the version last
     "Graph",
     "Infeasible",
     "InputError",
+    "Limits",
     "Measurement",
     "Plan",
     "PlanError",

@@ -7,7 +7,6 @@
 For one call that does it all see `secateur.prune`.
 """
 
-from secateur.search.limits import Limits
 from secateur.search.schedules import SCHEDULES, schedule
 from secateur.torch.narrowing.masks import Mask, add_mask, mask_plan, masks_of, remove_masks
 from secateur.torch.pruners.iterative import IterativePruner
@@ -21,7 +20,6 @@ __all__ = [
     "FPGMRule",
     "IterativePruner",
     "LSTMSaliencyRule",
-    "Limits",
     "Mask",
     "OneStepPruner",
     "RowScores",

@@ -147,7 +147,7 @@ def reread_graph(graph: Any) -> Any:
 def plan(graph: Any, criterion: Any, budget: Mapping[str, Any] | None, **options: Any) -> Any:
     named = CRITERIA.get(criterion, criterion) if isinstance(criterion, str) else criterion
     told = _spelled("plan", options)
-    limits = {key: told.pop(key) for key in list(told) if key in sc.pruners.Limits.model_fields}
+    limits = {key: told.pop(key) for key in list(told) if key in sc.Limits.model_fields}
     return sc.plan(graph, named, None if budget is None else _budget(budget), limits=limits, **told)
 
 
@@ -351,7 +351,7 @@ def iterate(pruner: Any, *, removal_ratio: float | None = None, mode: str = "spa
 def _limit(pruner: Any, options: dict[str, Any]) -> None:
     """Take what narrows the search space out of a call's options."""
     words = {"excludes": "exclude", "multiple_of": "multiple_of"}
-    pruner.limits = sc.pruners.Limits(**{words[key]: options.pop(key) for key in list(options) if key in words})
+    pruner.limits = sc.Limits(**{words[key]: options.pop(key) for key in list(options) if key in words})
 
 
 def round_plan(pruner: Any) -> Any:

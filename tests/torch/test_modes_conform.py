@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
+import torch
 from torch import nn
 
+from secateur.core.budget import Budget
+from secateur.criteria import Random
+from secateur.modes import MODES, Found, Magnitude, Task
 from secateur.testing import Check, check_mode, small_batches
 
 DATA = {"data_loader": small_batches()}
@@ -32,3 +39,50 @@ CHECKS = {
 )
 def test_a_mode_of_ours(check: Check) -> None:
     check()
+
+
+class Wasteful(Magnitude):
+    """Allows itself more than it was given."""
+
+    def search(self, task: Task) -> Found:
+        more = tuple(replace(bound, most=bound.whole - 1) for bound in task.budget.entries)
+        return super().search(replace(task, budget=Budget(entries=more)))
+
+
+class Deaf(Magnitude):
+    """Does not hear what is to be left whole."""
+
+    def search(self, task: Task) -> Found:
+        return Magnitude().search(task)
+
+
+class Fickle(Magnitude):
+    """Scores by another lot each time."""
+
+    def search(self, task: Task) -> Found:
+        return Magnitude(criterion=Random(seed=next(LOTS))).search(task)
+
+
+class Restless(Magnitude):
+    """Draws from everybody's random numbers."""
+
+    def search(self, task: Task) -> Found:
+        torch.rand(1)
+        return super().search(task)
+
+
+LOTS = itertools.count()
+FAULTS = {
+    "meets_the_constraints": Wasteful(),
+    "leaves_whole_what_is_excluded": Deaf(),
+    "says_the_same_twice": Fickle(),
+    "does_not_move_random_state": Restless(),
+}
+
+
+@pytest.mark.parametrize("promise", FAULTS)
+def test_the_kit_catches_a_mode_that_breaks_a_promise(promise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODES._entries, "faulty", type(FAULTS[promise]))
+    (check,) = [check for check in check_mode("faulty") if check.name == promise]
+    with pytest.raises(AssertionError):
+        check()
