@@ -22,7 +22,7 @@ from secateur.torch.compensation.rows import (
     weight_of_rows,
     weight_rows,
 )
-from secateur.torch.compensation.solve import refit, shift_only
+from secateur.torch.compensation.solve import Fit, Option, refit
 from secateur.torch.running.batch_norm import reestimate_batch_norm
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
@@ -170,6 +170,12 @@ def brute_force(
     return weight, mean_y - weight @ mean_x
 
 
+def by_ridge(x: torch.Tensor, y: torch.Tensor, start: torch.Tensor, ridge: Option, intercept: bool) -> Fit | None:
+    """A fit with no sample left out."""
+    nobody = torch.zeros(len(x), dtype=torch.long)
+    return refit(x, y, start, nobody, options=(ridge,), intercept=intercept)
+
+
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("ridge", [1e-3, 1.0])
 def test_refit_is_the_ridge_solution(ridge: float, intercept: bool) -> None:
@@ -177,7 +183,7 @@ def test_refit_is_the_ridge_solution(ridge: float, intercept: bool) -> None:
     x, y = torch.randn(400, 3, 10) + 2, torch.randn(400, 3, 4) - 1
     x[:, 1] *= 5  # each group has a ridge of its own
     start = torch.randn(3, 4, 10)
-    fit = refit(x, y, start, ridge=ridge, intercept=intercept)
+    fit = by_ridge(x, y, start, ridge, intercept)
     assert fit is not None
     for group in range(3):
         weight, shift = brute_force(x[:, group], y[:, group], start[group], ridge, intercept)
@@ -190,8 +196,8 @@ def test_a_strong_ridge_holds_the_weights_and_a_weak_one_lets_go() -> None:
     torch.manual_seed(0)
     x, start, truth = torch.randn(500, 1, 8), torch.randn(1, 3, 8), torch.randn(1, 3, 8)
     y = torch.einsum("rgd,god->rgo", x, truth)
-    held = refit(x, y, start, ridge=1e6, intercept=False)
-    free = refit(x, y, start, ridge=1e-9, intercept=False)
+    held = by_ridge(x, y, start, 1e6, False)
+    free = by_ridge(x, y, start, 1e-9, False)
     assert held is not None
     assert free is not None
     assert torch.allclose(held.weight_GOD, start, atol=1e-4)
@@ -203,15 +209,15 @@ def test_a_weight_that_is_right_is_not_touched(scale: float) -> None:
     torch.manual_seed(0)
     x, start = torch.randn(100, 2, 6) * scale, torch.randn(2, 3, 6)
     y = torch.einsum("rgd,god->rgo", x, start)
-    assert refit(x, y, start, ridge=1e-3, intercept=True) is None
-    assert refit(x, torch.zeros_like(y), torch.zeros_like(start), ridge=1e-3, intercept=True) is None
+    assert by_ridge(x, y, start, 1e-3, True) is None
+    assert by_ridge(x, torch.zeros_like(y), torch.zeros_like(start), 1e-3, True) is None
 
 
 @pytest.mark.parametrize("intercept", [True, False])
 def test_inputs_that_say_nothing_leave_weights_finite(intercept: bool) -> None:
     y, start = torch.randn(50, 1, 3), torch.randn(1, 3, 6)
     for x in (torch.zeros(50, 1, 6), torch.ones(50, 1, 6), torch.randn(2, 1, 6).repeat_interleave(25, 0)):
-        fit = refit(x, y, start, ridge=1e-3, intercept=intercept)
+        fit = by_ridge(x, y, start, 1e-3, intercept)
         assert fit is not None
         assert fit.weight_GOD.isfinite().all()
         assert fit.shift_GO.isfinite().all()
@@ -224,7 +230,7 @@ def test_inputs_far_from_zero_are_fitted_as_well(offset: float) -> None:
     torch.manual_seed(0)
     x, truth = torch.randn(500, 1, 6) + offset, torch.randn(1, 3, 6)
     y = torch.einsum("rgd,god->rgo", x.double(), truth.double()).float()
-    fit = refit(x, y, truth + 0.1 * torch.randn(1, 3, 6), ridge=1e-6, intercept=True)
+    fit = by_ridge(x, y, truth + 0.1 * torch.randn(1, 3, 6), 1e-6, True)
     assert fit is not None
     assert torch.allclose(fit.weight_GOD, truth, atol=1e-3)
 
@@ -232,7 +238,8 @@ def test_inputs_far_from_zero_are_fitted_as_well(offset: float) -> None:
 def test_a_shift_moves_means_and_no_weight() -> None:
     torch.manual_seed(0)
     x, y, start = torch.randn(200, 2, 5) + 1, torch.randn(200, 2, 3) + 4, torch.randn(2, 3, 5)
-    fit = shift_only(x, y, start)
+    fit = by_ridge(x, y, start, "bias", True)
+    assert fit is not None
     assert torch.equal(fit.weight_GOD, start)
     given = torch.einsum("rgd,god->rgo", x, start) + fit.shift_GO
     assert torch.allclose(given.mean(0), y.mean(0), atol=1e-5)

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
+from secateur.progress import Tell
 from secateur.search.measured import Measure
 from secateur.search.ranked import Judge
 from secateur.search.ranks import Ranks
@@ -82,7 +83,9 @@ class Working(Frontend, Protocol):
         """Remove what the plan does not keep; `graph` is that of the narrowed network from then on."""
         ...
 
-    def compensator(self, method: CompensationMethod, *, ridge: float, samples: int) -> Compensating:
+    def compensator(
+        self, method: CompensationMethod, *, ridge: float | Literal["auto"], samples: int, tell: Tell
+    ) -> Compensating:
         """What gives back, after narrowing, what this network computes now."""
         ...
 
@@ -104,10 +107,14 @@ class Compensation(Protocol):
     @property
     def left(self) -> Mapping[str, str]: ...
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, with what each weight was fitted to and how well, as JSON."""
+        ...
+
 
 class Compensating(Protocol):
     """Fits weights of the working copy to what the whole network computes."""
 
-    def fit(self, plan: Plan, *, share: float) -> Compensation:
+    def fit(self, plan: Plan, *, share: float, tell: Tell) -> Compensation:
         """Fit after all that ``plan`` removed so far, on this share of the data."""
         ...

@@ -24,7 +24,8 @@ class PruneResult:
     ``before`` and ``after`` are the costs of the whole and of the narrowed network; ``frozen`` maps every width that could
     not be narrowed to the reason; ``evidence`` is what the search saw; ``verification`` compares the narrowed network with
     the masked one, before compensation changes weights; ``refitted`` names the weights that compensation changed,
-    ``left_as_they_are`` those that it could not, with the reason; ``seconds`` times each step.
+    ``left_as_they_are`` those that it could not, with the reason; ``compensation`` says what was fitted and how well, on
+    samples seen and not; ``seconds`` times each step.
     """
 
     plan: Plan
@@ -35,6 +36,7 @@ class PruneResult:
     verification: Verification
     refitted: tuple[str, ...] = ()
     left_as_they_are: Mapping[str, str] = field(default_factory=dict)
+    compensation: Compensation | None = field(default=None, compare=False, repr=False)
     history: Any = field(default=None, compare=False, repr=False)  # the front-end's own: which weight became which
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
@@ -78,5 +80,6 @@ def result_of(
         verification=verification,
         refitted=() if compensation is None else compensation.refitted,
         left_as_they_are={} if compensation is None else dict(compensation.left),
+        compensation=compensation,
         **more,
     )

@@ -73,12 +73,12 @@ class _Rounds:
         check_reachable(self.search_space, budget)
         steps = self.recipe.steps
         for step in range(steps):
-            part = _within(tell, step / steps, (step + 1) / steps)
+            part = _within(tell, 0.1 + 0.9 * step / steps, 0.1 + 0.9 * (step + 1) / steps)
             plan = self._round(step, _approach(budget, (step + 1) / steps), part)
             if compensator is not None:
                 share = 1.0 if step == steps - 1 else _SHARE_ON_THE_WAY
-                self.compensation = compensator.fit(plan, share=share)
-        if self.has_data:
+                self.compensation = compensator.fit(plan, share=share, tell=_within(part, 0.5, 1.0))
+        if self.has_data and compensator is None:  # which sees to running statistics itself
             self.working.remeasure()
         return Outcome(
             plan=replace(self._plan(), provenance=self._record()),
@@ -119,8 +119,9 @@ class _Rounds:
         method = self.recipe.compensate
         if method == "none" or not self.has_data:
             return None
-        tell(0.0, "looking at what the network computes")
-        return self.working.compensator(method, ridge=self.recipe.ridge, samples=self.recipe.calibration_samples)
+        return self.working.compensator(
+            method, ridge=self.recipe.ridge, samples=self.recipe.calibration_samples, tell=_within(tell, 0.0, 0.1)
+        )
 
 
 def _as_free_as(first: Width | None, now: Width) -> Width:

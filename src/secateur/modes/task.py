@@ -73,7 +73,7 @@ class Mode(Limits):
     loss_func: Callable[[Any, Any], Any] | None = None
     num_batches: int = Field(default=50, ge=1)
     compensate: CompensationMethod = "none"
-    ridge: float = Field(default=1e-3, gt=0)
+    ridge: Literal[auto] | Annotated[float, Field(gt=0)] = "auto"
     calibration_samples: int = Field(default=1024, ge=1)
     steps: int = Field(default=1, ge=1)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.modes import Mode
 from secateur.modes.frontend import Compensation, CompensationMethod
+from secateur.progress import Tell
 from secateur.search.measured import Evaluation, Measure, Running
 from secateur.search.ranked import Given, Judge
 from secateur.torch.apply import apply
@@ -114,10 +115,12 @@ class TorchWorking(TorchFrontend):
         example = _example(self.graph)
         self.graph = trace(self.model, (*example.args, dict(example.kwargs)))
 
-    def compensator(self, method: CompensationMethod, *, ridge: float, samples: int) -> _Compensating:
+    def compensator(
+        self, method: CompensationMethod, *, ridge: float | Literal["auto"], samples: int, tell: Tell
+    ) -> _Compensating:
         assert self.data is not None
         assert method != "none"
-        fitter = Compensator(self.model, self.data, method=method, ridge=ridge, samples=samples)
+        fitter = Compensator(self.model, self.data, method=method, ridge=ridge, samples=samples, tell=tell)
         return _Compensating(self.model, fitter)
 
     def remeasure(self) -> None:
@@ -133,8 +136,8 @@ class _Compensating:
     model: nn.Module
     fitter: Compensator
 
-    def fit(self, plan: Plan, *, share: float) -> Compensation:
-        return self.fitter.fit(self.model, plan, share=share)
+    def fit(self, plan: Plan, *, share: float, tell: Tell) -> Compensation:
+        return self.fitter.fit(self.model, plan, share=share, tell=tell)
 
 
 def _data(model: nn.Module, options: Mode) -> Data | None:

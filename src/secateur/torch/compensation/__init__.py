@@ -4,6 +4,7 @@ compensator = Compensator(model, data)      rows of what the original computes, 
 compensator.fit(narrowed, plan)             one pass: layer by layer, from the narrowed network's own inputs
 """
 
-from secateur.torch.compensation.compensator import Compensation, Compensator
+from secateur.torch.compensation.compensator import Compensator
+from secateur.torch.compensation.evidence import Compensation, LayerFit
 
-__all__ = ["Compensation", "Compensator"]
+__all__ = ["Compensation", "Compensator", "LayerFit"]

@@ -11,28 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from secateur.torch.running.contractions import Site
 
-Step = Callable[[torch.Tensor], torch.Tensor]
+Affine = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(slots=True)
 class Chain:
-    """A contraction's output and the affine steps taken since."""
+    """A contraction's output, and what has been done to each channel of it since."""
 
-    place: str
+    visit: str
     site: Site
-    steps: list[Step] = field(default_factory=list)
+    affine: list[Affine] = field(default_factory=list)
     scale: torch.Tensor | None = None  # what the channels have been multiplied with
     read: bool = False  # something else has used the output: it cannot be changed any more
 
 
-def chain_of(tensor: Any) -> Chain | None:
+def chain_of(tensor: object) -> Chain | None:
     """The chain that a tensor is the end of."""
     return getattr(tensor, "_secateur_chain", None) if isinstance(tensor, torch.Tensor) else None
 
@@ -44,7 +43,7 @@ def link(tensor: torch.Tensor, chain: Chain | None) -> torch.Tensor:
     return tensor
 
 
-def used(value: Any) -> None:
+def used(value: object) -> None:
     """Note that something has used this tensor, or the tensors in this list, as they are."""
     for item in value if isinstance(value, (list, tuple)) else (value,):
         chain = chain_of(item)

@@ -12,8 +12,8 @@ Memory: some thousand rows of every contraction's output, and while fitting the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -21,30 +21,37 @@ import torch
 from torch import nn
 
 from secateur.core.plan import Plan
-from secateur.torch.compensation.decisions import Decisions
+from secateur.progress import Tell
+from secateur.torch.compensation.decisions import Choices, Decisions
+from secateur.torch.compensation.evidence import Compensation
+from secateur.torch.compensation.folds import folds_of, looks
 from secateur.torch.compensation.lockstep import Lockstep
-from secateur.torch.compensation.passes import Place, Recorder, Refitter
-from secateur.torch.running.contractions import taps
+from secateur.torch.compensation.passes import Batch, Brought, Recorder, Refitter
+from secateur.torch.compensation.records import Record
+from secateur.torch.compensation.rows import num_inputs
+from secateur.torch.compensation.solve import RIDGES, Option
+from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
+from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.restoring import flags_kept
 
+_Steps = Lockstep[Brought, None]
 Method = Literal["bias", "least_squares"]
+Ridge = float | Literal["auto"]
 
 _ROWS = 8192  # of each contraction; more where it has more than half as many inputs
+_FEWEST_ROWS = 2048
+_MOST_NUMBERS = 2**25  # in the rows of one contraction's inputs: many groups of few inputs need fewer rows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compensation:
-    """What was re-fitted, and what was left as it was, with the reason."""
-
-    refitted: tuple[str, ...]
-    left: Mapping[str, str]
+def _silent(share: float, word: str) -> None: ...
 
 
 class Compensator:
     """Holds rows of the original network's outputs.
 
-    ``samples`` bounds how many samples of the data are looked at; they are all in memory while fitting.
+    ``samples`` bounds how many samples of the data are looked at; they are all in memory while fitting. ``ridge="auto"``
+    chooses, for each weight, on samples left out; a number is taken as it is.
     """
 
     def __init__(
@@ -53,61 +60,100 @@ class Compensator:
         data: Data,
         *,
         method: Method = "least_squares",
-        ridge: float = 1e-3,
+        ridge: Ridge = "auto",
         samples: int = 1024,
+        tell: Tell = _silent,
     ) -> None:
-        self.data, self.method, self.ridge = data, method, ridge
+        self.data, self.method = data, method
+        self.ridge: Ridge = ridge if ridge == "auto" else float(ridge)
         self.batches = tuple(data.limited(model, samples).loader)
-        self.places: dict[str, Place] = {}
-        self.order: tuple[str, ...] = ()
-        self.looked_up: frozenset[str] = frozenset()
-        self._record(model)
+        self.record = Record()
+        self._record(model, tell)
 
-    def _record(self, model: nn.Module) -> None:
-        def limit(inputs: int) -> int:
-            return -(-max(_ROWS, 2 * inputs) // len(self.batches))
+    def _record(self, model: nn.Module, tell: Tell) -> None:
+        def limit(site: Site) -> int:
+            inputs, groups = num_inputs(site), max(site.groups, 1)
+            rows = max(min(_ROWS, _MOST_NUMBERS // (inputs * groups)), _FEWEST_ROWS, 2 * inputs)
+            return -(-rows // len(self.batches))
 
+        record = self.record
         with torch.no_grad(), flags_kept(model):
             model.eval()
-            for number, batch in enumerate(self.batches):
-                recorder = Recorder(model, number, self.places, limit)
+            for batch in self._numbered(model):
+                tell(batch.number / len(self.batches), "looking at what the network computes")
+                recorder = Recorder(model, batch, record, limit)
                 with taps(model, recorder):
-                    self.data.output(model, batch)
-                self.looked_up |= recorder.looked_up
-                self.order = max(self.order, tuple(recorder.order), key=len)
+                    self.data.output(model, self.batches[batch.number])
+                record.looked_up |= recorder.looked_up
+                record.order = max(record.order, tuple(recorder.order), key=len)
 
-    def fit(self, model: nn.Module, plan: Plan, *, share: float = 1.0) -> Compensation:
+    def fit(self, model: nn.Module, plan: Plan, *, share: float = 1.0, tell: Tell = _silent) -> Compensation:
         """Re-fit a network that ``plan`` (made for the original) was applied to, in place.
 
         The weights are fitted from where they are, so a network may be narrowed and fitted several times; ``share`` of the
         batches is enough for one that goes on being narrowed.
         """
-        some = math.ceil(share * len(self.batches))
-        decisions = Decisions(
-            self.places, self._kept(plan), looked_up=self.looked_up, method=self.method, ridge=self.ridge
-        )
-        lockstep = Lockstep(self.order, decisions)
+        started = time.perf_counter()
+        some = self._numbered(model)[: math.ceil(share * len(self.batches))]
+        choices = Choices(self._options(), self.method == "least_squares", self._folds(some))
+        decisions = Decisions(self.record, plan, choices)
+        lockstep = Lockstep(self.record.order, self._told(decisions, tell))
         strange: set[str] = set()
-        run = partial(self._pass, model, lockstep, strange)
+        passes = [partial(self._pass, model, batch, lockstep, strange) for batch in some]
         with flags_kept(model), torch.no_grad():
             model.eval()
-            lockstep.run([run] * some)
-        left = (
-            dict.fromkeys(sorted(strange - decisions.refitted), "what it multiplies is narrowed, too") | decisions.left
+            lockstep.run(passes)
+        refitted = {fit.name for fit in decisions.fits if fit.option != "nothing"}
+        left = dict.fromkeys(sorted(strange - refitted), "what it multiplies is narrowed, too") | decisions.left
+        return Compensation(
+            refitted=tuple(sorted(refitted)),
+            left=left,
+            layers=tuple(decisions.fits),
+            norms=tuple(decisions.norms),
+            samples=sum(batch.samples for batch in some),
+            seconds=time.perf_counter() - started,
         )
-        return Compensation(refitted=tuple(sorted(decisions.refitted)), left=left)
 
-    def _pass(self, model: nn.Module, lockstep: Lockstep, strange: set[str], number: int) -> None:
-        refitter = Refitter(model, number, self.places, lockstep.meet, sums=self.method == "least_squares")
+    def _told(self, decisions: Decisions, tell: Tell) -> Callable[[str, Mapping[int, Brought]], None]:
+        """The same decisions, with a word on how far they are."""
+        order = {point: number for number, point in enumerate(self.record.order)}
+
+        def decide(point: str, here: Mapping[int, Brought]) -> None:
+            tell(order.get(point, 0) / len(order), f"re-fitting {point.partition('#')[0]}")
+            decisions(point, here)
+
+        return decide
+
+    def _pass(self, model: nn.Module, batch: Batch, lockstep: _Steps, strange: set[str], number: int) -> None:
+        refitter = Refitter(model, batch, self.record, lockstep.meet, sums=self.method == "least_squares")
         with torch.no_grad(), taps(model, refitter):
             self.data.output(model, self.batches[number])
         strange |= refitter.strange
 
-    def _kept(self, plan: Plan) -> dict[str, torch.Tensor]:
-        """Which outputs of each contraction are left."""
-        found = {}
-        for name, axis in {place.site: place.outputs for place in self.places.values()}.items():
-            indices = plan.indices(name)[axis] if name in plan.layouts else None
-            if indices is not None:
-                found[name] = torch.as_tensor(indices)
-        return found
+    def _numbered(self, model: nn.Module) -> list[Batch]:
+        sizes = (batch_size(Example.of(model, self.data.collect(batch))) for batch in self.batches)
+        return [Batch(number, size) for number, size in enumerate(sizes)]
+
+    def _options(self) -> tuple[Option, ...]:
+        """What is tried for each weight."""
+        if self.ridge == "auto":
+            return ("nothing", "bias", *(reversed(RIDGES) if self.method == "least_squares" else ()))
+        return ("bias",) if self.method == "bias" else (self.ridge,)
+
+    def _folds(self, batches: Sequence[Batch]) -> dict[int, torch.Tensor]:
+        """Which samples are left out together, by pass."""
+        seen_by_all = [
+            [contraction.seen[batch.number] for batch in batches]
+            for contraction in self.record.contractions.values()
+            if all(batch.number in contraction.seen for batch in batches)
+        ]
+        sizes = [batch.samples for batch in batches]
+        if not seen_by_all:
+            return {batch.number: torch.zeros(batch.samples, dtype=torch.long) for batch in batches}
+        found = folds_of(
+            [
+                torch.cat([looks(seen.rows, seen.owner, size) for seen, size in zip(one, sizes, strict=True)])
+                for one in seen_by_all
+            ]
+        )
+        return {batch.number: part for batch, part in zip(batches, found.split(sizes), strict=True)}

@@ -5,7 +5,7 @@
     batch 2  ──────► conv1 ▌        ──────► conv2 ▌
 
 A network can so be changed layer by layer in a single pass over the data, every layer seeing what the changed ones before it
-give. ``meet(place, given)`` parks a pass; when all are parked, those at the earliest place are given the decision.
+give. ``meet(number, point, given)`` parks a pass; when all are parked, those at the earliest point are given the decision.
 
 Invariant: passes never run at the same time, and go on in the order of the batches; a fault in one stops all.
 """
@@ -15,47 +15,54 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
-Decide = Callable[[str, dict[int, Any]], Any]
+Given = TypeVar("Given")
+Decided = TypeVar("Decided")
 
 
 class _Stopped(BaseException):
-    """Raised in parked passes when another one failed."""
+    """Raised in parked passes when another one failed."""  # not an Exception: a model's own `except` must not swallow it
 
 
-class Lockstep:
-    """Runs passes in turn. ``decide(place, {pass number: given})`` is called once all have come to a place."""
+class Lockstep(Generic[Given, Decided]):
+    """Runs passes in turn. ``decide(point, {pass number: given})`` is called once all have come to a point."""
 
-    def __init__(self, order: Sequence[str], decide: Decide) -> None:
-        self._order = {place: number for number, place in enumerate(order)}
+    def __init__(self, order: Sequence[str], decide: Callable[[str, dict[int, Given]], Decided]) -> None:
+        self._order = {point: number for number, point in enumerate(order)}
         self._decide = decide
         self._turn = threading.Condition()
         self._running: int | None = None
-        self._parked: dict[int, tuple[str, Any]] = {}
+        self._parked: dict[int, tuple[str, Given]] = {}
         self._waiting: set[int] = set()  # the passes inside `meet`
-        self._decided: dict[int, Any] = {}
+        self._decided: dict[int, Decided] = {}
         self._error: BaseException | None = None
 
     def run(self, passes: Sequence[Callable[[int], None]]) -> None:
         """Run all passes to their end; each is called with its number. Raises what one of them raised."""
+        # Threads, because a pass must stop in the middle of the model's own code and go on there; contexts are copied,
+        # because function modes and grad mode live in them or are entered again by each pass.
         threads = [
             threading.Thread(target=contextvars.copy_context().run, args=(self._body, number, body), daemon=True)
             for number, body in enumerate(passes)
         ]
-        for number, thread in enumerate(threads):
-            self._resume(number, thread)
-        while self._parked and self._error is None:
-            for number in self._settle():
-                self._resume(number, None)
-        self._stop(threads)
+        try:
+            for number, thread in enumerate(threads):
+                self._resume(number, thread)
+            while self._parked and self._error is None:
+                for number in self._settle():
+                    self._resume(number, None)
+        except BaseException as error:  # Ctrl-C comes to this thread, which is only waiting
+            self._error = self._error or error
+        finally:
+            self._stop(threads)
         if self._error is not None:
             raise self._error
 
-    def meet(self, number: int, place: str, given: Any) -> Any:
+    def meet(self, number: int, point: str, given: Given) -> Decided:
         """Called by a pass: wait for the others, and get what was decided here."""
         with self._turn:
-            self._parked[number] = (place, given)
+            self._parked[number] = (point, given)
             self._waiting.add(number)
             self._running = None
             self._turn.notify_all()
@@ -67,11 +74,13 @@ class Lockstep:
             return self._decided.pop(number)
 
     def _settle(self) -> list[int]:
-        """Decide for those at the earliest place; their numbers."""
-        place = min((place for place, _ in self._parked.values()), key=lambda place: self._order.get(place, -1))
-        here = {number: given for number, (at, given) in sorted(self._parked.items()) if at == place}
+        """Decide for those at the earliest point; their numbers."""
+        # The earliest in the original's order, so that a pass on another route never waits for one that will not come;
+        # a point that the original never saw is decided at once.
+        point = min((point for point, _ in self._parked.values()), key=lambda point: self._order.get(point, -1))
+        here = {number: given for number, (at, given) in sorted(self._parked.items()) if at == point}
         try:
-            decided = self._decide(place, here)
+            decided = self._decide(point, here)
         except BaseException as error:
             self._error = error
             return []
@@ -105,6 +114,10 @@ class Lockstep:
                 self._turn.notify_all()
 
     def _stop(self, threads: Sequence[threading.Thread]) -> None:
+        """Wake whoever is parked, one by one, so that each unwinds its own context managers while no other runs."""
+        with self._turn:
+            while self._running is not None and threads[self._running].is_alive():
+                self._turn.wait(0.1)  # interrupted while a pass ran: it stops at its next point
         for number in list(self._waiting):
             with self._turn:
                 self._running = number

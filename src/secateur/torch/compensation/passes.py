@@ -2,16 +2,16 @@
 
     Watcher     numbers the visits, follows each contraction's output along its chain
     ├── Recorder    the original network: keeps a few thousand rows of what came out of each contraction and sum
-    └── Refitter    the narrowed one: at each place waits for the other passes and goes on with what was decided
+    └── Refitter    the narrowed one: at each point waits for the other passes and goes on with what was decided
 
-Invariant: both number their places in the same way, so what the narrowed network should give is found by its place.
+Invariant: both number their visits in the same way, so what the narrowed network should give is found by the visit.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,53 +29,68 @@ from secateur.torch.compensation.chain import (
     link,
     used,
 )
+from secateur.torch.compensation.folds import owners
+from secateur.torch.compensation.norms import ChannelSums, Statistics, channel_sums
+from secateur.torch.compensation.records import Contraction, Norm, Record, Seen
 from secateur.torch.compensation.rows import input_rows, num_inputs, num_outputs, outline, output_rows, positions
 from secateur.torch.running.contractions import Site
 
+Function = Callable[..., Any]
+Arguments = tuple[Any, ...]  # of whatever function the model calls
 
-@dataclass(slots=True)
-class Place:
-    """What the original network gave at one contraction, by the number of the pass.
 
-    ``rows`` are rows of its output at the positions ``at``; ``sums`` rows of the sum it flows into, if it does; ``norm`` the
-    running mean, variance and epsilon of the batch norm right after it.
-    """
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Which pass this is, and how many samples it has."""
 
-    site: str
-    outputs: int  # the axis of its weight that makes outputs
-    rows: dict[int, torch.Tensor] = field(default_factory=dict)
-    sums: dict[int, torch.Tensor] = field(default_factory=dict)
-    at: dict[int, torch.Tensor] = field(default_factory=dict)
-    spatial: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    outline: dict[int, tuple[int, ...]] = field(default_factory=dict)  # the shape of what came in, but for its features
-    norm: tuple[torch.Tensor, torch.Tensor, float] | None = None
-    bias: str | None = None
-    left: str | None = None  # why it is not fitted
+    number: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class NormCall:
+    """The arguments of a call of ``torch.batch_norm``."""
+
+    x: torch.Tensor
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    mean: torch.Tensor
+    variance: torch.Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, args: Arguments) -> NormCall:
+        x, weight, bias, mean, variance, _, _, eps, *_ = args
+        return cls(x, weight, bias, mean, variance, float(eps))
+
+    @property
+    def statistics(self) -> Statistics:
+        return Statistics(self.mean, self.variance, self.eps)
 
 
 class Watcher:
     """Follows contractions through one forward pass; state, because functions are called back."""
 
-    def __init__(self, model: nn.Module, number: int, places: dict[str, Place]) -> None:
-        self.number = number
-        self.places = places
+    def __init__(self, model: nn.Module, batch: Batch, record: Record) -> None:
+        self.batch = batch
+        self.record = record
         self.visits: Counter[str] = Counter()
         self.buffers = {id(b): name for name, b in model.named_buffers()}
         self.parameters = {id(p): name for name, p in model.named_parameters()}
         self.looked_up: set[str] = set()  # weights that are (also) embeddings
-        self._place = ""
+        self._here = ""
 
     def before(self, site: Site) -> torch.Tensor:
         """Number the visit."""
         used(site.x)
-        self._place = self._visit(site.name)
+        self._here = self._visit(site.name)
         return site.x
 
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
         """Begin a chain."""
-        return link(y, Chain(self._place, site))
+        return link(y, Chain(self._here, site))
 
-    def other(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def other(self, func: Function, args: Arguments, kwargs: dict[str, Any]) -> Any:  # whatever the function returns
         """Follow chains through batch norms, scales and dropout, up to a sum."""
         if func in BATCH_NORMS and id(args[3]) in self.buffers and not args[5]:
             return self._normed(func, args, kwargs)
@@ -95,8 +110,8 @@ class Watcher:
 
     # -- what the two kinds do differently -------------------------------------------------------------------------
 
-    def norm(self, name: str, chain: Chain | None, args: tuple[Any, ...]) -> None:
-        """A batch norm is about to run with these arguments, right after the contraction at the chain's head if any."""
+    def norm(self, visit: str, chain: Chain | None, call: NormCall) -> None:
+        """A batch norm is about to run, right after the contraction at the chain's head if there is one."""
         raise NotImplementedError
 
     def sum(self, chain: Chain, other: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -109,25 +124,19 @@ class Watcher:
         self.visits[name] += 1
         return f"{name}#{self.visits[name]}"
 
-    def _normed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    def _normed(self, func: Function, args: Arguments, kwargs: dict[str, Any]) -> torch.Tensor:
         chain = chain_of(args[0])
-        if chain is not None and chain.steps:
+        if chain is not None and chain.affine:
             used(args[0])
             chain = None
-        name = self._visit(self.buffers[id(args[3])])
-        self.norm(name, chain, args)
+        self.norm(self._visit(self.buffers[id(args[3])]), chain, NormCall.of(args))
         out = func(*args, **kwargs)
         if chain is None:
             return out
-
-        def again(y: torch.Tensor) -> torch.Tensor:
-            self.norm(name + "*", None, (y, *args[1:]))
-            return func(y, *args[1:], **kwargs)
-
-        chain.steps.append(again)
+        chain.affine.append(lambda y: func(y, *args[1:], **kwargs))
         return link(out, chain)
 
-    def _scaled(self, func: Any, args: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
+    def _scaled(self, func: Function, args: Arguments, out: torch.Tensor) -> torch.Tensor:
         for own, factor in (args[:2], args[1::-1]):
             chain = chain_of(own)
             if chain is None or id(factor) not in self.parameters or out.shape != own.shape:
@@ -136,12 +145,12 @@ class Watcher:
                 continue
             by = factor.detach().reshape(-1)
             chain.scale = by if chain.scale is None else chain.scale * by
-            chain.steps.append(lambda y, factor=factor: func(y, factor))
+            chain.affine.append(lambda y, factor=factor: func(y, factor))
             return link(out, chain)
         used(args[:2])
         return out
 
-    def _summed(self, func: Any, args: tuple[Any, ...]) -> Any:
+    def _summed(self, func: Function, args: Arguments) -> Any:  # whatever the sum gives
         a, b = args[:2]
         ends = [(chain_of(a), b), (chain_of(b), a)]
         fit = [(c, other) for c, other in ends if c is not None and not c.read and isinstance(other, torch.Tensor)]
@@ -154,97 +163,52 @@ class Watcher:
         return self.sum(chain, other, func(*args))
 
 
-Limit = Callable[[int], int]  # positions to look at in one pass, from the number of inputs of a contraction
+Limit = Callable[[Site], int]  # how many positions to look at in one pass
 
 
 class Recorder(Watcher):
     """Keeps what the original network gives."""
 
-    def __init__(self, model: nn.Module, number: int, places: dict[str, Place], limit: Limit) -> None:
-        super().__init__(model, number, places)
+    def __init__(self, model: nn.Module, batch: Batch, record: Record, limit: Limit) -> None:
+        super().__init__(model, batch, record)
         self.limit = limit
         self.order: list[str] = []
 
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
-        self.order.append(self._place)
-        place = self.places.setdefault(self._place, self._place_of(site))
-        at = positions(y, site, self.limit(num_inputs(site)), self.number)
-        place.at[self.number], place.rows[self.number] = at, output_rows(y, site, at)
-        place.spatial[self.number] = tuple(y.shape[-site.spatial :]) if site.spatial else ()
-        place.outline[self.number] = outline(site)
+        self.order.append(self._here)
+        contraction = self.record.contractions.setdefault(self._here, self._contraction_of(site))
+        at = positions(y, site, self.limit(site), self.batch.number)
+        contraction.seen[self.batch.number] = Seen(
+            at=at,
+            owner=owners(at, y.numel() // y.shape[site.features], self.batch.samples),
+            rows=output_rows(y, site, at),
+            spatial=tuple(y.shape[-site.spatial :]) if site.spatial else (),
+            outline=outline(site),
+        )
         return super().after(site, y)
 
-    def _place_of(self, site: Site) -> Place:
+    def _contraction_of(self, site: Site) -> Contraction:
         bias = None if site.bias is None else self.parameters.get(id(site.bias))
         left = None
         if site.bias is not None and (bias is None or site.bias.numel() != num_outputs(site)):
             left = "what is added to its output is not a bias"
         if site.kind == "transposed" and site.groups > 1:
             left = "it is a transposed convolution with groups"
-        return Place(site.name, site.outputs, bias=bias, left=left)
+        return Contraction(weight=site.name, outputs=site.outputs, bias=bias, left=left)
 
-    def norm(self, name: str, chain: Chain | None, args: tuple[Any, ...]) -> None:
-        self.order.append(name)
+    def norm(self, visit: str, chain: Chain | None, call: NormCall) -> None:
+        self.order.append(visit)
+        trained = Statistics(call.mean.clone(), call.variance.clone(), call.eps)
+        norm = self.record.norms.setdefault(visit, Norm(self.buffers[id(call.mean)], trained))
+        norm.sums[self.batch.number] = channel_sums(call.x, call.mean, self.batch.samples)
         if chain is not None:
-            self.places[chain.place].norm = (args[3].clone(), args[4].clone(), float(args[7]))
+            self.record.contractions[chain.visit].norm = trained
 
     def sum(self, chain: Chain, other: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        self.order.append(chain.place + "+")
-        place = self.places[chain.place]
-        place.sums[self.number] = output_rows(out, chain.site, place.at[self.number])
+        self.order.append(chain.visit + "+")
+        seen = self.record.contractions[chain.visit].seen[self.batch.number]
+        seen.sums = output_rows(out, chain.site, seen.at)
         return out
-
-
-Meet = Callable[[int, str, Any], Any]  # (pass, place, what it brings) -> what was decided there
-
-
-class Refitter(Watcher):
-    """Waits at every place for what is decided there; ``sums`` are places, too."""
-
-    def __init__(
-        self, model: nn.Module, number: int, places: dict[str, Place], meet: Meet, *, sums: bool = True
-    ) -> None:
-        super().__init__(model, number, places)
-        self.meet, self.sums = meet, sums
-        self.strange: set[str] = set()  # weights whose inputs have other rows than in the original
-
-    def before(self, site: Site) -> torch.Tensor:
-        super().before(site)
-        place = self.places.get(self._place)
-        if place is not None and place.outline.get(self.number) == outline(site):
-            rows = input_rows(site, place.at[self.number], place.spatial[self.number])
-            self.meet(self.number, self._place, Arrival(site, rows))
-        elif place is not None:
-            self.strange.add(site.name)
-        return site.x
-
-    def norm(self, name: str, chain: Chain | None, args: tuple[Any, ...]) -> None:
-        if chain is not None and self._waits_for_sum(chain):
-            self.meet(self.number, name, Moments(args, chain.place, 0, args[3], args[4]))
-            return
-        x = args[0].detach().float().flatten(2) if args[0].dim() > 2 else args[0].detach().float()[..., None]
-        off = x - args[3].float()[:, None]  # squares of what is far from zero would cancel
-        first, second = off.sum(2).double().sum(0), torch.linalg.vector_norm(off, dim=2).double().square().sum(0)
-        place = None if chain is None else chain.place
-        self.meet(self.number, name, Moments(args, place, x.numel() // x.shape[1], first, second))
-
-    def sum(self, chain: Chain, other: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        if not self._waits_for_sum(chain):
-            return out
-        rows = output_rows(other, chain.site, self.places[chain.place].at[self.number])
-        self.meet(self.number, chain.place + "+", Addition(rows, chain.scale))
-        assert chain.site.again is not None
-        y = chain.site.again()
-        for step in chain.steps:
-            y = step(y)
-        return y + other
-
-    def _waits_for_sum(self, chain: Chain) -> bool:
-        """Whether the contraction is fitted only where its output is added, and what comes between runs again then."""
-        place = self.places.get(chain.place)
-        if place is None or place.outline.get(self.number) != outline(chain.site):
-            return False
-        return self.sums and self.number in place.sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,14 +228,61 @@ class Addition:
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
-    """What a pass brings to a batch norm: its arguments, the contraction before it, and sums over its input.
+class Incoming:
+    """What a pass brings to a batch norm: the call, the contraction before it, and sums over what comes in.
 
-    ``first`` and ``second`` add up (x − running mean) and its square over ``count`` positions.
+    Without sums where the contraction waits for its sum: what comes in will change.
     """
 
-    args: tuple[Any, ...]
-    place: str | None
-    count: int
-    first: torch.Tensor
-    second: torch.Tensor
+    call: NormCall
+    contraction: str | None
+    sums: ChannelSums | None
+
+
+Brought = Arrival | Addition | Incoming
+Meet = Callable[[int, str, Brought], None]  # (pass, point, what it brings): back when that point is decided
+
+
+class Refitter(Watcher):
+    """Waits at every point for what is decided there; ``sums`` are points, too."""
+
+    def __init__(self, model: nn.Module, batch: Batch, record: Record, meet: Meet, *, sums: bool = True) -> None:
+        super().__init__(model, batch, record)
+        self.meet, self.sums = meet, sums
+        self.strange: set[str] = set()  # weights whose inputs have other rows than in the original
+
+    def before(self, site: Site) -> torch.Tensor:
+        super().before(site)
+        seen = self._seen(self._here, site)
+        if seen is not None:
+            self.meet(self.batch.number, self._here, Arrival(site, input_rows(site, seen.at, seen.spatial)))
+        elif self._here in self.record.contractions:
+            self.strange.add(site.name)
+        return site.x
+
+    def norm(self, visit: str, chain: Chain | None, call: NormCall) -> None:
+        waits = chain is not None and self._awaited(chain) is not None
+        sums = None if waits else channel_sums(call.x, call.mean, self.batch.samples)
+        self.meet(self.batch.number, visit, Incoming(call, None if chain is None else chain.visit, sums))
+
+    def sum(self, chain: Chain, other: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        seen = self._awaited(chain)
+        if seen is None:
+            return out
+        self.meet(self.batch.number, chain.visit + "+", Addition(output_rows(other, chain.site, seen.at), chain.scale))
+        assert chain.site.again is not None
+        y = chain.site.again()
+        for step in chain.affine:
+            y = step(y)
+        return y + other
+
+    def _seen(self, visit: str, site: Site) -> Seen | None:
+        """What the original gave in this pass, where the same rows come in."""
+        contraction = self.record.contractions.get(visit)
+        seen = None if contraction is None else contraction.seen.get(self.batch.number)
+        return seen if seen is not None and seen.outline == outline(site) else None
+
+    def _awaited(self, chain: Chain) -> Seen | None:
+        """The same, where the contraction is fitted only when its output is added; what comes between runs again then."""
+        seen = self._seen(chain.visit, chain.site)
+        return seen if self.sums and seen is not None and seen.sums is not None else None

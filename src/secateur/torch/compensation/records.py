@@ -1,0 +1,68 @@
+"""What the original network gave, and where: kept once, compared with every narrowed version.
+
+    visit  "conv1.weight#1"   the first use of that weight in a pass       Record.contractions
+           "bn1.running_mean#1"                                            Record.norms
+    seen   of a visit, by the number of the pass: rows of the output at some positions, and whose they are
+
+Invariant: nothing here changes once the original has been run over all batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from secateur.torch.compensation.norms import ChannelSums, Statistics
+
+
+@dataclass(slots=True)
+class Seen:
+    """One contraction in one pass: rows of its output ``[R, outputs]`` and of the sum it flows into, if it does.
+
+    ``at`` are the flat positions of the rows, ``owner`` the numbers of their samples, ``spatial`` the spatial sizes of the
+    output, ``outline`` the shape of what came in, but for its features.
+    """
+
+    at: torch.Tensor
+    owner: torch.Tensor
+    rows: torch.Tensor
+    spatial: tuple[int, ...]
+    outline: tuple[int, ...]
+    sums: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class Contraction:
+    """One visit of a weight: ``outputs`` is the axis of the weight that makes outputs, ``norm`` the batch norm right after."""
+
+    weight: str
+    outputs: int
+    bias: str | None
+    left: str | None  # why it is not fitted
+    norm: Statistics | None = None
+    seen: dict[int, Seen] = field(default_factory=dict)
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether its output flows into a sum and nowhere else."""
+        return any(seen.sums is not None for seen in self.seen.values())
+
+
+@dataclass(slots=True)
+class Norm:
+    """One visit of a batch norm: the statistics it was trained with, and sums of what came in, by pass."""
+
+    mean: str
+    trained: Statistics
+    sums: dict[int, ChannelSums] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Record:
+    """All that is kept of the original network; ``order`` is that in which points of decision come up."""
+
+    contractions: dict[str, Contraction] = field(default_factory=dict)
+    norms: dict[str, Norm] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    looked_up: frozenset[str] = frozenset()  # weights that are (also) embeddings
