@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -73,7 +73,7 @@ class Mode(Limits):
     loss_func: Callable[[Any, Any], Any] | None = None
     num_batches: int = Field(default=50, ge=1)
     compensate: CompensationMethod = "none"
-    ridge: Literal[auto] | Annotated[float, Field(gt=0)] = "auto"
+    ridge: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     calibration_samples: int = Field(default=1024, ge=1)
     steps: int = Field(default=1, ge=1)
 
