@@ -94,8 +94,8 @@ class Decisions:
         norm, trained = self._norms.get(visit), arrivals.contraction.norm
         if fit is not None and fit.option != "nothing" and norm is not None and trained is not None:
             trained = trained.narrowed(self._kept(arrivals.contraction.weight, arrivals.contraction.outputs))
-            shifted = Statistics(trained.mean_C - fit.shift_GO.flatten(), trained.variance_C, trained.eps)
-            self._set(norm, shifted)
+            shift = 0.0 if self._bias(arrivals) is not None else fit.shift_GO.flatten()  # else the bias has it
+            self._set(norm, Statistics(trained.mean_C - shift, trained.variance_C, trained.eps))
 
     def _norm(self, visit: str, here: Mapping[int, Incoming]) -> None:
         some = next(iter(here.values()))
@@ -156,9 +156,13 @@ class Decisions:
         back = (wanted - bias) / torch.where(open_, weight, 1.0) * spread + mean
         return torch.where(open_, back, self._original(arrivals))
 
+    def _bias(self, arrivals: Arrivals) -> torch.Tensor | None:
+        """The bias that may be moved."""
+        return None if arrivals.contraction.bias in self.shared_biases else arrivals.site.bias
+
     def _fit(self, arrivals: Arrivals, target: torch.Tensor) -> Fit | None:
         site, contraction = arrivals.site, arrivals.contraction
-        bias = None if contraction.bias in self.shared_biases else site.bias
+        bias = self._bias(arrivals)
         if site.bias is not None:
             target = target - site.bias.detach()
         rows_RGD = arrivals.rows()

@@ -44,10 +44,10 @@ def folds_of(looks_SF: Sequence[torch.Tensor]) -> torch.Tensor:
     off_SP = off_SP / off_SP.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny) * weight_P
     found_S = torch.zeros(len(off_SP), dtype=torch.long, device=off_SP.device)
     for _ in range(_LEVELS):
-        for part in found_S.unique().tolist():
-            inside = (found_S == part).nonzero().flatten()
+        whole_S = found_S.clone()
+        for part in whole_S.unique().tolist():
+            inside = (whole_S == part).nonzero().flatten()
             found_S[inside] = 2 * part + _halves(off_SP[inside])
-        found_S = found_S.unique(return_inverse=True)[1]
     return found_S[first : first + len(looks_SF[0])]
 
 
