@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from secateur.core.equations import OPERATORS, Attribute, Difference, Equation, Expression, Operation
 from secateur.core.layout import Along, Axis, Product, Sum, Whole
-from secateur.core.sized import Origin, spaces_in
-from secateur.core.space import Form, Space, concat, constant, freeze, leaves, mark_inexact, merge, split, unify
+from secateur.core.sized import COMPARISONS, Origin, spaces_in
+from secateur.core.space import Form, Space, align, concat, constant, freeze, leaves, mark_inexact, merge, split, unify
 from secateur.core.space import factors as factors_of
 
 AxisOf = Callable[[Space], Axis]
@@ -36,6 +36,8 @@ class SizeFacts:
     equations: list[RawEquation] = field(default_factory=list)
     differences: list[tuple[Origin, Origin, str]] = field(default_factory=list)
     float_uses: list[tuple[Origin, str]] = field(default_factory=list)
+    branches: dict[tuple[Origin, str, Origin], tuple[bool, str]] = field(default_factory=dict)
+    losses: list[tuple[Origin, str]] = field(default_factory=list)
 
 
 def settle(facts: SizeFacts) -> None:
@@ -60,6 +62,55 @@ def settle(facts: SizeFacts) -> None:
     for origin, space, where in _failing(facts, meaning):
         _freeze_equation(origin, space, where, meaning)
     _mark_float_uses(facts, meaning)
+    for origin, reason in facts.losses:
+        for space in _spaces_of(origin, meaning):
+            freeze(space, reason)
+    for (left, symbol, right), (outcome, where) in facts.branches.items():
+        if not _comes_out_alike(left, symbol, right, outcome, facts, meaning):
+            for space in [*_spaces_of(left, meaning), *_spaces_of(right, meaning)]:
+                freeze(space, f"the code takes a branch by its size in {where or 'the model'}")
+
+
+def _comes_out_alike(
+    left: Origin, symbol: str, right: Origin, outcome: bool, facts: SizeFacts, meaning: Mapping[Attribute, Space]
+) -> bool:
+    """Whether a comparison comes out the same at other counts of the leaves it depends on; where it does from some count on,
+    or at multiples of one, the leaf is held to these."""
+    sides = [s for origin in (left, right) if not isinstance(origin, float) for s in _spaces_of(origin, meaning)]
+    free = {id(leaf): leaf for space in sides for leaf in leaves(space) if not leaf.frozen and leaf.size > 1}
+
+    def at(sizes: dict[int, int]) -> bool:
+        values = [
+            float(o) if isinstance(o, float) else _number(o, meaning, facts.attributes, sizes, random.Random(0))
+            for o in (left, right)
+        ]
+        return bool(COMPARISONS[symbol](values[0], values[1])) == outcome
+
+    if not free:
+        return True
+    if len(free) == 1:
+        ((key, leaf),) = free.items()
+        return _hold(leaf, [count for count in range(1, leaf.size + 1) if at({key: count})])
+    generator = random.Random(0)
+    draws = [{key: generator.randint(1, leaf.size) for key, leaf in free.items()} for _ in range(64)]
+    corners = [dict.fromkeys(free, 1), {key: leaf.size for key, leaf in free.items()}]
+    return all(at(sizes) for sizes in [*draws, *corners])
+
+
+def _hold(leaf: Space, allowed: list[int]) -> bool:
+    """Hold a leaf to these counts if they are all from some number on, or all multiples of one; whether it could be done."""
+    if not allowed:
+        return False
+    if allowed == [leaf.size]:
+        return False
+    if allowed == list(range(allowed[0], leaf.size + 1)):
+        leaf.least = max(leaf.least, allowed[0])
+        return True
+    step = allowed[0]
+    if allowed == list(range(step, leaf.size + 1, step)):
+        align(leaf, step)
+        return True
+    return False
 
 
 def _always_equal(a: Space, b: Space) -> bool:

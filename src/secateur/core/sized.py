@@ -10,10 +10,22 @@ Invariant: a Sized compares, hashes, prints and pickles as the plain integer it 
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any, Protocol
+
+import numpy as np
 
 from secateur.core.equations import OPERATORS
 from secateur.core.space import Space
+
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "==": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 # An int, an Attribute, a Space, or (symbol, left, right).
 Origin = Any
@@ -30,6 +42,14 @@ class Listener(Protocol):
         """The code compared two sizes."""
         ...
 
+    def branched(self, a: Origin, symbol: str, b: Origin, *, outcome: bool) -> None:
+        """The code asked how a size compares with a number, and may have gone one way because of the answer."""
+        ...
+
+    def lost(self, origin: Origin, how: str) -> None:
+        """The number went where its way cannot be followed: into text, bits, a key."""
+        ...
+
 
 class Sized(int):
     """An integer with its origin. ``listener`` is told when the number leaves the integers or equals another Sized."""
@@ -37,7 +57,9 @@ class Sized(int):
     origin: Origin
     listener: Listener
 
-    def __new__(cls, value: int, origin: Origin, listener: Listener) -> Sized:
+    def __new__(cls, value: int, origin: Origin = None, listener: Listener | None = None) -> Any:
+        if listener is None:  # code that makes "another of the same type": statistics.mean does
+            return int(value)
         made = super().__new__(cls, value)
         made.origin = origin
         made.listener = listener
@@ -75,12 +97,44 @@ class Sized(int):
         same = int.__eq__(self, other)
         if isinstance(other, Sized):
             self.listener.compared(self.origin, other.origin, equal=same)
+            if same:
+                self.listener.branched(self.origin, "==", other.origin, outcome=True)
+        elif isinstance(other, (int, float)):
+            self.listener.branched(self.origin, "==", other, outcome=same)
         return same
 
     def __ne__(self, other: object) -> bool:
         return not self.__eq__(other)
 
     __hash__ = int.__hash__
+
+    def __bool__(self) -> bool:
+        outcome = int.__bool__(self)
+        self.listener.branched(self.origin, "==", 0, outcome=not outcome)
+        return outcome
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        self.float_use()
+        return getattr(function, method)(*map(_plain, inputs), **options)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        self.float_use()
+        return np.asarray(int.__index__(self), dtype=dtype)
+
+    def __format__(self, how: str) -> str:
+        self.listener.lost(self.origin, "text is made of it")
+        return int.__format__(self, how)
+
+    def __str__(self) -> str:
+        self.listener.lost(self.origin, "text is made of it")
+        return int.__repr__(self)
+
+    def bit_length(self) -> int:
+        self.listener.lost(self.origin, "its bits are read")
+        return int.bit_length(self)
 
     def __neg__(self) -> Sized:
         return Sized(-int.__index__(self), ("-", 0, self.origin), self.listener)
@@ -128,6 +182,39 @@ def _install(symbol: str, method: str) -> None:
 
 for _symbol, _method in (("+", "add"), ("-", "sub"), ("*", "mul"), ("//", "floordiv"), ("%", "mod")):
     _install(_symbol, _method)
+
+
+def _install_comparison(symbol: str, method: str) -> None:
+    compute = COMPARISONS[symbol]
+
+    def compare(self: Sized, other: Any) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        outcome = bool(compute(int.__index__(self), _plain(other)))
+        to = other if isinstance(other, float) else origin_of(other)
+        self.listener.branched(self.origin, symbol, to, outcome=outcome)
+        return outcome
+
+    setattr(Sized, f"__{method}__", compare)
+
+
+def _install_bits(method: str) -> None:
+    def forward(self: Sized, other: Any) -> Any:
+        self.listener.lost(self.origin, "its bits are read")
+        return getattr(int, f"__{method}__")(int.__index__(self), _plain(other))
+
+    def backward(self: Sized, other: Any) -> Any:
+        self.listener.lost(self.origin, "its bits are read")
+        return getattr(int, f"__{method}__")(_plain(other), int.__index__(self))
+
+    setattr(Sized, f"__{method}__", forward)
+    setattr(Sized, f"__r{method}__", backward)
+
+
+for _symbol, _method in (("<", "lt"), ("<=", "le"), (">", "gt"), (">=", "ge")):
+    _install_comparison(_symbol, _method)
+for _method in ("and", "or", "xor", "lshift", "rshift"):
+    _install_bits(_method)
 
 
 def spaces_in(origin: Origin) -> list[Space]:

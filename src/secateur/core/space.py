@@ -27,13 +27,14 @@ class Form(Enum):
 class Space:
     """One dimension. Mutable on purpose: unification is destructive, `root` finds the surviving representative."""
 
-    __slots__ = ("children", "form", "frozen", "inexact", "multiple", "parent", "size")
+    __slots__ = ("children", "form", "frozen", "inexact", "least", "multiple", "parent", "size")
 
     def __init__(self, size: int, frozen: str | None = None, inexact: str | None = None) -> None:
         self.size = int(size)
         self.frozen = frozen
         self.inexact = inexact
         self.multiple = 1
+        self.least = 1  # fewer units would send the code another way
         self.parent: Space | None = None
         self.form = Form.LEAF
         self.children: tuple[Space, ...] = ()

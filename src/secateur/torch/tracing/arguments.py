@@ -62,6 +62,10 @@ class Sizes(Listening):
         if not self.reading:
             return out
         name = func.__name__
+        if name in _READS and isinstance(args[0], torch.Tensor) and args[0].dim():
+            self.tracer.read(args[:1])
+            self.tracer.freeze_all(args[:1], f"its values are read by {name} in {self.tracer.module or 'the model'}")
+            return out
         if name in _VIEWS:
             self._note_constants(name, out, args, kwargs, first)
         if name in _EQUAL_PARTS and isinstance(args[1] if len(args) > 1 else None, int):
@@ -191,6 +195,12 @@ class _Deaf:
     def compared(self, a: Origin, b: Origin, *, equal: bool) -> None:
         pass
 
+    def branched(self, a: Origin, symbol: str, b: Origin, *, outcome: bool) -> None:
+        pass
+
+    def lost(self, origin: Origin, how: str) -> None:
+        pass
+
 
 _DEAF = _Deaf()
 
@@ -237,6 +247,15 @@ def _split(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     for i, part in enumerate(out):
         yield (sizes[i] if isinstance(sizes, (tuple, list)) else sizes), part, dim
+
+
+def _tensor_split(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
+    """Given where to cut, not how much to take: each part but the last is as long as two cuts are apart."""
+    cuts = args[1] if len(args) > 1 else kwargs.get("indices", kwargs.get("indices_or_sections"))
+    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    if isinstance(cuts, (tuple, list)):
+        for before, cut, part in zip((0, *cuts), cuts, out, strict=False):
+            yield _minus(cut, before), part, dim
 
 
 def _narrow(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
@@ -314,7 +333,8 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(("full", "new_full"), _full),
     "unflatten": _unflatten,
     "arange": _arange,
-    **dict.fromkeys(("split", "split_with_sizes", "tensor_split"), _split),
+    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    "tensor_split": _tensor_split,
     "narrow": _narrow,
     "__getitem__": _getitem,
     **dict.fromkeys(("repeat", "tile"), _repeat),
@@ -325,6 +345,11 @@ READERS: dict[str, Reader] = {
 
 # functions that divide a dimension into a number of parts -> the dimension, where the name says it
 _EQUAL_PARTS: dict[str, int | None] = {"chunk": None, "tensor_split": None, "hsplit": 1, "vsplit": 0, "dsplit": 2}
+
+
+# what hands a tensor's values to code that nobody listens to
+_READS = frozenset({"numpy", "tolist", "untyped_storage", "storage", "_typed_storage", "__dlpack__", "__reduce_ex__"})
+
 
 _VIEWS = frozenset({"view", "reshape", "unflatten", "expand"})
 

@@ -113,7 +113,10 @@ def _width(name: str, names: Names, positions: Mapping[str, int], inner: Mapping
 def _choices(leaf: Space) -> tuple[int, ...]:
     if leaf.frozen or leaf.size <= leaf.multiple:
         return (leaf.size,)
-    counts = range(leaf.multiple, leaf.size + 1, leaf.multiple)
+    first = -(-leaf.least // leaf.multiple) * leaf.multiple
+    counts = range(first, leaf.size + 1, leaf.multiple)
+    if not counts:
+        return (leaf.size,)
     return tuple(counts) if counts[-1] == leaf.size else (*counts, leaf.size)
 
 

@@ -9,6 +9,7 @@ Invariant: a tensor whose origin the tracer does not know is frozen; the tracer 
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.equations import Attribute
 from secateur.core.settle import SizeFacts
-from secateur.core.sized import Origin
+from secateur.core.sized import Origin, Sized
 from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexact, unify
 from secateur.torch.rules.registry import find
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
@@ -169,6 +170,19 @@ class Tracer(TorchDispatchMode):
         for attribute, space in ((a, b), (b, a)):
             if isinstance(attribute, Attribute) and isinstance(space, Space):
                 self.facts.equations.append((attribute, space, f"a comparison in {self.module}"))
+
+    def branched(self, a: Origin, symbol: str, b: Origin, *, outcome: bool) -> None:
+        """The code may have gone one way because of a size. PyTorch's own does so to check what must fit, or to be quick."""
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_globals.get("__name__") == Sized.__module__:
+            frame = frame.f_back
+        if frame is not None and str(frame.f_globals.get("__name__")).startswith("torch."):
+            return
+        self.facts.branches[a, symbol, b] = (outcome, self.module)
+
+    def lost(self, origin: Origin, how: str) -> None:
+        """A size went where it cannot be followed."""
+        self.facts.losses.append((origin, f"{how} in {self.module or 'the model'}"))
 
     def forget(self) -> None:
         """Let go of tensors that are not the run's: constants of the model's code."""

@@ -1,0 +1,89 @@
+"""Whatever code does with a size or with values is followed, or keeps the width whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import secateur as sc
+
+X = torch.rand(2, 6)
+
+
+class Net(nn.Module):
+    """A free width of 24 that the code under test sees between two layers."""
+
+    def __init__(self, between: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 24), nn.Linear(24, 3)
+        self.between = between
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.between(torch.relu(self.a(x))))
+
+
+def width(between: Any) -> sc.Width:
+    return sc.trace(Net(between), X)["a.out_features"]
+
+
+@pytest.mark.parametrize(
+    ("between", "fewest"),
+    [
+        (lambda h: h if h.shape[-1] > 9 else -h, 10),
+        (lambda h: -h if h.shape[-1] == 1 else h, 2),
+        (lambda h: h if h.shape[-1] >= 16 else -h, 16),
+        (lambda h: h if h.shape[-1] > 0 else -h, 1),
+    ],
+)
+def test_a_branch_by_size_limits_the_choices(between: Any, fewest: int) -> None:
+    assert width(between).choices[0] == fewest
+
+
+def test_a_branch_by_divisibility_holds_the_width_to_multiples() -> None:
+    assert width(lambda h: h if h.shape[-1] % 4 == 0 else -h).choices == (4, 8, 12, 16, 20, 24)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda h: h * {24: 0.5}.get(h.shape[-1], 2.0),
+        lambda h: h * float(min(h.shape[-1], 16) == 16 and h.shape[-1] == 24),
+        lambda h: h * (2 if h.shape[-1] in (8, 24) else 1),
+        lambda h: h * int(f"{h.shape[-1]}"),
+        lambda h: h * (h.shape[-1] & 7),
+        lambda h: h * h.shape[-1].bit_length(),
+        lambda h: h * float(h.detach().numpy().argmax() >= 0),
+        lambda h: h * float(np.asarray(h.detach()).argmax() >= 0),
+        lambda h: h * float(sum(h.detach().flatten().tolist()) > -1),
+        lambda h: h * float(len(bytes(h.untyped_storage())) > 0),
+    ],
+)
+def test_what_cannot_be_followed_keeps_the_width_whole(between: Any) -> None:
+    assert width(between).frozen is not None
+
+
+@pytest.mark.parametrize("function", [np.sqrt, np.log, lambda c: np.power(c, 2)])
+def test_a_size_that_numpy_takes_for_a_number_is_inexact(function: Any) -> None:
+    assert not width(lambda h: h / float(function(h.shape[-1]))).exact
+
+
+def test_cuts_of_a_tensor_split_are_places_and_no_sizes() -> None:
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.k, self.a, self.b = 4, nn.Linear(6, 12), nn.Linear(12, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            left, right = self.a(x).tensor_split([self.k], -1)
+            return self.b(torch.cat([right, left], -1))
+
+    assert 8 in [w.size for w in sc.trace(Split(), X).free]
+
+
+def test_code_may_make_another_number_of_a_sizes_type() -> None:
+    assert width(lambda h: h * float(type(h.shape[-1])(2))).frozen is None
