@@ -23,6 +23,7 @@ from secateur.torch.rules.registry import FUNCTION_RULES
 from secateur.torch.running.calls import Args, Function, Kwargs, Result
 from secateur.torch.running.listening import Listening
 from secateur.torch.running.switches import onednn_off
+from secateur.torch.tracing.arithmetic import ARITHMETIC
 from secateur.torch.tracing.tracer import Tracer
 
 Reading = Iterator[tuple[Any, torch.Tensor, int]]  # (integer, tensor, dimension it is the size of)
@@ -148,7 +149,7 @@ class Sizes(Listening):
         for value in _flat_ints((args, kwargs)):
             if not isinstance(value, Sized):
                 continue
-            if name in _ARITHMETIC:
+            if name in ARITHMETIC:
                 tracer.facts.float_uses.append((value.origin, where))
             elif name not in _POSITIONS:
                 fixed = constant(abs(int.__index__(value)), f"a size is used as a number in {where}")
@@ -364,57 +365,6 @@ GROUP_ARGUMENT: dict[str, tuple[int, str, int]] = {
     "conv_transpose2d": (6, "groups", -3),
     "conv_transpose3d": (6, "groups", -4),
 }
-
-
-_ARITHMETIC = frozenset(
-    [
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "pow",
-        "__add__",
-        "__radd__",
-        "__sub__",
-        "__rsub__",
-        "__mul__",
-        "__rmul__",
-        "__truediv__",
-        "__rtruediv__",
-        "__div__",
-        "add_",
-        "sub_",
-        "mul_",
-        "div_",
-        "true_divide",
-        "floor_divide",
-        "__floordiv__",
-        "__mod__",
-        "remainder",
-        "__pow__",
-        "__rpow__",
-        "sqrt",
-        "full_like",
-        "fill_",
-        "tensor",
-        "clamp",
-        "maximum",
-        "minimum",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "__eq__",
-        "__ne__",
-        "__lt__",
-        "__le__",
-        "__gt__",
-        "__ge__",
-        "scaled_dot_product_attention",
-    ]
-)
 
 
 # arguments that are positions or flags, not sizes
