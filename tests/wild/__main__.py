@@ -23,11 +23,12 @@ def main() -> int:
     parser.add_argument("--draws", default=",".join(DRAWS), help="half, random, equal, least")
     parser.add_argument("--seeds", type=int, default=1, metavar="N")
     parser.add_argument("--wrong", action="store_true", help="print only what is not right")
+    parser.add_argument("--light", action="store_true", help="leave out the heavy ones")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     verdicts: list[Verdict] = []
     for name in sorted(fnmatch.filter(ENTRIES, asked.only)):
-        for seed in range(asked.seeds):
+        for seed in range(0 if asked.light and ENTRIES[name].heavy else asked.seeds):
             verdict = judge(ENTRIES[name], asked.draws.split(","), seed)
             verdicts.append(verdict)
             if not asked.wrong or verdict.outcome != "right":

@@ -144,7 +144,7 @@ def _inside_container(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, types.GeneratorType) and value.gi_frame is not None:
         yield from ((f"local {k}", v) for k, v in value.gi_frame.f_locals.items())
     elif isinstance(value, torch.jit.ScriptModule):
-        yield "state", dict(value.named_parameters()) | dict(value.named_buffers())
+        yield from (dict(value.named_parameters()) | dict(value.named_buffers())).items()
 
 
 def _key(key: Any) -> str:
@@ -187,6 +187,8 @@ def _detail(value: Any) -> tuple[Any, ...]:
 
 
 def _tensor_detail(tensor: Tensor) -> tuple[Any, ...]:
+    if torch.nn.parameter.is_lazy(tensor):
+        return (tensor.dtype,)
     described = (tensor.dtype, tensor.device, tuple(tensor.shape), tensor.requires_grad, tensor.layout)
     version = None if tensor.is_inference() else tensor._version
     return (*described, version, id(tensor.grad_fn), _digest(tensor))

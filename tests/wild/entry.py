@@ -8,6 +8,7 @@ Invariant: `Entry.build` and the inputs depend on the seed alone, so that a seco
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import zlib
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ class Entry:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(self.name.encode()))
             model = self.make()
-            model.train(self.training)
+            set_mode(model, self.training)
             stir(model)
         return model
 
@@ -92,10 +93,16 @@ def wild(example: Inputs, *, needs: Sequence[str] = (), name: str = "", **fields
     return register
 
 
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Training or evaluation mode, where the model knows them."""
+    with contextlib.suppress(NotImplementedError):
+        model.train(training)
+
+
 def stir(model: nn.Module) -> None:
     """Constant parameters and fresh running statistics hide mistakes: give them values as training would."""
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (p for p in model.parameters() if not torch.nn.parameter.is_lazy(p)):
             if (
                 parameter.is_floating_point()
                 and parameter.numel() > 1

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .entry import Entry, Inputs
+from .entry import Entry, Inputs, set_mode
 from .reference import tensors_of
 from .values import Leaf, cast, difference, flat, quiet
 
@@ -35,11 +35,11 @@ class Life:
         """The steps that raised."""
         return {name: value for name, value in self.steps.items() if isinstance(value, Exception)}
 
-    def difference(self, other: Life, tolerance: float) -> str | None:
+    def difference(self, other: Life, tolerance: float, steps: tuple[str, ...] = ()) -> str | None:
         """The first step in which another model behaves otherwise, in a sentence. What raises here is not compared."""
         for name, expected in self.steps.items():
             found = other.steps.get(name, expected)
-            if isinstance(expected, Exception):
+            if isinstance(expected, Exception) or (steps and name not in steps):
                 continue
             if isinstance(found, Exception):
                 return f"{name}: raises {type(found).__name__}: {' '.join(str(found).split())[:200]}"
@@ -53,11 +53,11 @@ def live(entry: Entry, model: nn.Module, dtype: torch.dtype, *, loud: bool = Fal
     """Use a model as its users do, in this precision; ``loud`` leaves random numbers random."""
     life = Life()
     with _default_dtype(dtype):
-        model.eval()
+        set_mode(model, False)
         for name, use in _uses(entry, dtype):
             with _atmosphere(loud):
                 life.steps[name] = _outcome(use, model)
-        model.train()
+        set_mode(model, True)
         model.zero_grad()
         training = _training_step(_calling(entry, entry.example, 0, dtype))
         with _atmosphere(loud):
@@ -66,7 +66,7 @@ def live(entry: Entry, model: nn.Module, dtype: torch.dtype, *, loud: bool = Fal
         life.buffers = {
             name: t.detach().clone() for name, t in tensors_of(model).items() if not isinstance(t, nn.Parameter)
         }
-        model.eval()
+        set_mode(model, False)
         again = _calling(entry, entry.example, 0, dtype)
         with _atmosphere(loud):
             life.steps["after training"] = _outcome(again, model)

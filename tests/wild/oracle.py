@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import re
 import time
 import warnings
@@ -28,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import secateur as sc
 
 from .belongings import Belongings
-from .entry import Entry
+from .entry import Entry, set_mode
 from .life import Life, live
 from .reference import Wrong, coordinates, mask, rename, select, tensors_of, zero
 from .values import cast_model, difference, quiet
@@ -57,18 +58,12 @@ def judge(entry: Entry, draws: Sequence[str] = DRAWS, seed: int = 0) -> Verdict:
     """Everything about one entry. Never raises for what the library did."""
     started, court = time.perf_counter(), _Court(entry, seed)
     plans = [partial(court.check_plan, draw) for draw in draws]
+    rest = (court.check_proof, court.check_prune, court.check_original)
     wrongs: list[str] = []
     refused: _Refused | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for check in (
-            court.trace,
-            court.live_whole,
-            court.check_names,
-            *plans,
-            court.check_prune,
-            court.check_original,
-        ):
+        for check in (court.trace, court.live_whole, court.check_names, *plans, *rest):
             try:
                 check()
             except Wrong as wrong:
@@ -97,6 +92,11 @@ class _Refused(Exception):
         self.outcome: Outcome = outcome
 
 
+def _late(step: str, error: sc.SecateurError) -> Exception:
+    """A plan that the graph offered is refused: allowed with a reason, not with "report this"."""
+    return Wrong(f"{step}: {sentence(error)}") if "report this" in str(error) else _Refused(error, "late")
+
+
 @contextlib.contextmanager
 def _promised(step: str, mine: Belongings, outcome: Outcome) -> Iterator[None]:
     """A verb of the library: typed errors only, and nothing of the user's touched either way."""
@@ -106,9 +106,7 @@ def _promised(step: str, mine: Belongings, outcome: Outcome) -> Iterator[None]:
         if changes := mine.changes():
             mine.settle()
             raise Wrong(f"{step} was refused and left a mark: {'; '.join(changes)}") from error
-        if "report this" in str(error):
-            raise Wrong(f"{step}: {sentence(error)}") from error
-        raise _Refused(error, outcome) from error
+        raise (_late(step, error) if outcome == "late" else _Refused(error, outcome)) from error
     except Exception as error:
         raise Wrong(f"{step}: {_UNTYPED}: {sentence(error)}") from error
     if changes := mine.changes():
@@ -157,6 +155,10 @@ class _Court:
             if not isinstance(self.whole.steps["example"], Exception):
                 return
         raise AssertionError(f"the model itself does not run: {sentence(self.whole.failed['example'])}")
+
+    def _has_numbers(self) -> bool:
+        step = self.whole.steps["example"]
+        return not isinstance(step, Exception) and any(isinstance(leaf, (Tensor, int, str)) for _, leaf in step)
 
     def _own_dtype(self) -> torch.dtype:
         return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
@@ -283,7 +285,8 @@ class _Court:
         counter = FlopCounterMode(display=False)
         try:
             with torch.no_grad(), quiet(), counter:
-                self.entry.call(self.entry.example).on(model.eval())
+                set_mode(model, False)
+                self.entry.call(self.entry.example).on(model)
         except Exception:
             return -1
         return counter.get_total_flops() / 2
@@ -351,6 +354,46 @@ class _Court:
     def _failing(self) -> set[str]:
         return set(live(self.entry, self.entry.build(), self._own_dtype(), loud=True).failed)
 
+    def check_proof(self) -> None:
+        """The library's proof is no rubber stamp: a wrong slice in one tensor must not pass."""
+        for width in self.graph.free:
+            tensors = list(dict.fromkeys(use.tensor for use in width.uses))
+            if (
+                width.exact
+                and width.outer is None
+                and width.size > 3
+                and len(tensors) > 1
+                and not self._is_outer(width)
+            ):
+                return self._check_proof_against(width, tensors[-1])
+
+    def _is_outer(self, width: Any) -> bool:
+        return any(other.outer == width.name for other in self.graph.widths)
+
+    def _check_proof_against(self, width: Any, tensor: str) -> None:
+        other = dataclasses.replace(width, name=f"{width.name} elsewhere")
+        layouts = {**self.graph.layouts, tensor: _renaming(self.graph.layouts[tensor], width.name, other.name)}
+        graph = dataclasses.replace(self.graph, widths=(*self.graph.widths, other), layouts=layouts)
+        count = min(width.choices, key=lambda count: abs(count - width.size / 2))
+        try:
+            plan = graph.plan({width.name: range(count), other.name: range(width.size - count, width.size)})
+        except sc.SecateurError:
+            return
+
+        def masked(model: nn.Module) -> nn.Module:
+            zero(model, layouts, plan.arrays(), self._outer())
+            return model
+
+        wrong = self._life(lambda model: sc.apply(model, plan, in_place=True, verify=False))
+        if not (gap := self._life(masked).difference(wrong, 1e-3, steps=("example",))):
+            return
+        try:
+            said = sc.verify(self.entry.build(), plan, graph)
+        except sc.SecateurError:
+            return
+        if said.passed:
+            raise Wrong(f"a wrong slice of {tensor} is called {said}, though {gap}")
+
     def check_prune(self) -> None:
         """The whole pipeline by its one call."""
         model, call = self.entry.build(), self.entry.call(self.entry.example)
@@ -362,13 +405,25 @@ class _Court:
         except sc.Infeasible:
             return
         except sc.SecateurError as error:
-            raise _Refused(error, "late") from error
+            raise _late("prune", error) from error
         except Exception as error:
             raise Wrong(f"prune: {_UNTYPED}: {sentence(error)}") from error
+        if result.verification.passed and not self._has_numbers():
+            raise Wrong(f"nothing comes out that could be compared, and still: {result.verification}")
         held = sum(p.numel() for p in small.parameters())
         if held > budget or held != result.after["params"]:
             raise Wrong(f"prune to {budget} parameters gave {held} and said {result.after['params']}")
         self._check_own_precision(small)
+
+
+def _renaming(axis: Any, old: str, new: str) -> Any:
+    """The same axis, or axes, with a width under another name."""
+    if isinstance(axis, tuple):
+        return tuple(_renaming(part, old, new) for part in axis)
+    if hasattr(axis, "width"):
+        return dataclasses.replace(axis, width=new) if axis.width == old else axis
+    parts = "factors" if hasattr(axis, "factors") else "parts" if hasattr(axis, "parts") else None
+    return dataclasses.replace(axis, **{parts: _renaming(getattr(axis, parts), old, new)}) if parts else axis
 
 
 def widths_of(axis: Any) -> set[str]:

@@ -11,7 +11,7 @@ import dataclasses
 import enum
 import random
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,10 +33,15 @@ def _walk(value: Any, path: str, around: set[int]) -> Iterator[Leaf]:
         yield path, _dense(value)
     elif isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
-        yield (path, torch.from_numpy(np.array(array))) if array.dtype.kind in "biufc" else (path, array.tolist())
+        if array.dtype.kind in "biufc":
+            yield path, torch.from_numpy(np.array(array))
+        else:
+            yield from _walk(array.tolist(), path, around)
+    elif isinstance(value, bytes):
+        yield path, len(value)  # rounding shows in bytes: only their number can be compared
     elif isinstance(value, (bool, int, float, complex)):
         yield path, torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
-    elif value is None or isinstance(value, (str, bytes, torch.Size, torch.dtype, torch.device, enum.Enum, type)):
+    elif value is None or isinstance(value, (str, torch.Size, torch.dtype, torch.device, enum.Enum, type)):
         yield path, value
     elif not isinstance(value, (nn.Module, types.FunctionType, types.MethodType)) and id(value) not in around:
         for key, item in _parts(value):
@@ -46,7 +51,7 @@ def _walk(value: Any, path: str, around: set[int]) -> Iterator[Leaf]:
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", item) for key, item in value.items())
-    elif isinstance(value, (list, tuple, set, frozenset)) or hasattr(value, "__next__"):
+    elif isinstance(value, Iterable):
         yield from ((f"[{i}]", item) for i, item in enumerate(value))
     elif dataclasses.is_dataclass(value):
         yield from ((f".{field.name}", getattr(value, field.name)) for field in dataclasses.fields(value))
