@@ -381,7 +381,7 @@ class _Court:
             return
 
         def masked(model: nn.Module) -> nn.Module:
-            zero(model, layouts, plan.arrays(), self._outer())
+            zero(model, layouts, _arrays(plan), self._outer())
             return model
 
         wrong = self._life(lambda model: sc.apply(model, plan, in_place=True, verify=False))
@@ -429,6 +429,10 @@ def _renaming(axis: Any, old: str, new: str) -> Any:
 def widths_of(axis: Any) -> set[str]:
     """The widths that an axis is made of."""
     return {width for place in coordinates(axis) for width, _ in place}
+
+
+def _arrays(plan: Any) -> dict[str, Any]:
+    return {name: np.asarray(kept) for name, kept in plan.kept.items()}
 
 
 def _ties(tensors: dict[str, Tensor]) -> set[frozenset[str]]:
