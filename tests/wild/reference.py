@@ -11,6 +11,7 @@ Invariant: nothing here calls the library; a layout is read by its fields alone.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -197,3 +198,36 @@ def _overwrite(
     for name, tensor, new in made:
         if not torch.equal(tensor.detach(), new) and not bool(new.isnan().any()):
             raise Wrong(f"{name} shares memory with a tensor that is narrowed another way")
+
+
+def renaming(axis: Any, old: str, new: str) -> Any:
+    """The same axis, or axes, with a width under another name."""
+    if isinstance(axis, tuple):
+        return tuple(renaming(part, old, new) for part in axis)
+    if hasattr(axis, "width"):
+        return dataclasses.replace(axis, width=new) if axis.width == old else axis
+    parts = "factors" if hasattr(axis, "factors") else "parts" if hasattr(axis, "parts") else None
+    return dataclasses.replace(axis, **{parts: renaming(getattr(axis, parts), old, new)}) if parts else axis
+
+
+def widths_of(axis: Any) -> set[str]:
+    """The widths that an axis is made of."""
+    return {width for place in coordinates(axis) for width, _ in place}
+
+
+def arrays(plan: Any) -> dict[str, Any]:
+    """The kept sets of a plan, by width."""
+    return {name: np.asarray(kept) for name, kept in plan.kept.items()}
+
+
+def ties(tensors: dict[str, Tensor]) -> set[frozenset[str]]:
+    """The names of each tensor that has several."""
+    groups: dict[int, set[str]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(id(tensor), set()).add(name)
+    return {frozenset(names) for names in groups.values()}
+
+
+def bitwise(a: Tensor, b: Tensor) -> bool:
+    """Equal, bit for bit but for kinds of nothing."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())

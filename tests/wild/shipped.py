@@ -179,23 +179,23 @@ class SileroVAD(nn.Module):
 
 
 def _face(module: str, name: str) -> nn.Module:
-    """From a package whose own imports want a camera library."""
-    package, unused = types.ModuleType("facedetection"), types.ModuleType("facedetection.utils.detect_face")
+    """From a package whose own imports want a camera and the network."""
+    package, unused = types.ModuleType("facedetection"), mock.MagicMock()
     package.__path__ = [str(_folder("facedetection"))]
-    vars(unused).update(detect_face=None, extract_face=None)
-    with mock.patch.dict(sys.modules, {"facedetection": package, "facedetection.utils.detect_face": unused}):
+    unwanted = dict.fromkeys(("facedetection.utils.detect_face", "requests", "requests.adapters"), unused)
+    with mock.patch.dict(sys.modules, {"facedetection": package, **unwanted}):
         return getattr(importlib.import_module(f"facedetection.models.{module}"), name)()
 
 
-wild(lambda: (floats(1, 3, 24, 24),), needs=["facedetection"], heavy=True, name="mtcnn_proposal")(lambda: _face("mtcnn", "PNet"))
-wild(lambda: (floats(2, 3, 24, 24),), needs=["facedetection"], heavy=True, name="mtcnn_refine")(lambda: _face("mtcnn", "RNet"))
-wild(lambda: (floats(2, 3, 48, 48),), needs=["facedetection"], heavy=True, name="mtcnn_output")(lambda: _face("mtcnn", "ONet"))
-
-
-@wild(lambda: (floats(2, 3, 80, 80),), needs=["facedetection"], heavy=True)
-def facenet() -> nn.Module:
-    """Inception-ResNet with scaled residuals and a normalised embedding."""
-    return _face("inception_resnet_v1", "InceptionResnetV1")
+wild(lambda: (floats(1, 3, 24, 24),), needs=["facedetection"], heavy=True, name="mtcnn_proposal")(
+    lambda: _face("mtcnn", "PNet")
+)
+wild(lambda: (floats(2, 3, 24, 24),), needs=["facedetection"], heavy=True, name="mtcnn_refine")(
+    lambda: _face("mtcnn", "RNet")
+)
+wild(lambda: (floats(2, 3, 48, 48),), needs=["facedetection"], heavy=True, name="mtcnn_output")(
+    lambda: _face("mtcnn", "ONet")
+)
 
 
 @wild(lambda: (floats(2, 1, 28, 28),), needs=["digit_recognizer"])
