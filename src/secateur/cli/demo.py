@@ -37,7 +37,7 @@ BATCH = 256  # latency is that of this many images at once, on one thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
+class Figures:
     """One network, measured: ``accuracy`` on the test images, ``macs`` of one image, ``latency_ms`` of a batch."""
 
     accuracy: float
@@ -48,18 +48,18 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Comparison:
     """One run: the network before, pruned, and fine-tuned, and what was checked on the way."""
 
-    before: Measurement
-    pruned: Measurement
-    tuned: Measurement
+    before: Figures
+    pruned: Figures
+    tuned: Figures
     verification: str
     onnx_difference: float
     seconds: float
 
 
-def run(*, seeds: int = 1, folder: str | None = None) -> list[Outcome]:
+def run(*, seeds: int = 1, folder: str | None = None) -> list[Comparison]:
     """Run the demo once for each seed and print what came out; ``folder`` keeps the last artefact and ONNX file."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder or temporary)
@@ -70,24 +70,24 @@ def run(*, seeds: int = 1, folder: str | None = None) -> list[Outcome]:
     return outcomes
 
 
-def run_once(seed: int, folder: Path) -> Outcome:
+def run_once(seed: int, folder: Path) -> Comparison:
     """One seed, from data to ONNX. Raises VerificationError where a restored or exported network is another one."""
     started = time.perf_counter()
     torch.manual_seed(seed)
     data, model = load_digits(), DigitNet()
     images = data.test.images_N1hw
     _train(model, data, "training", EPOCHS, RATE, seed)
-    before = measure(model, data, _bytes_of(model))
+    before = figures_of(model, data, _bytes_of(model))
     model, result = sc.prune(model, mode="magnitude", constraints=BUDGET, dummy_input=images[:1])
     reestimate_batch_norm(model, data.train.images_N1hw.split(64))
-    pruned = measure(model, data, _bytes_of(model))
+    pruned = figures_of(model, data, _bytes_of(model))
     _train(model, data, "fine-tuning", FINE_TUNING_EPOCHS, FINE_TUNING_RATE, seed)
     with _progress("saving, restoring, exporting", 2) as step:
         file_bytes = save_and_check(model, images, folder / "digits-pruned")
         step("exporting to ONNX")
         difference = export_onnx(model, images[:BATCH], folder / "digits-pruned.onnx")
-    return Outcome(
-        before=before, pruned=pruned, tuned=measure(model, data, file_bytes), verification=str(result.verification),
+    return Comparison(
+        before=before, pruned=pruned, tuned=figures_of(model, data, file_bytes), verification=str(result.verification),
         onnx_difference=difference, seconds=time.perf_counter() - started,
     )  # fmt: skip
 
@@ -97,10 +97,10 @@ def _train(model: nn.Module, data: Digits, title: str, epochs: int, rate: float,
         train(model, data, epochs=epochs, rate=rate, seed=seed, step=step)
 
 
-def measure(model: nn.Module, data: Digits, file_bytes: int) -> Measurement:
+def figures_of(model: nn.Module, data: Digits, file_bytes: int) -> Figures:
     """Measure a network; MACs and parameters are counted on the network itself, not taken from its plan."""
     graph = sc.trace(model, data.test.images_N1hw[:1], check=False)
-    return Measurement(
+    return Figures(
         accuracy=accuracy(model, data.test),
         macs=graph.macs,
         params=sum(p.numel() for p in model.parameters()),
@@ -119,7 +119,7 @@ def save_and_check(model: nn.Module, images: torch.Tensor, folder: Path) -> int:
     return (folder / "model.safetensors").stat().st_size
 
 
-def report(outcomes: Sequence[Outcome]) -> str:
+def report(outcomes: Sequence[Comparison]) -> str:
     """The table, and below it what was checked; over several seeds, means with their ranges."""
     columns = [[getattr(o, name) for o in outcomes] for name in ("before", "pruned", "tuned")]
     rows = [

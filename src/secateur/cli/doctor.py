@@ -39,12 +39,12 @@ def examine() -> dict[str, Any]:
     }
 
 
-def report(found: dict[str, Any]) -> str:
-    """What was found, as a table and remarks."""
-    rows = [("python", found["python"], ""), ("system", found["system"], "")]
-    rows += [(name, shown or "not installed", EXTRAS.get(name, "")) for name, shown in found["packages"].items()]
-    rows += [("device", device, "") for device in found["devices"]]
-    remarks = found["remarks"] or ["nothing amiss"]
+def report(surroundings: dict[str, Any]) -> str:
+    """What was looked at, as a table and remarks."""
+    rows = [("python", surroundings["python"], ""), ("system", surroundings["system"], "")]
+    rows += [(name, shown or "not installed", EXTRAS.get(name, "")) for name, shown in surroundings["packages"].items()]
+    rows += [("device", device, "") for device in surroundings["devices"]]
+    remarks = surroundings["remarks"] or ["nothing amiss"]
     return "\n".join([text_table("Secateur's surroundings", ("", "version", "needed for"), rows), *remarks])
 
 
@@ -62,12 +62,12 @@ def _vision_cuda() -> str | None:
 
 
 def _devices() -> list[str]:
-    found = [f"cpu, {torch.get_num_threads()} threads"]
+    devices = [f"cpu, {torch.get_num_threads()} threads"]
     if torch.cuda.is_available():
-        found += [f"cuda:{i}, {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+        devices += [f"cuda:{i}, {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
+        devices.append("mps")
+    return devices
 
 
 def _remarks(packages: dict[str, str | None]) -> list[str]:
@@ -79,7 +79,7 @@ def _remarks(packages: dict[str, str | None]) -> list[str]:
             f"torchvision was built for CUDA {_vision_cuda()}, torch for {torch.version.cuda}: its compiled operators "
             "cannot load. Classification models work; detectors need a torchvision built for the same torch"
         )
-    missing = [name for name, found in packages.items() if name in EXTRAS and not found]
+    missing = [name for name, shown in packages.items() if name in EXTRAS and not shown]
     if missing:
         remarks.append(f"optional packages not installed: {', '.join(missing)}; add them with pip install")
     return remarks

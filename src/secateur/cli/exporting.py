@@ -46,7 +46,7 @@ def _difference(model: nn.Module, images: Tensor, path: Path) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    (given,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.inference_mode():
         expected = model(images)
-    return float((torch.as_tensor(found) - expected).abs().max() / expected.abs().max())
+    return float((torch.as_tensor(given) - expected).abs().max() / expected.abs().max())

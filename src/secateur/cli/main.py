@@ -68,8 +68,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print data inst
     with _exit_codes():
         from secateur.cli.doctor import examine, report
 
-        found = examine()
-        _print(json.dumps(found, indent=2) if as_json else report(found))
+        surroundings = examine()
+        _print(json.dumps(surroundings, indent=2) if as_json else report(surroundings))
 
 
 def _print(text: str) -> None:

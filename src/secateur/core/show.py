@@ -242,9 +242,9 @@ def _frozen(graph: Graph, limit: int | None) -> str:
         return ""
     table = _table("Frozen: never narrowed, and why", "Widths", "Why", "Which")
     ranked = sorted(reasons.values(), key=len, reverse=True)
-    for found in ranked if limit is None else ranked[: max(limit // 3, 1)]:
-        names = [name for _, name in found]
-        _add(table, str(len(found)), family_name([why for why, _ in found]), few(names, 3 if limit else len(names)))
+    for group in ranked if limit is None else ranked[: max(limit // 3, 1)]:
+        names = [name for _, name in group]
+        _add(table, str(len(group)), family_name([why for why, _ in group]), few(names, 3 if limit else len(names)))
     if limit is not None and len(ranked) > max(limit // 3, 1):
         _add(table, "…", f"{len(ranked) - max(limit // 3, 1)} more reasons", "limit=None shows them")
     return _render(table)

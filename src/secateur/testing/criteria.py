@@ -19,7 +19,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.layout import Values
 from secateur.testing.check import Check
-from secateur.testing.networks import Batch, permuted, small_batches, small_network
+from secateur.testing.networks import LabelledImages, permuted, small_batches, small_network
 from secateur.torch.criteria.protocol import Criterion
 from secateur.torch.criteria.sources import DataDriven
 from secateur.torch.running.data import Data
@@ -67,7 +67,9 @@ class _Case:
         self.model = small_network()
         self.graph: Graph = trace(self.model, torch.zeros(2, 3, 6, 6))
 
-    def scores(self, model: nn.Module | None = None, batches: Sequence[Batch] | None = None) -> dict[str, Values]:
+    def scores(
+        self, model: nn.Module | None = None, batches: Sequence[LabelledImages] | None = None
+    ) -> dict[str, Values]:
         model, judge = self.model if model is None else model, self.criterion
         if isinstance(judge, DataDriven):
             dtype = next(model.parameters()).dtype

@@ -15,7 +15,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.layout import kept_indices, touches
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # images and labels
+LabelledImages = tuple[torch.Tensor, torch.Tensor]  # images and labels
 
 
 class SmallNetwork(nn.Module):
@@ -51,7 +51,7 @@ def small_network() -> SmallNetwork:
     return model
 
 
-def small_batches() -> list[Batch]:
+def small_batches() -> list[LabelledImages]:
     """Three batches of different sizes for the network above: images ``[B, 3, 6, 6]`` and labels of 4 classes."""
     generator = torch.Generator().manual_seed(0)
     return [

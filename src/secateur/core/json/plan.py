@@ -198,8 +198,8 @@ def _check_rows(plan: Plan) -> None:
     for axis in (axis for layout in plan.layouts.values() for axis in layout):
         for outer, inner in _neighbours(axis):
             if isinstance(inner, Along) and rows.get(inner.width, outer.size) != outer.size:
-                found = rows[inner.width]
-                raise PlanError(f"{visible(inner.width)}: {found} kept sets for {outer.size} outer units")
+                num_rows = rows[inner.width]
+                raise PlanError(f"{visible(inner.width)}: {num_rows} kept sets for {outer.size} outer units")
 
 
 def _neighbours(axis: Axis) -> Iterator[tuple[Axis, Axis]]:

@@ -95,12 +95,12 @@ def _key(key: object) -> str:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    keyed = dict(pairs)
+    if len(keyed) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise ValueError(f"the key {twice[:80]!r} occurs twice")
-    return found
+    return keyed
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -124,7 +124,7 @@ def _children(node: object) -> list[object]:
 def _first(problem: Exception) -> str:
     if not isinstance(problem, ValidationError):
         return "a value is beyond what can be handled"
-    found = problem.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = " → ".join(visible(part)[:120] for part in found["loc"])
-    message = visible(found["msg"].removeprefix("Value error, "))[:300]
+    first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = " → ".join(visible(part)[:120] for part in first["loc"])
+    message = visible(first["msg"].removeprefix("Value error, "))[:300]
     return f"{place}: {message}" if place else message

@@ -30,9 +30,9 @@ from secateur.torch.measuring.samples import contractions_of, over_space
 from secateur.torch.running.contractions import Site, taps
 
 Activation = Literal["relu", "relu6", "gelu", "silu"]
-Value = Callable[[torch.Tensor], torch.Tensor]
+OfActivation = Callable[[torch.Tensor], torch.Tensor]
 
-ACTIVATIONS: dict[str, Value] = {
+ACTIVATIONS: dict[str, OfActivation] = {
     "relu": nn.functional.relu,
     "relu6": nn.functional.relu6,
     "gelu": nn.functional.gelu,
@@ -55,8 +55,8 @@ class SecondMoment(DataDriven):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that a contraction reads or gives."""
-        found = unit_means(self, graph, model, torch.square, activation=self.activation)
-        return {name: normalise(values, self.normalizer) for name, values in found.items()}
+        means = unit_means(self, graph, model, torch.square, activation=self.activation)
+        return {name: normalise(values, self.normalizer) for name, values in means.items()}
 
 
 @CRITERIA.add("apoz")
@@ -74,8 +74,8 @@ class APoZ(DataDriven):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that a contraction reads or gives."""
-        found = unit_means(self, graph, model, _is_not_zero, activation=self.activation)
-        return {name: normalise(values, self.normalizer) for name, values in found.items()}
+        means = unit_means(self, graph, model, _is_not_zero, activation=self.activation)
+        return {name: normalise(values, self.normalizer) for name, values in means.items()}
 
 
 @CRITERIA.add("mean_rank")
@@ -96,12 +96,12 @@ class MeanRank(DataDriven):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that a contraction reads or gives."""
-        found = unit_means(self, graph, model, _as_it_is, activation=self.activation)
-        return {name: normalise(values, self.normalizer) for name, values in found.items()}
+        means = unit_means(self, graph, model, _as_it_is, activation=self.activation)
+        return {name: normalise(values, self.normalizer) for name, values in means.items()}
 
 
 def unit_means(
-    criterion: DataDriven, graph: Graph, model: nn.Module, value: Value, *, activation: Activation | None = None
+    criterion: DataDriven, graph: Graph, model: nn.Module, value: OfActivation, *, activation: Activation | None = None
 ) -> dict[str, Values]:
     """Mean of ``value(a)`` over all samples, positions and readers of each unit: a criterion on data in one line.
 
@@ -124,7 +124,7 @@ class _Sums:
 
     readers: Readers
     tally: Tally
-    value: Value
+    value: OfActivation
     activation: str | None
 
     def before(self, site: Site) -> torch.Tensor:

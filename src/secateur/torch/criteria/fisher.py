@@ -65,5 +65,5 @@ class Fisher(DataDriven):
             reduce_sum([*squares.values(), num_passes], data.group)
             cost = with_values(asked, lambda i: i.tensor.detach().square() * squares[i.name] / (2 * num_passes.item()))
             parts = in_order(graph, unit_sums(cost, outer_widths(graph), 1))
-        found = {name: reduce_group(values, self.reduction) for name, values in parts.items()}
-        return {name: normalise(values, self.normalizer) for name, values in finite(found).items()}
+        scores = {name: reduce_group(values, self.reduction) for name, values in parts.items()}
+        return {name: normalise(values, self.normalizer) for name, values in finite(scores).items()}

@@ -50,7 +50,7 @@ class FPGM:
                 for name in carrier.widths[axis]:
                     if carrier.tensor.dim() > 1 or name not in weighty:
                         parts.setdefault(name, []).append(sum_of_distances(slices(carrier, axis, name, outer)))
-        on_host = {name: [values.cpu().double().numpy() for values in found] for name, found in parts.items()}
+        on_host = {name: [values.cpu().double().numpy() for values in each] for name, each in parts.items()}
         return {
             name: normalise(reduce_group(values, self.reduction), self.normalizer)
             for name, values in in_order(graph, on_host).items()
@@ -63,8 +63,8 @@ def slices(carrier: Carrier, axis: int, name: str, outer: Outer) -> torch.Tensor
         if width == name and own == axis:
             return _slices_across(carrier, rows, axis, name, outer)
     weight = carrier.tensor.movedim(axis, 0).flatten(1) if carrier.tensor.dim() > 1 else carrier.tensor.unsqueeze(1)
-    found = [_taken(weight, p).flatten(-2) for width, p in places(carrier.layout[axis], outer) if width == name]
-    return torch.cat(list(_level(found)), dim=-1)
+    pieces = [_taken(weight, p).flatten(-2) for width, p in places(carrier.layout[axis], outer) if width == name]
+    return torch.cat(list(_level(pieces)), dim=-1)
 
 
 def sum_of_distances(rows: torch.Tensor) -> torch.Tensor:
@@ -85,12 +85,12 @@ def _slices_across(carrier: Carrier, rows: int, columns: int, name: str, outer: 
         carrier.tensor.movedim((rows, columns), (0, 1)).flatten(2) if carrier.tensor.dim() > 2 else _pair(carrier, rows)
     )
     groups = torch.cat([_taken(weight, p) for w, p in places(carrier.layout[rows], {}) if w == outer[name]], dim=1)
-    found = []
+    pieces = []
     for width, positions in places(carrier.layout[columns], {}):
         if width == name:
             picked = groups[:, :, torch.as_tensor(positions.copy(), device=groups.device)]  # [group, m, size, k, rest]
-            found.append(picked.movedim(2, 1).flatten(2))
-    return torch.cat(found, dim=-1)
+            pieces.append(picked.movedim(2, 1).flatten(2))
+    return torch.cat(pieces, dim=-1)
 
 
 def _pair(carrier: Carrier, rows: int) -> torch.Tensor:
@@ -101,8 +101,8 @@ def _taken(weight: torch.Tensor, positions: object) -> torch.Tensor:
     return weight[torch.as_tensor(positions, device=weight.device)]
 
 
-def _level(found: list[torch.Tensor]) -> Iterator[torch.Tensor]:
+def _level(pieces: list[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Where some occurrences have the outer axis and some not, those without hold for every outer index."""
-    largest = max(found, key=torch.Tensor.dim)
-    for rows in found:
+    largest = max(pieces, key=torch.Tensor.dim)
+    for rows in pieces:
         yield rows if rows.dim() == largest.dim() else rows.expand(len(largest), *rows.shape)

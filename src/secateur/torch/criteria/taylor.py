@@ -63,12 +63,12 @@ class Taylor(GateDriven):
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that the data reaches."""
         if self.on == "weight":
-            found = self._on_weights(graph, model)
+            scores = self._on_weights(graph, model)
         elif self.of == "unit":
-            found = gate_scores(self, graph, model, end=self._strength)
+            scores = gate_scores(self, graph, model, end=self._strength)
         else:
-            found = gate_scores(self, graph, model, begin=self._strength, end=torch.abs)
-        return {name: normalise(values, self.normalizer) for name, values in found.items()}
+            scores = gate_scores(self, graph, model, begin=self._strength, end=torch.abs)
+        return {name: normalise(values, self.normalizer) for name, values in scores.items()}
 
     def _strength(self, values: torch.Tensor) -> torch.Tensor:
         return values.abs() if self.power == 1 else values.square()

@@ -53,19 +53,19 @@ class Tally:
         counts = torch.tensor([*self.counts.values(), of or 0.0], dtype=some.dtype, device=some.device)
         reduce_sum([*self.sums.values(), counts], self.group)
         *by_width, for_all = counts.tolist()
-        found: dict[str, Values] = {}
+        averages: dict[str, Values] = {}
         for (name, total), count in zip(self.sums.items(), by_width, strict=True):
             if count:
-                found[name] = total.cpu().double().numpy() / (count if of is None else for_all)
-        return finite(found)
+                averages[name] = total.cpu().double().numpy() / (count if of is None else for_all)
+        return finite(averages)
 
 
-def finite(found: dict[str, Values]) -> dict[str, Values]:
+def finite(scores: dict[str, Values]) -> dict[str, Values]:
     """These scores. Raises InputError where one is not finite."""
-    strange = next((name for name, values in found.items() if not np.isfinite(values).all()), None)
+    strange = next((name for name, values in scores.items() if not np.isfinite(values).all()), None)
     if strange is not None:
         raise InputError(f"{strange}: activations or gradients are not finite; does the loss overflow on this data?")
-    return found
+    return scores
 
 
 def wide(device: torch.device) -> torch.dtype:

@@ -30,8 +30,8 @@ _CHUNK_ELSEWHERE = 2**24
 def power_sums(weight: torch.Tensor, axes: Sequence[int], power: float) -> list[torch.Tensor]:
     """For each of these axes the sums of |w|^power over all others, as vectors on the weight's device."""
     order = sorted(range(weight.dim()), key=weight.stride, reverse=True)
-    found = _sums(weight.detach().permute(order), [order.index(axis) for axis in axes], power)
-    return [found[order.index(axis)] for axis in axes]
+    by_axis = _sums(weight.detach().permute(order), [order.index(axis) for axis in axes], power)
+    return [by_axis[order.index(axis)] for axis in axes]
 
 
 def power_matrix(weight: torch.Tensor, rows: int, columns: int, power: float) -> torch.Tensor:
@@ -56,17 +56,17 @@ def _sums(weight: torch.Tensor, axes: Sequence[int], power: float) -> dict[int, 
             heads.append(values.flatten(1).sum(1) if values.dim() > 1 else values)
         if any(axes):
             rest = values.sum(0) if rest is None else rest.add_(values.sum(0))
-    found = {0: torch.cat(heads) if len(heads) > 1 else heads[0]} if heads else {}
+    by_axis = {0: torch.cat(heads) if len(heads) > 1 else heads[0]} if heads else {}
     if rest is not None:
-        found |= {axis: _all_but(rest, axis - 1) for axis in axes if axis > 0}
-    return found
+        by_axis |= {axis: _all_but(rest, axis - 1) for axis in axes if axis > 0}
+    return by_axis
 
 
 def _sums_by_index(weight: torch.Tensor, axes: Sequence[int], power: float) -> dict[int, torch.Tensor]:
     inner = [axis - 1 for axis in axes if axis > 0] or [0]
     each = [_sums(piece, inner, power) for piece in weight]
-    found = {axis + 1: torch.stack([sums[axis] for sums in each]).sum(0) for axis in inner}
-    return found | {0: torch.stack([sums[inner[0]].sum() for sums in each])}
+    by_axis = {axis + 1: torch.stack([sums[axis] for sums in each]).sum(0) for axis in inner}
+    return by_axis | {0: torch.stack([sums[inner[0]].sum() for sums in each])}
 
 
 def _all_but(values: torch.Tensor, axis: int) -> torch.Tensor:
@@ -133,12 +133,12 @@ def _on_host(vectors: list[torch.Tensor]) -> Iterator[Values]:
     by_device: dict[torch.device, list[int]] = {}
     for i, vector in enumerate(vectors):
         by_device.setdefault(vector.device, []).append(i)
-    found: dict[int, Values] = {}
+    hosted: dict[int, Values] = {}
     for numbers in by_device.values():
         whole = torch.cat([vectors[i] for i in numbers]).cpu().double().numpy()
         ends = np.cumsum([len(vectors[i]) for i in numbers])
-        found.update(zip(numbers, np.split(whole, ends[:-1]), strict=True))
-    return (found[i] for i in range(len(vectors)))
+        hosted.update(zip(numbers, np.split(whole, ends[:-1]), strict=True))
+    return (hosted[i] for i in range(len(vectors)))
 
 
 def with_values(held: Iterable[Carrier], value: Callable[[Carrier], torch.Tensor]) -> list[Carrier]:

@@ -72,11 +72,11 @@ def readers_of(graph: Graph, sites: Mapping[str, Site], *, produced: bool = Fals
 
 
 def _reads(axis: Axis, asked: set[str], outer: Outer) -> Iterator[Read]:
-    found: dict[str, list[np.ndarray]] = {}
+    by_width: dict[str, list[np.ndarray]] = {}
     for width, positions in places(axis, outer):
         if width in asked:
-            found.setdefault(width, []).append(positions)
-    for width, pieces in found.items():
+            by_width.setdefault(width, []).append(positions)
+    for width, pieces in by_width.items():
         deepest = max(pieces, key=np.ndim)
         same = [p if p.ndim == deepest.ndim else np.broadcast_to(p, (len(deepest), *p.shape)) for p in pieces]
         yield Read(width, torch.as_tensor(np.concatenate(same, axis=-1)))
@@ -115,9 +115,9 @@ def _groups(axis: Axis, num_groups: int) -> Axis:
     return Whole(num_groups)
 
 
-def _named(found: Mapping[str, tuple[Read, ...]]) -> set[str]:
-    return {read.width for some in found.values() for read in some}
+def _named(reads: Mapping[str, tuple[Read, ...]]) -> set[str]:
+    return {read.width for some in reads.values() for read in some}
 
 
-def _only_some(found: Mapping[str, tuple[Read, ...]]) -> dict[str, tuple[Read, ...]]:
-    return {name: some for name, some in found.items() if some}
+def _only_some(reads: Mapping[str, tuple[Read, ...]]) -> dict[str, tuple[Read, ...]]:
+    return {name: some for name, some in reads.items() if some}

@@ -21,7 +21,7 @@ from torch import nn
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.example import Example, _leaves, batch_size
 
-Call = tuple[str, int]  # the name of a weight, and the how-manieth contraction with it in one forward pass
+Turn = tuple[str, int]  # the name of a weight, and the how-manieth contraction with it in one forward pass
 
 
 _CLEAR = 0.99  # share of all change that must lie in one sample's rows; the rest may be rounding
@@ -50,7 +50,7 @@ class Contractions:
     """The contractions that one forward pass runs, and how each tells samples apart."""
 
     sites: Mapping[str, Site]
-    rows: Mapping[Call, Rows | None]
+    rows: Mapping[Turn, Rows | None]
 
 
 def contractions_of(model: nn.Module, given: object, *, samples: bool = True) -> Contractions:
@@ -72,7 +72,7 @@ class _Look:
 
     def __init__(self) -> None:
         self.sites: dict[str, Site] = {}
-        self.seen: dict[Call, torch.Tensor] = {}
+        self.seen: dict[Turn, torch.Tensor] = {}
         self.calls: Counter[str] = Counter()
 
     def before(self, site: Site) -> torch.Tensor:

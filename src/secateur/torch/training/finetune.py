@@ -26,11 +26,12 @@ from secateur.progress import Tell, progress
 from secateur.torch.running.batch_norm import batch_norms
 from secateur.torch.running.data import Data
 from secateur.torch.running.distributed import active, agree, rank, reduce_sum, unwrapped, world_size
+from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import flags_kept
 from secateur.torch.training.config import FinetuneConfig
 from secateur.torch.training.defaults import optimizer_for, scheduler_for
 from secateur.torch.training.distillation import Distillation, Lesson, lessons
-from secateur.torch.training.guard import copied, device_of, put_back, rates_kept, restored_on_error, seeded
+from secateur.torch.training.guard import device_of, put_back, rates_kept, restored_on_error, snapshot_of
 
 ScoreFunction = Callable[[nn.Module], float]
 
@@ -78,7 +79,7 @@ def finetune(
     _check(epochs, score_func, options)
     network = unwrapped(model)
     with ExitStack() as stack:
-        stack.enter_context(seeded(options.seed + rank(), device_of(network)))
+        stack.enter_context(seeded(options.seed + rank()))
         data = Data(loader=data_loader, collect=options.collect_func, num_batches=sys.maxsize, loss=options.loss_func)
         used = optimizer_for(network, options)
         for guard in (restored_on_error(network, used), flags_kept(network), rates_kept(used)):
@@ -119,7 +120,7 @@ class _Run:
         before = self._score()
         losses: list[float] = []
         scores: list[float] = []
-        best = (before, 0, copied(self.network)) if before is not None else None
+        best = (before, 0, snapshot_of(self.network)) if before is not None else None
         for epoch in range(self.epochs):
             losses.append(self._epoch(epoch, lesson, tell))
             score = self._score()
@@ -127,7 +128,7 @@ class _Run:
                 continue
             scores.append(score)
             if score > best[0]:
-                best = (score, epoch + 1, copied(self.network))
+                best = (score, epoch + 1, snapshot_of(self.network))
             elif self.options.patience and epoch + 1 - best[1] >= self.options.patience:
                 break
         if best is not None:

@@ -1,8 +1,8 @@
 """What fine-tuning must not leave behind.
 
-    with restored_on_error(model, optimizer), flags_kept(model), seeded(0, device): …
+    with restored_on_error(model, optimizer), rates_kept(optimizer): …
 
-Invariant: after the block, flags, learning rates and random state are what they were; after an error, so are all weights.
+Invariant: after the block, learning rates are what they were; after an error, so are all weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def copied(model: nn.Module) -> list[torch.Tensor]:
+def snapshot_of(model: nn.Module) -> list[torch.Tensor]:
     """Copies of all parameters and buffers."""
     return [t.detach().clone() for t in (*model.parameters(), *model.buffers())]
 
@@ -35,7 +35,7 @@ def put_back(model: nn.Module, tensors: list[torch.Tensor]) -> None:
 @contextmanager
 def restored_on_error(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """If the block raises, the model and the optimizer are what they were; gradients are gone in any case."""
-    tensors = copied(model)
+    tensors = snapshot_of(model)
     state = copy.deepcopy(optimizer.state_dict())
     try:
         yield
@@ -45,15 +45,6 @@ def restored_on_error(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
         raise
     finally:
         optimizer.zero_grad(set_to_none=True)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from this seed in the block, and go on as if it had not been on exit."""
-    devices = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

@@ -51,13 +51,13 @@ def remap_optimizer(optimizer: torch.optim.Optimizer, result: PruneResult | nn.M
     current = {id(p) for p in live.values()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     names = [step.names() for step in history]
-    found = {id(p): _successor(p, history, names, live) for p in held if id(p) not in current}
-    if held and not any(id(p) in current or found[id(p)] is not None for p in held):
+    successors = {id(p): _successor(p, history, names, live) for p in held if id(p) not in current}
+    if held and not any(id(p) in current or successors[id(p)] is not None for p in held):
         raise InputError(
             "none of the optimizer's parameters is, or became, a parameter of this model. Give the optimizer that trained "
             "this model, in the process that pruned it; for a model read from a file make a new one"
         )
-    moved = {old: successor for old, successor in found.items() if successor is not None}
+    moved = {old: successor for old, successor in successors.items() if successor is not None}
     states = {id(p): _narrowed_state(optimizer.state.get(p, {}), p, moved[id(p)]) for p in held if id(p) in moved}
     for group in optimizer.param_groups:
         _regroup(group, moved)
@@ -138,11 +138,13 @@ def _made_of(layout: Layout, axes: tuple[int | None, ...], value: torch.Tensor) 
     return made
 
 
-def _axes(found: tuple[int, ...], shape: tuple[int, ...]) -> list[tuple[int | None, ...]]:
+def _axes(state_shape: tuple[int, ...], shape: tuple[int, ...]) -> list[tuple[int | None, ...]]:
     """Every way to read a state's axes as axes of its parameter: all of them, some summed to one entry, or one left out."""
-    if len(found) == len(shape) and all(size in (1, whole) for size, whole in zip(found, shape, strict=True)):
-        return [tuple(i if size == shape[i] else None for i, size in enumerate(found))]
-    left_out = [i for i in range(len(shape)) if (*shape[:i], *shape[i + 1 :]) == found]
+    if len(state_shape) == len(shape) and all(
+        size in (1, whole) for size, whole in zip(state_shape, shape, strict=True)
+    ):
+        return [tuple(i if size == shape[i] else None for i, size in enumerate(state_shape))]
+    left_out = [i for i in range(len(shape)) if (*shape[:i], *shape[i + 1 :]) == state_shape]
     return [tuple(j for j in range(len(shape)) if j != i) for i in left_out]
 
 

@@ -58,11 +58,11 @@ def constants(model: nn.Module, entries: Sequence[Entry], graph: Graph, plan: Pl
         mine = [entry for entry in asked if name in widths_of(entry.axis)]
         try:
             removed = _newly_removed(name, plan, plan_of_masks(entries, graph))
-            found = _deltas_of(name, removed, mine, graph, twin, tap) if len(removed) else {}
+            shifts = _deltas_of(name, removed, mine, graph, twin, tap) if len(removed) else {}
         except _NotFoldable as reason:
             _keep(mine, str(reason))
         else:
-            for bias, delta in found.items():
+            for bias, delta in shifts.items():
                 deltas[bias] = deltas[bias] + delta if bias in deltas else delta
     if deltas and not _same(twin, plan_of_masks(entries, graph), deltas, examples, before):
         _keep(asked, "folding their constants changed the output")
@@ -100,7 +100,7 @@ def _deltas_of(
 ) -> Deltas:
     if not all(isinstance(entry.axis, Along) for entry in entries):
         raise _NotFoldable("several rows make one of their units")
-    found: Deltas = {}
+    shifts: Deltas = {}
     for fqn in dict.fromkeys(use.tensor for use in graph[name].uses):
         layout = graph.layouts[fqn]
         sites = [site for site in tap.seen.get(fqn, []) if name in set(widths_of(layout[site.inputs]))]
@@ -112,8 +112,8 @@ def _deltas_of(
                 raise _NotFoldable(f"{fqn} reads them and has no bias to take them")
             positions = next(p for width, p in places(layout[sites[0].inputs], {}) if width == name)
             delta = _delta(fqn, sites, torch.from_numpy(positions[list(removed)].ravel()))
-            found[bias] = found[bias] + delta if bias in found else delta
-    return found
+            shifts[bias] = shifts[bias] + delta if bias in shifts else delta
+    return shifts
 
 
 def _delta(fqn: str, sites: Sequence[Site], columns: torch.Tensor) -> torch.Tensor:

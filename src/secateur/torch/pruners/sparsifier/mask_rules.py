@@ -82,7 +82,7 @@ class FPGMRule:
 
 
 @torch.no_grad()
-def rank(rule: RowScores, entries: Sequence[Entry], graph: Graph) -> None:
+def mask_lowest(rule: RowScores, entries: Sequence[Entry], graph: Graph) -> None:
     """Set the row masks of all entries by their rule."""
     outer = {w.name: w.outer for w in graph.widths if w.outer is not None}
     ranked: dict[str, list[tuple[Entry, Indices, Values, float]]] = {}

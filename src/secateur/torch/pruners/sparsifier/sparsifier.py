@@ -34,7 +34,7 @@ from secateur.torch.narrowing.masks import (
 from secateur.torch.narrowing.slices import kept_mask, narrow_tensor
 from secateur.torch.pruners.sparsifier.constants import add, constants
 from secateur.torch.pruners.sparsifier.entries import Config, Entry, names_output, read_entries
-from secateur.torch.pruners.sparsifier.mask_rules import RowScores, check_keys, rank
+from secateur.torch.pruners.sparsifier.mask_rules import RowScores, check_keys, mask_lowest
 from secateur.torch.pruners.sparsifier.units import Leftover, leftovers, plan_of_masks
 from secateur.torch.running.restoring import all_or_nothing
 from secateur.torch.trace import trace
@@ -118,7 +118,7 @@ class Sparsifier:
         if not self.enable_mask_update:
             return
         if isinstance(self._rule, RowScores):
-            rank(self._rule, self._entries, self._graph)
+            mask_lowest(self._rule, self._entries, self._graph)
         else:
             for entry in self._entries:
                 self.update_mask(entry.module, entry.tensor_name, **entry.config)

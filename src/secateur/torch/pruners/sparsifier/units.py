@@ -52,14 +52,14 @@ def plan_of_masks(entries: Sequence[Entry], graph: Graph) -> Plan:
 
 def leftovers(entries: Sequence[Entry], plan: Plan) -> list[Leftover]:
     """What is masked and stays."""
-    arrays, found = plan.arrays, []
+    arrays, staying = plan.arrays, []
     for entry in entries:
         stays = np.zeros(entry.axis.size, dtype=bool)
         stays[kept_indices(entry.axis, arrays)] = True
         count = int((stays & ~entry.mask.cpu().numpy()).sum())
         if count:
-            found.append(Leftover(tensor=entry.fqn, count=count, reason=_reason(entry, entries)))
-    return found
+            staying.append(Leftover(tensor=entry.fqn, count=count, reason=_reason(entry, entries)))
+    return staying
 
 
 def _reason(entry: Entry, entries: Sequence[Entry]) -> str:
@@ -76,16 +76,16 @@ def _reason(entry: Entry, entries: Sequence[Entry]) -> str:
 
 def _dead_units(entries: Sequence[Entry], graph: Graph) -> Iterator[tuple[str, Dead]]:
     outer = {w.name: w.outer for w in graph.widths if w.outer is not None}
-    said: dict[str, list[Dead]] = {}
+    dead_rows: dict[str, list[Dead]] = {}
     for entry in entries:
         rows = ~entry.mask.cpu().numpy() & entry.leaves_nothing
         for name, positions in places(entry.axis, outer):
-            said.setdefault(name, []).append(np.asarray(rows[positions].all(-1)))
-    for name, found in said.items():
+            dead_rows.setdefault(name, []).append(np.asarray(rows[positions].all(-1)))
+    for name, tensors in dead_rows.items():
         width = graph[name]
         shape = (graph[width.outer].size, width.size) if width.outer else (width.size,)
         dead = np.ones(shape, dtype=bool)
-        for units in found:
+        for units in tensors:
             dead &= units
         if dead.any():
             yield name, dead
