@@ -1,6 +1,7 @@
-"""Secateur's side of the speed comparison: trace + plan + apply, L2 norms of groups, every width alike.
+"""Secateur's side of the speed comparison: what the README calls, `secateur.prune`, in place.
 
-The self-check and the verification are not part of it; a request with ``"checks": true`` times them by themselves.
+The tracing self-check is part of it, as it is for everybody; the final verification is switched off, since the peer has
+none, and a request with ``"checks": true`` times the same call with it.
 """
 
 from __future__ import annotations
@@ -18,18 +19,14 @@ from benchmarks.serving import serve
 def measure(case: Case, model: nn.Module, inputs: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Narrow in place to ``request["params"]`` parameters."""
     budget = {"params": request["params"] or round(case.share * sum(p.numel() for p in model.parameters()))}
-    checks = bool(request.get("checks"))
+    config = {"verify": bool(request.get("checks"))}
     start = time.perf_counter()
-    graph = secateur.trace(model, inputs, check=checks)
-    traced = time.perf_counter()
-    plan = secateur.plan(graph, "l2", budget, allocation="uniform")
-    planned = time.perf_counter()
-    secateur.apply(model, plan, in_place=True, verify=checks)
-    applied = time.perf_counter()
-    steps = {"trace": traced - start, "plan": planned - traced, "apply": applied - planned}
-    if checks:
-        return {"self_check": graph.seconds["self_check"], "verify_and_apply": applied - planned}
-    return {"seconds": applied - start, "steps": steps}
+    _, result = secateur.prune(model, "magnitude", budget, inputs, config)
+    seconds = time.perf_counter() - start
+    steps = result.seconds
+    if request.get("checks"):
+        return {"self_check": steps["self_check"], "verify": steps["verify"]}
+    return {"seconds": seconds, "steps": {name: steps[name] for name in ("trace", "plan", "apply")}}
 
 
 if __name__ == "__main__":

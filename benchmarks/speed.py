@@ -99,7 +99,7 @@ def row(result: dict[str, Any]) -> tuple[str, float | None]:
         f"{_millions(last)} / {_millions(result['peer'][-1])}",
         f"{_gib(last)} / {_gib(result['peer'][-1])}",
         f"{checks['self_check']:.2f}" if "self_check" in checks else checks.get("error", ""),
-        f"{checks['verify_and_apply'] - last['steps']['apply']:.2f}" if "verify_and_apply" in checks else "",
+        f"{checks['verify']:.2f}" if "verify" in checks else "",
     ]
     return f"| {' | '.join(part.replace('|', '/') for part in parts)} |", ratio
 
@@ -126,10 +126,11 @@ def section(rows: list[str], ratios: list[float], threads: int) -> str:
     mean = f"{geometric_mean(ratios):.2f}×, lowest {min(ratios):.2f}×" if ratios else "none"
     return "\n".join(
         [
-            "`python benchmarks/speed.py --peer-python PATH`: trace + plan + apply (Secateur, self-check and verification"
-            " off) against the dependency graph, pruner and step of Torch-Pruning 1.6.1 at half of the channels; Secateur is"
-            " given the peer's parameter count as its budget. Each in its own process, in turns, building outside the"
-            " clock. Seconds, minimum / median.",
+            '`python benchmarks/speed.py --peer-python PATH`: `secateur.prune(model, "magnitude", {"params": …}, x,'
+            ' {"verify": False})`, in place and with all other defaults (its self-check included), against the'
+            " dependency graph, pruner and step of Torch-Pruning 1.6.1 at half of the channels; Secateur is given the"
+            " peer's parameter count as its budget. Each in its own process, in turns, building outside the clock."
+            " Seconds, minimum / median. Verification, which the peer has not, comes on top: last column.",
             "",
             f"{machine(threads)}.",
             "",
