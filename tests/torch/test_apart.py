@@ -503,6 +503,15 @@ def test_states_are_put_back_by_the_outermost_block() -> None:
     assert random.getstate() == before
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Python's own answer to Ctrl-C, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_waits_for_the_end_and_is_raised_at_once_where_it_is_welcome() -> None:
     steps: list[str] = []
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012
@@ -523,6 +532,7 @@ def test_an_interrupt_waits_for_the_end_and_is_raised_at_once_where_it_is_welcom
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_in_the_model_leaves_all_as_it_was() -> None:
     calls: list[int] = []
 
