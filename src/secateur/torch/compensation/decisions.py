@@ -126,7 +126,7 @@ class Decisions:
     def _kept(self, tensor: str, axis: int) -> torch.Tensor | None:
         """What the plan keeps of an axis; None where that is all."""
         indices = self.plan.indices(tensor)[axis] if tensor in self.plan.layouts else None
-        return None if indices is None else torch.as_tensor(indices)
+        return None if indices is None else torch.tensor(indices)
 
     def _kept_of(self, contraction: Contraction, rows: torch.Tensor) -> torch.Tensor:
         """The columns that are left of rows of the original's outputs."""
