@@ -340,7 +340,7 @@ def test_a_score_that_cannot_tell_a_network_from_a_constant_one_raises_nothing()
 
 @pytest.mark.parametrize(
     ("entry", "says"),
-    [({"score": "high"}, "is no evaluation"), ({"sizes": {"0.out_channels": 3}, "score": 1.0}, "another network")],
+    [({"score": "high"}, "does not record"), ({"sizes": {"0.out_channels": 3}, "score": 1.0}, "another network")],
 )
 def test_a_journal_with_wrong_values_is_refused(entry: dict[str, Any], says: str, tmp_path: Path) -> None:
     search(Score(), max_evaluations=1, checkpoint=tmp_path)

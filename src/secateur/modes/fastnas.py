@@ -26,7 +26,7 @@ from secateur.search.alive import check_alive
 from secateur.search.chosen import best_of
 from secateur.search.evidence import Evidence, Found
 from secateur.search.journal import Journal, name_of
-from secateur.search.measured import Measured
+from secateur.search.measured import Measured, is_evaluation
 from secateur.search.ranked import Judge, Ranked
 from secateur.search.sensitivity import EVENNESS, Sensitivity, curves
 from secateur.search.survey import Grid, most_telling, surveyed
@@ -120,4 +120,4 @@ class FastNAS(Mode):
             "constraints": task.budget.to_json(),
         }
         path = None if task.frontend.ranks.number else journal_path(self.checkpoint, task.graph, self.steps)
-        return Journal.open(path, header, may_differ={"constraints"})
+        return Journal.open(path, header, may_differ={"constraints"}, fits=is_evaluation)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from secateur.core.graph import Graph
 from secateur.modes.frontend import Frontend
 from secateur.modes.task import Task
 from secateur.search.allocate import Scores
-from secateur.search.journal import Journal, journal_file, name_of
+from secateur.search.journal import Journal, is_number, journal_file, name_of
 from secateur.search.ranked import Judge
 from secateur.search.ranks import Ranks
 
@@ -49,7 +50,7 @@ class _Journalled:
     def __call__(self, search_space: Graph) -> Scores:
         """Scores from the journal, or made and put there. Raises ArtifactError for a journal of something else."""
         names = [width.name for width in search_space.free]
-        with Journal.open(self.path, self.header) as journal:
+        with Journal.open(self.path, self.header, fits=partial(_are_scores, search_space)) as journal:
             known = {name: entry["scores"] for name in names if (entry := journal.get(name)) is not None}
             if _everywhere(len(known) == len(names), self.ranks):
                 return {name: np.asarray(values) for name, values in known.items() if values is not None}
@@ -58,6 +59,20 @@ class _Journalled:
                 if name not in known:
                     journal.record(name, {"scores": found.get(name)})
         return found
+
+
+def _are_scores(search_space: Graph, key: str, values: Mapping[str, Any]) -> bool:
+    """Whether an entry has the scores of a width, for each outer index where it has one; None for a width not judged."""
+    if list(values) != ["scores"]:
+        return False
+    scores = values["scores"]
+    if scores is None:
+        return True
+    rows = scores if isinstance(scores, list) and scores and isinstance(scores[0], list) else [scores]
+    if not all(isinstance(row, list) and len(row) == len(rows[0]) and all(map(is_number, row)) for row in rows):
+        return False
+    known = {width.name: width.size for width in search_space.widths}
+    return len(rows[0]) == known.get(key, len(rows[0]))
 
 
 def journalled(criterion: object, frontend: Frontend, task: Task, mode: Scoring, *, seed: int | None = None) -> Judge:

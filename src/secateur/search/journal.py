@@ -12,10 +12,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import warnings
 import weakref
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ try:
     import fcntl
 except ImportError:  # not a POSIX system: one search a journal is then up to the caller
     fcntl = None
+
+Fits = Callable[[str, Mapping[str, Any]], bool]
 
 FILE_NAME = "journal.jsonl"
 VERSION = 1
@@ -47,14 +50,21 @@ class Journal:
 
     @classmethod
     def open(
-        cls, path: str | Path | None, header: Mapping[str, object], *, may_differ: Collection[str] = ()
+        cls,
+        path: str | Path | None,
+        header: Mapping[str, object],
+        *,
+        may_differ: Collection[str] = (),
+        fits: Fits = lambda key, values: True,
     ) -> Journal:
         """Go on with the journal at ``path``, or begin one; ``path=None`` keeps everything in memory.
 
         A folder is as good as a file, see `journal_file`. ``header`` says what the evaluations depend on; all of it but the
-        keys in ``may_differ`` must agree for them to be used again.
+        keys in ``may_differ`` must agree for them to be used again. ``fits`` says whether an entry is one that this search
+        could have recorded; every line is asked, so that a wrong one is met now and not after hours.
 
-        Raises ArtifactError where the file is damaged, no journal, of another header, or in use by another search.
+        Raises ArtifactError where the file is damaged, no journal, of another header, or in use by another search, and
+        where an entry does not fit.
         """
         wanted = _plain(header, "the header")
         if path is None:
@@ -63,6 +73,7 @@ class Journal:
         file = _opened(place)
         try:
             entries = _read(file, place, wanted, frozenset(may_differ))
+            _check_entries(entries, fits, place)
         except BaseException:
             file.close()
             raise
@@ -174,6 +185,15 @@ def _read(file: io.FileIO, place: Path, wanted: Mapping[str, object], may_differ
     return entries
 
 
+def _check_entries(entries: Mapping[str, Mapping[str, Any]], fits: Fits, place: Path) -> None:
+    for number, (key, values) in enumerate(entries.items(), start=2):
+        if not fits(key, values):
+            raise ArtifactError(
+                f"{visible(place)}, line {number}: {visible(key)!r} has values that this search does not record "
+                f"({visible(json.dumps(values)[:80])}). {_WAY_OUT}"
+            )
+
+
 _WAY_OUT = "Restore the file from a copy, or delete it to search anew"
 _NO_JOURNAL = "{} is no journal of Secateur; it is left alone. Choose another path"
 
@@ -221,11 +241,20 @@ def _shown(header: Mapping[str, object], key: str) -> str:
 def _whole(line: bytes) -> dict[str, Any] | None:
     """The content of a line, or None unless it is all there."""
     try:
-        entry = json.loads(line)
+        entry = json.loads(line, parse_constant=_refused)
         said = entry.pop("crc32")
         return entry if said == _checksum(entry) else None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def is_number(value: object) -> bool:
+    """Whether JSON gave a finite number: no boolean, and none that a float cannot hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _checksum(entry: Mapping[str, object]) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from secateur.core.plan import Plan
 from secateur.errors import ArtifactError
-from secateur.search.journal import Journal
+from secateur.search.journal import Journal, is_number
 from secateur.search.ranks import ALONE, Ranks
 
 Running = tuple[tuple[float, float], ...]  # (share of the data, score so far), shares ascending
@@ -84,25 +84,35 @@ def _entry(plan: Plan, evaluation: Evaluation) -> dict[str, Any]:
     return {**entry, "share": evaluation.share, "running": evaluation.running} if evaluation.running else entry
 
 
-def _read(key: str, entry: Mapping[str, object], plan: Plan) -> Evaluation:
+def is_evaluation(key: str, entry: Mapping[str, object]) -> bool:
+    """Whether an entry of a journal is what an evaluation is recorded as."""
     match {"share": 1.0, "running": [], **entry}:
-        case {"sizes": dict() as sizes, "score": float() | int() | None as score, "share": float() | int() as share,
-              "running": list() as running} if 0 < share <= 1 and all(map(_is_pair, running)):  # fmt: skip
-            pass
-        case _:
-            raise ArtifactError(f"the journal's entry for {key!r} is no evaluation. {_WAY_OUT}")
-    if sizes != _sizes(plan):
+        case {"sizes": dict() as sizes, "score": score, "share": share, "running": list() as running, **more}:
+            numbers = [share, *sizes.values(), *([] if score is None else [score])]
+            return not more and all(map(is_number, numbers)) and _is_share(share) and all(map(_is_pair, running))
+    return False
+
+
+def _read(key: str, entry: Mapping[str, Any], plan: Plan) -> Evaluation:
+    if not is_evaluation(key, entry):
+        raise ArtifactError(f"the journal's entry for {key!r} is no evaluation. {_WAY_OUT}")
+    if entry["sizes"] != _sizes(plan):
         raise ArtifactError(
             f"the journal's entry for {key!r} is of another network than this version of Secateur proposes. {_WAY_OUT}"
         )
-    return Evaluation(value=score, share=share, running=tuple((part, value) for part, value in running))
+    running = tuple((share, value) for share, value in entry.get("running", ()))
+    return Evaluation(value=entry["score"], share=entry.get("share", 1.0), running=running)
 
 
 _WAY_OUT = "Choose another path, to search anew"
 
 
 def _is_pair(entry: object) -> bool:
-    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(number, float | int) for number in entry)
+    return isinstance(entry, list) and len(entry) == 2 and all(map(is_number, entry)) and _is_share(entry[0])
+
+
+def _is_share(value: Any) -> bool:
+    return 0 < value <= 1
 
 
 def _sizes(plan: Plan) -> dict[str, int]:

@@ -34,7 +34,7 @@ from secateur.progress import progress
 from secateur.search.evidence import Evidence, Found
 from secateur.search.journal import Journal
 from secateur.search.limits import Limits, restrict
-from secateur.search.measured import Measured
+from secateur.search.measured import Measured, is_evaluation
 from secateur.search.ranked import Ranked, gives_back, judged, planned, within
 from secateur.search.sensitivity import Sensitivity
 from secateur.search.survey import WHOLE, Grid, in_turn, key_of, surveyed
@@ -103,7 +103,7 @@ class IterativePruner:
             "criterion": [self._criterion.name, described(self._criterion)],
             "data": [described(score_func), described(data)],
         }
-        with self._bare(), Journal.open(checkpoint, header) as journal, progress("analyze") as tell:
+        with self._bare(), Journal.open(checkpoint, header, fits=_fits) as journal, progress("analyze") as tell:
             ranked = self._ranked()
             grid = Grid.nearest_to(ranked.search_space, ratios)
             self._check_weights(journal, grid)
@@ -276,6 +276,11 @@ class IterativePruner:
                 f"the analysis lacks {len(missing)} evaluations, {missing[0]} first, and was begun with other weights. "
                 "Load those weights to finish it, or choose another checkpoint"
             )
+
+
+def _fits(key: str, values: Mapping[str, object]) -> bool:
+    """Whether this is what an analysis records: the weights that it was begun with, or an evaluation."""
+    return list(values) == ["sha256"] if key == "weights" else is_evaluation(key, values)
 
 
 def _check_ratios(ratios: Sequence[float]) -> None:

@@ -31,7 +31,7 @@ from secateur.search.candidates import Candidate, searched
 from secateur.search.evidence import Evidence
 from secateur.search.journal import Journal
 from secateur.search.limits import Limits, restrict
-from secateur.search.measured import Measured
+from secateur.search.measured import Measured, is_evaluation
 from secateur.search.proposals import Proposer
 from secateur.search.ranked import Ranked, judged, plain
 from secateur.torch.apply import apply, verification_of
@@ -111,7 +111,7 @@ class OneStepPruner:
         data = None if data_loader is None else Data.of(data_loader)
         evaluator = Evaluator(model=self.model, score_func=score_func, data=data, seed=self._seed)
         with (
-            Journal.open(checkpoint, self._header(budget, evaluator)) as journal,
+            Journal.open(checkpoint, self._header(budget, evaluator), fits=is_evaluation) as journal,
             measuring(evaluator, self._num_processes) as measure,
             progress("search") as tell,
         ):
