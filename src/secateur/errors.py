@@ -82,7 +82,14 @@ class ApplyError(SecateurError):
 
 
 class VerificationError(SecateurError):
-    """The narrowed model does not compute what the masked model computes."""
+    """The narrowed model does not compute what the masked model computes, or nothing could be compared.
+
+    ``widths`` names those whose narrowing changes what is computed; leaving them whole is the way out.
+    """
+
+    def __init__(self, message: str, *, widths: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.widths = widths
 
 
 class ArtifactError(SecateurError, ValueError):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import secateur as sc
-from secateur.torch.running.example import output_tensors
+from secateur.torch.running.outputs import output_tensors
 
 from .networks import random_network
 from .oracle import by_convention

@@ -14,7 +14,7 @@ import secateur as sc
 from secateur.errors import InputError, PlanError
 from secateur.testing import random_plan
 from secateur.torch.narrowing.masks import add_mask, mask_plan, masks_of, remove_masks
-from secateur.torch.running.example import output_tensors
+from secateur.torch.running.outputs import output_tensors
 
 
 def conv_net() -> nn.Sequential:

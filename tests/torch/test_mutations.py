@@ -69,7 +69,7 @@ def _mutated_narrowing(mutate: Callable[[str, torch.Tensor, Any, dict[str, Any]]
 
 
 def _install(monkeypatch: pytest.MonkeyPatch, slices_of: Any) -> None:
-    for module in ("torch.verify", "torch.apply", "torch.narrowing.subnet", "torch.narrowing.slices"):
+    for module in ("torch.verifying.comparing", "torch.apply", "torch.narrowing.subnet", "torch.narrowing.slices"):
         monkeypatch.setattr(f"secateur.{module}.slices_of", slices_of)
 
 

@@ -18,7 +18,8 @@ import secateur as sc
 from secateur.core.layout import widths_of
 from secateur.errors import InputError
 from secateur.torch.narrowing.tolerances import FLOAT32
-from secateur.torch.running.example import Example, output_tensors
+from secateur.torch.running.example import Example
+from secateur.torch.running.outputs import output_tensors
 
 declare_torchvision_operators()
 

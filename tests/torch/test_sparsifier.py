@@ -19,7 +19,7 @@ from secateur.errors import ConfigError, InputError, VerificationError
 from secateur.torch.apply import verification_of
 from secateur.torch.narrowing.masks import masks_of
 from secateur.torch.pruners.sparsifier import FPGMRule, LSTMSaliencyRule, SaliencyRule, Sparsifier
-from secateur.torch.running.example import output_tensors
+from secateur.torch.running.outputs import output_tensors
 
 
 class Document(nn.Module):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import secateur
 from secateur.core.graph import Graph
 from secateur.errors import ApplyError, Infeasible, SecateurError, VerificationError
-from secateur.torch.running.example import output_tensors
+from secateur.torch.running.outputs import output_tensors
 
 from .entry import Entry, Inputs, forward
 

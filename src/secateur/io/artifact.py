@@ -29,6 +29,7 @@ from secateur.io.fitting import check_fits, check_saveable
 from secateur.io.host_config import write_host_config
 from secateur.io.plan_file import Manifest, Stored, manifest_from_json, manifest_to_json
 from secateur.io.state import collect, narrowed_names, stored_names
+from secateur.torch.apply import plans_of
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.restoring import named_tensors
@@ -89,8 +90,6 @@ def restore(model: _Model, path: str | os.PathLike[str]) -> _Model:
 
 
 def _plans(model: nn.Module, plan: Plan | tuple[Plan, ...] | None) -> tuple[Plan, ...]:
-    from secateur.torch.apply import plans_of
-
     plans = (plan,) if isinstance(plan, Plan) else tuple(plan) if plan is not None else plans_of(model)
     if not plans:
         raise InputError(

@@ -54,7 +54,8 @@ class Task:
 class Mode(Limits):
     """Options common to all modes.
 
-    Data: ``data_loader`` with ``collect_func`` (what of a batch the model takes; its first item by default), or
+    ``verify`` proves the result; ``on_mismatch="freeze"`` leaves the widths whole that the proof finds at fault, and searches
+    again. Data: ``data_loader`` with ``collect_func`` (what of a batch the model takes; its first item by default), or
     ``forward_loop`` called as ``forward_loop(model)``; ``num_batches`` of it are used; ``loss_func(output, batch)``.
     ``compensate`` re-fits what follows removed units on ``calibration_samples`` of the data, in ``steps`` rounds of prune
     and compensate; ``ridge`` holds weights where they are. With data, batch-norm
@@ -66,6 +67,7 @@ class Mode(Limits):
     needs_budget: ClassVar[bool] = True  # False where the options themselves say how much goes
 
     verify: bool = True
+    on_mismatch: Literal["raise", "freeze"] = "raise"
     verbose: bool = False
     data_loader: Any = None
     collect_func: Callable[[Any], Any] | None = None

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
-from secateur.errors import ApplyError, SecateurError
+from secateur.errors import ApplyError, InputError, SecateurError, VerificationError
 from secateur.torch.narrowing.fingerprint import check_fingerprint
 from secateur.torch.narrowing.history import history_with
 from secateur.torch.narrowing.in_place import fits_beside, stream
@@ -30,6 +30,9 @@ from secateur.torch.running.twin import StandIn, counterpart
 from secateur.torch.trace import trace
 from secateur.torch.verify import verify as compare
 
+OnMismatch = Literal["raise", "freeze"]
+DIFFERED = "narrowing it was seen to change what the network computes"
+_UNVERIFIED = Verification.none_made("switched off")
 _PLANS, _VERIFICATION = "_secateur_plans", "_secateur_verification"
 
 
@@ -44,34 +47,46 @@ def verification_of(model: nn.Module) -> Verification | None:
 
 
 def apply(
-    model: nn.Module, plan: Plan, *, in_place: bool = False, verify: bool = True, dummy_input: Any = None
+    model: nn.Module,
+    plan: Plan,
+    *,
+    in_place: bool = False,
+    verify: bool = True,
+    dummy_input: Any = None,
+    on_mismatch: OnMismatch = "raise",
 ) -> nn.Module:
     """Narrow a model by a plan, and prove the result.
 
     Returns a new model (the given one with ``in_place``). ``verify`` compares narrowed with masked on the example the plan
-    was traced on, or on ``dummy_input`` (needed for a plan read from a file).
+    was traced on, or on ``dummy_input`` (needed for a plan read from a file). ``on_mismatch="freeze"`` leaves the widths
+    whole that make the two differ, and goes on; `verification_of` the result names them.
 
     Raises PlanError where the plan was made for another model, VerificationError where the two disagree, ApplyError where
     anything else went wrong; the given model is then bit for bit what it was.
     """
+    check_fingerprint(model, plan.fingerprint)
+    plan, outcome = _proved(model, plan, dummy_input, on_mismatch) if verify else (plan, _UNVERIFIED)
     if in_place:
-        apply_fitted(model, plan, {}, verify=verify, dummy_input=dummy_input)
+        _narrow(model, plan, {}, outcome)
         return model
-    notes = _checked(model, plan, verify, dummy_input)
+    notes = _notes(model, plan, outcome)
     with _named_faults():
         target = counterpart(model, _narrowed_or_copied(model, plan))
         install(target, {}, plan.edits, there=plan.narrowed, notes=notes | history_with(model, plan, target))
         return target
 
 
-def apply_fitted(
-    model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], *, verify: bool = True, dummy_input: Any = None
-) -> None:
+def apply_fitted(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], *, verify: bool = True) -> None:
     """Narrow the given model; tensors that ``weights`` names, at their narrowed sizes, hold those numbers afterwards.
 
     One step as `apply` is: the model is never narrowed without the weights that were fitted to it. Raises what `apply` does.
     """
-    notes = _checked(model, plan, verify, dummy_input)
+    check_fingerprint(model, plan.fingerprint)
+    _narrow(model, plan, weights, check(model, plan) if verify else _UNVERIFIED)
+
+
+def _narrow(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], outcome: Verification) -> None:
+    notes = _notes(model, plan, outcome)
     with _named_faults():
         notes |= history_with(model, plan, model)
         if weights:
@@ -82,11 +97,29 @@ def apply_fitted(
             stream(model, plan, lambda: install(model, {}, plan.edits, there=plan.narrowed, notes=notes))
 
 
-def _checked(model: nn.Module, plan: Plan, verify: bool, dummy_input: Any) -> dict[str, object]:
-    """The notes of a narrowed model: all plans that made it, and what was found out about the last."""
-    check_fingerprint(model, plan.fingerprint)
-    outcome = check(model, plan, dummy_input) if verify else Verification.none_made("switched off")
+def _notes(model: nn.Module, plan: Plan, outcome: Verification) -> dict[str, object]:
+    """What a narrowed model remembers: all plans that made it, and what was found out about the last."""
     return {_PLANS: (*plans_of(model), replace(plan, graph=None)), _VERIFICATION: outcome}
+
+
+def _proved(model: nn.Module, plan: Plan, dummy_input: Any, on_mismatch: OnMismatch) -> tuple[Plan, Verification]:
+    """The plan, without the widths that make narrowed and masked differ if these may be left whole, and the proof of it."""
+    if on_mismatch not in get_args(OnMismatch):
+        raise InputError(f'on_mismatch is "raise" or "freeze", not {on_mismatch!r}')
+    frozen: dict[str, str] = {}
+    while True:
+        try:
+            return plan, replace(check(model, plan, dummy_input), frozen=frozen)
+        except VerificationError as error:
+            if on_mismatch == "raise" or not error.widths:
+                raise
+            if plan.graph is None:
+                plan = replace(plan, graph=trace(model, dummy_input))
+            assert plan.graph is not None
+            graph = plan.graph.frozen(error.widths, DIFFERED)
+            kept = {name: array for name, array in plan.arrays.items() if name not in error.widths}
+            plan = graph.plan(kept, plan.provenance)
+            frozen |= dict.fromkeys(error.widths, str(error))
 
 
 @contextmanager

@@ -16,13 +16,13 @@ from torch import nn
 from secateur.core.budget import Budget
 from secateur.core.graph import Graph
 from secateur.core.show import constraint_table
-from secateur.errors import ConfigError
+from secateur.errors import ConfigError, VerificationError
 from secateur.modes import MODES, Mode
 from secateur.modes.result import PruneResult, result_of
 from secateur.modes.rounds import Outcome, outcome_of
 from secateur.progress import Tell, progress, say
 from secateur.search.limits import restrict
-from secateur.torch.apply import apply_fitted, verification_of
+from secateur.torch.apply import DIFFERED, apply_fitted, verification_of
 from secateur.torch.frontend import TorchFrontend
 from secateur.torch.narrowing.history import history_of
 from secateur.torch.trace import trace
@@ -58,6 +58,16 @@ def _prune(
     if recipe.verbose:
         search_space = restrict(graph, recipe.limits())
         say(search_space, constraint_table(search_space, budget) if budget.entries else "")
+    while True:
+        try:
+            return model, _searched_and_applied(model, graph, recipe, budget, tell)
+        except VerificationError as error:
+            if recipe.on_mismatch == "raise" or not error.widths:
+                raise
+            graph = graph.frozen(error.widths, DIFFERED)  # the budget is met without these, or is infeasible
+
+
+def _searched_and_applied(model: nn.Module, graph: Graph, recipe: Mode, budget: Budget, tell: Tell) -> PruneResult:
     started = time.perf_counter()
     frontend = TorchFrontend.of(model, graph, recipe)
     outcome = outcome_of(recipe, frontend, budget, tell)
@@ -67,7 +77,7 @@ def _prune(
     tell(0.7, "narrowing and verifying" if recipe.verify else "narrowing")
     frontend.ranks.agree("the plan", outcome.plan)
     apply_fitted(model, outcome.plan, outcome.weights, verify=recipe.verify)
-    return model, _result(model, graph, outcome, searched - started, time.perf_counter() - searched)
+    return _result(model, graph, outcome, searched - started, time.perf_counter() - searched)
 
 
 def _budget(constraints: Mapping[str, Any] | None, graph: Graph, recipe: Mode) -> Budget:

@@ -1,242 +1,242 @@
 """Narrowed against masked: the proof that the right slices went.
 
     masked      inexact widths narrowed, exact ones kept whole with the removed units' slices set to zero
-    narrowed    everything narrowed                                         -> the same outputs, to rounding
+    narrowed    everything narrowed                                         -> the same outputs, the same gradients, to rounding
 
 Removing a unit of an exact width must equal zeroing it. A statistic over an inexact width sees fewer numbers, so these are
-narrowed on both sides, and named in the result as not compared.
+narrowed on both sides, and named in the result as not compared. Both run on the example in double precision, on fresh
+inputs, and in training mode with a backward pass; copies run, the model does not.
 
-Invariant: the model is untouched; a disagreement raises, it is never only reported.
+Invariant: the model is untouched; a disagreement raises and names the widths it comes from, it is never only reported.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
 
-import numpy as np
 import psutil
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.graph import Graph
-from secateur.core.layout import Indices, Layout, kept_indices, touches
 from secateur.core.plan import Plan
-from secateur.core.verification import Verification
-from secateur.errors import ApplyError, VerificationError
-from secateur.torch.narrowing.installing import install
-from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, renewed, slices_of
-from secateur.torch.narrowing.tolerances import BY_DTYPE, FLOAT32
-from secateur.torch.running.example import Example, output_tensors
-from secateur.torch.running.randomness import _seed_all, undo_of_random_state
+from secateur.core.verification import Comparison, Verification
+from secateur.errors import PlanError, VerificationError
+from secateur.torch.running.example import Example
 from secateur.torch.running.restoring import named_tensors
-from secateur.torch.running.twin import copied, twin
+from secateur.torch.verifying.blame import at_fault
+from secateur.torch.verifying.comparing import Inconclusive, Setup, Wrong, compare, is_too_little, sentence
+from secateur.torch.verifying.inputs import fresh, informative
+from secateur.torch.verifying.running import Numbers, Scene, run
+
+_OWN = Numbers()
+EXAMPLE, FRESH = "the example", "fresh inputs"
 
 
 def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | None = None) -> Verification:
-    """Compare the network a plan gives with the masked one, on the graph's example; the model itself is not changed.
+    """Compare the network a plan gives with the masked one; the model itself is not changed.
 
-    Runs in float64 where memory allows (``dtype`` forces one). Raises VerificationError on a disagreement.
+    Runs the graph's example in float64 where memory allows (``dtype`` forces one for everything), and further scenes in the
+    model's own precision. Raises VerificationError where the two disagree, naming the widths in its ``widths``, and where
+    nothing could be compared.
     """
     started = time.perf_counter()
-    arrays = plan.arrays
-    exact = {name: a for name, a in arrays.items() if graph[name].exact}
-    inexact = {name: a for name, a in arrays.items() if name not in exact}
-    comparison = _Comparison(model, graph, plan, exact, inexact)
-    try:
-        masked, narrowed, low_precision, chosen = comparison.run(dtype)
-    except Exception as error:
-        sentence = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ApplyError(
-            f"the narrowed model does not run ({sentence}). The model is unchanged. Keep whole what this names, with exclude=[…]."
-        ) from error
-    arrays, inexact = comparison.plan.arrays, comparison.base.arrays
-    tolerance = FLOAT32 if low_precision and chosen is torch.float64 else BY_DTYPE.get(chosen, FLOAT32)
-    difference = _difference(masked, narrowed, graph, arrays, inexact)
-    result = Verification(
-        max_difference=difference,
-        tolerance=tolerance,
-        dtype=str(chosen).removeprefix("torch."),
-        compared=tuple(exact),
-        not_compared=tuple(name for name in plan.kept if name not in exact),
+    with torch.inference_mode(False):
+        proof = _Proof(Setup.of(model, graph, plan), dtype)
+        try:
+            proof.run()
+        except _Disagreement as found:
+            raise _error(model, proof.setup, found) from found.__cause__
+    return Verification(
+        comparisons=tuple(proof.comparisons),
+        compared=tuple(name for name in plan.kept if graph[name].exact),
+        not_compared=tuple(name for name in plan.kept if not graph[name].exact),
+        notes=tuple(proof.notes),
         seconds=time.perf_counter() - started,
     )
-    if not result.passed:
-        raise VerificationError(_disagreement(result, graph))
-    return result
 
 
-def _disagreement(result: Verification, graph: Graph) -> str:
-    return (
-        f"the narrowed model differs from the masked one by {result.max_difference:.2e} of its largest output "
-        f"(bound {result.tolerance:.0e}, {result.dtype}), with {len(result.compared)} widths compared, "
-        f"first {', '.join(result.compared[:3])}. The model is unchanged. Please report this; until it is mended, "
-        "keep the widths concerned with exclude=[…]."
+class _Disagreement(Exception):
+    """Masked and narrowed disagree in this scene, on these numbers."""
+
+    def __init__(self, scene: Scene, numbers: Numbers, wrong: Wrong) -> None:
+        super().__init__(str(wrong))
+        self.scene, self.numbers = scene, numbers
+
+
+class _Unfit(Exception):
+    """A scene that the network cannot be run in, or that tells nothing; the text says why."""
+
+
+@dataclass
+class _Proof:
+    """The scenes of one verification. State: what has been compared so far, and what could not be."""
+
+    setup: Setup
+    dtype: torch.dtype | None
+    comparisons: list[Comparison] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        """All scenes, the example first. Raises _Disagreement, and VerificationError where the example tells nothing."""
+        model = self.setup.model
+        example = informative(self.setup.graph.example.beside_model())
+        self._example(Scene(inputs=EXAMPLE, example=example))
+        low, high = (_fresh(example, share) for share in (0.25, 0.75))
+        here = [*high, Scene(inputs=EXAMPLE, example=example)]
+        if low:
+            self._further(FRESH, low)
+        trains = any(p.requires_grad for p in model.parameters())
+        if trains and not _fits(model, 4):
+            self.notes.append("gradients: there is not the memory for them")
+        elif not self._further("training", [_in(scene, training=True, backward=trains) for scene in here]) and trains:
+            self._further("gradients", [_in(scene, training=False, backward=True) for scene in here])
+
+    def _example(self, scene: Scene) -> None:
+        choices = [Numbers(wide=self.dtype)] if self.dtype is not None else [*_wide(self.setup.model), _OWN]
+        try:
+            self.comparisons.append(self._attempt(scene, choices))
+        except _Unfit as first:
+            alone = self._exact_alone(scene)
+            if alone is None:
+                raise _nothing(self.setup.model, first) from first.__cause__
+            self.setup = alone
+            try:
+                self.comparisons.append(self._attempt(scene, choices))
+            except _Unfit as problem:
+                raise _nothing(self.setup.model, problem) from problem.__cause__
+
+    def _exact_alone(self, scene: Scene) -> Setup | None:
+        """Where the code cannot run with only the inexact widths narrowed: the exact ones alone, once all were seen to run."""
+        graph, plan = self.setup.graph, self.setup.plan
+        if not self.setup.base.kept:
+            return None
+        try:
+            run(self.setup.narrowed(), scene, _OWN)
+            exact = graph.plan(self.setup.exact)
+        except Exception:
+            return None
+        self.notes.append(
+            "exact and inexact widths together: the code does not run with only the inexact ones narrowed"
+        )
+        return Setup(self.setup.model, graph, exact, graph.plan({})) if exact.kept or not plan.kept else None
+
+    def _further(self, what: str, scenes: Sequence[Scene]) -> bool:
+        """Compare in the first of these scenes that the network can be run in; if in none, note why."""
+        choices = [Numbers(wide=self.dtype)] if self.dtype is not None else [_OWN, *_wide(self.setup.model)]
+        reason = ""
+        for scene in scenes:
+            try:
+                self.comparisons.append(self._attempt(scene, choices))
+                return True
+            except _Unfit as problem:
+                reason = reason or str(problem)
+        self.notes.append(f"{what}: {reason}")
+        return False
+
+    def _attempt(self, scene: Scene, choices: Sequence[Numbers]) -> Comparison:
+        """Compare on the first numbers that will do; wide ones decide. Raises _Disagreement, or _Unfit where none will."""
+        reasons: list[tuple[Numbers, Exception]] = []
+        for numbers in choices:
+            decides = numbers.wide is not None or len(choices) == 1
+            try:
+                return compare(self.setup, scene, numbers, last=decides)
+            except Wrong as wrong:
+                # what does not run on numbers wider than its own may be no fault of the narrowing
+                if decides and (wrong.__cause__ is None or len(choices) == 1):
+                    raise _Disagreement(scene, numbers, wrong) from wrong
+                reasons.append((numbers, wrong))
+            except Exception as error:
+                reasons.append((numbers, error))
+        for numbers in [numbers for numbers, error in reasons if isinstance(error, Wrong)]:
+            return self._attempt(scene, [numbers])
+        self._unfit(scene, reasons)
+
+    def _unfit(self, scene: Scene, reasons: Sequence[tuple[Numbers, Exception]]) -> NoReturn:
+        """Raise for a scene that no numbers will do for."""
+        numbers, error = reasons[-1]
+        if not isinstance(error, Inconclusive):
+            self._blame_inexact(scene, numbers, error)
+        told = next((error for _, error in reasons if isinstance(error, Inconclusive)), error)
+        raise _Unfit(str(told) if isinstance(told, Inconclusive) else sentence(told)) from told
+
+    def _blame_inexact(self, scene: Scene, numbers: Numbers, error: Exception) -> None:
+        """Raise _Disagreement where the masked network does not run although the whole one does."""
+        as_traced = not scene.training and scene.inputs == EXAMPLE
+        if self.setup.base.kept and not as_traced and not is_too_little(error):
+            try:
+                run(self.setup.whole(), scene, numbers)
+            except Exception:
+                return
+            wrong = Wrong(f"the network does not run once its inexact widths are narrowed ({sentence(error)})")
+            raise _Disagreement(scene, numbers, wrong) from error
+
+
+def _in(scene: Scene, *, training: bool, backward: bool) -> Scene:
+    return Scene(inputs=scene.inputs, example=scene.example, training=training, backward=backward)
+
+
+def _wide(model: nn.Module) -> Iterator[Numbers]:
+    """The widest numbers for which there is memory, if they are wider than the model's own."""
+    tensors = [t for t in named_tensors(model).values() if t.is_floating_point() or t.is_complex()]
+    own = max((torch.finfo(t.dtype).eps for t in tensors), default=torch.finfo(torch.float32).eps)
+    count = sum(t.numel() for t in tensors)
+    for dtype in (torch.float64, torch.float32):
+        if torch.finfo(dtype).eps < own and 2 * count * torch.finfo(dtype).bits // 8 < _free_bytes(model) // 3:
+            yield Numbers(wide=dtype)
+            return
+
+
+def _fits(model: nn.Module, times: int) -> bool:
+    """Whether there is memory for the model so many times over."""
+    return times * sum(p.numel() * p.element_size() for p in model.parameters()) < _free_bytes(model) // 2
+
+
+def _free_bytes(model: nn.Module) -> int:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def _fresh(example: Example, share: float) -> list[Scene]:
+    """Scenes with other inputs, boldest first: other ids too, or none but floating numbers."""
+    others = [fresh(example, share, ids=ids) for ids in (True, False)]
+    return [Scene(inputs=FRESH, example=other) for other in others if not _same_numbers(other, example)]
+
+
+def _same_numbers(one: Example, other: Example) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.tensors(), other.tensors(), strict=True))
+
+
+def _nothing(model: nn.Module, reason: Exception) -> VerificationError:
+    return VerificationError(
+        f"nothing was compared, so nothing is verified: {reason}. The model ({type(model).__name__}) is unchanged. Give an "
+        "example on which it returns tensors, or switch verification off and compare yourself."
     )
 
 
-def _informative(example: Example) -> Example:
-    """An example that is one number everywhere would hide mistakes: replace such inputs by noise of the same shape."""
-    generator = torch.Generator().manual_seed(0)
+def _error(model: nn.Module, setup: Setup, found: _Disagreement) -> VerificationError:
+    """The error that names the widths at fault."""
+    plan, graph = setup.plan, setup.graph
 
-    def one(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() < 2 or bool(tensor.float().std() > 0):
-            return tensor
-        return torch.randn(tensor.shape, generator=generator).to(tensor)
-
-    return example.map(one)
-
-
-def _native_dtype(model: nn.Module) -> torch.dtype:
-    return next((t.dtype for t in named_tensors(model).values() if t.is_floating_point()), torch.float32)
-
-
-def _affordable_dtype(model: nn.Module) -> torch.dtype:
-    """The widest dtype whose extra copies of the weights fit into a third of the free memory."""
-    tensors = [t for t in named_tensors(model).values() if t.is_floating_point()]
-    numbers = sum(t.numel() for t in tensors)
-    device = tensors[0].device if tensors else torch.device("cpu")
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    for dtype in (torch.float64, torch.float32):
-        if numbers * torch.finfo(dtype).bits // 8 * 2 < free // 3:
-            return dtype
-    return _native_dtype(model)
-
-
-class _Narrowest(TorchDispatchMode):
-    """Notices numbers of less than double precision inside a double-precision run."""
-
-    seen = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.dtype is not torch.float64:
-                self.seen |= tensor.dim() > 0
-        return out
-
-
-class _Comparison:
-    """The two runs, with what to fall back on where the code cannot be run as wished."""
-
-    def __init__(
-        self, model: nn.Module, graph: Graph, plan: Plan, exact: Mapping[str, Indices], inexact: Mapping[str, Indices]
-    ) -> None:
-        self.model, self.graph, self.plan, self.exact = model, graph, plan, exact
-        self.base = graph.plan(inexact)
-        self.example = _informative(graph.example).beside_model()
-
-    def run(self, dtype: torch.dtype | None) -> tuple[list[torch.Tensor], list[torch.Tensor], bool, torch.dtype]:
-        """Masked outputs, narrowed outputs, whether numbers of lower precision were met, and the dtype used."""
-        native = _native_dtype(self.model)
-        wide = dtype or _affordable_dtype(self.model)
+    def differs(widths: Sequence[str]) -> bool:
         try:
-            return self._both(wide)
-        except Exception:
-            if dtype is None and wide is not native:
-                with contextlib.suppress(
-                    Exception
-                ):  # the code cannot be widened: a constant or a kernel of its own dtype
-                    return self._both(native)
-            return self._exact_alone(wide if dtype is not None else native)
+            part = graph.plan({name: plan.arrays[name] for name in widths})
+            _Proof(Setup.of(model, graph, part), None)._attempt(found.scene, [found.numbers])
+        except _Disagreement:
+            return True
+        except (_Unfit, PlanError):
+            return False
+        return False
 
-    def _exact_alone(self, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor], bool, torch.dtype]:
-        """Where the code cannot run with only the inexact widths narrowed: see the plan run, compare the exact ones alone."""
-        _run(self.model, _narrowed(self.model, self.plan), self.plan, self.example, dtype)
-        self.plan, self.base = self.graph.plan(self.exact), self.graph.plan({})
-        return self._both(dtype)
-
-    def _both(self, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor], bool, torch.dtype]:
-        watch, model, example = _Narrowest(), self.model, self.example
-        masked = _run(model, _masked_tensors(model, self.base, self.exact), self.base, example, dtype, watch)
-        narrowed = _run(model, _narrowed(model, self.plan), self.plan, example, dtype)
-        return masked, narrowed, watch.seen, dtype
-
-
-def _narrowed(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
-    live = named_tensors(model)
-    return slices_of({name: live.get(name) for name in plan.narrowed}, plan)
-
-
-def _masked_tensors(model: nn.Module, base: Plan, exact: Mapping[str, Indices]) -> dict[str, torch.Tensor]:
-    """Zero the removed units of exact widths, then narrow the inexact ones."""
-    made: dict[str, torch.Tensor] = {}
-    tied: dict[int, torch.Tensor] = {}
-    for name, tensor in named_tensors(model).items():
-        layout = base.layouts.get(name, ())
-        if not base.narrows(name) and not any(touches(axis, exact) for axis in layout):
-            continue
-        if id(tensor) not in tied:
-            masked = tensor.detach()
-            if tensor.is_floating_point():
-                masked = torch.where(kept_mask(masked, layout, exact), masked, 0)
-            tied[id(tensor)] = renewed(tensor, narrow_tensor(masked, layout, base.arrays))
-        made[name] = tied[id(tensor)]
-    return made
-
-
-def _run(
-    model: nn.Module,
-    tensors: Mapping[str, torch.Tensor],
-    plan: Plan,
-    example: Example,
-    dtype: torch.dtype,
-    watch: AbstractContextManager[Any] | None = None,
-) -> list[torch.Tensor]:
-    """The outputs of a twin of the model that holds these tensors where it is narrowed."""
-
-    def cast(tensor: torch.Tensor) -> torch.Tensor:
-        data = tensor.detach()
-        return renewed(tensor, data.to(dtype, copy=True) if tensor.is_floating_point() else data.clone())
-
-    network = twin(model, lambda name, tensor: cast(tensors.get(name, tensor)))
-    undo = undo_of_random_state()
-    try:
-        install(network, {}, plan.edits, there=plan.narrowed)
-        network.eval()
-        _seed_all(0)
-        ready = copied((example.args, example.kwargs), cast)
-        with torch.no_grad(), watch or contextlib.nullcontext():
-            output = network(*ready[0], **ready[1])
-    finally:
-        undo()
-    return [t.detach() for t in output_tensors(output)]
-
-
-def _difference(
-    masked: list[torch.Tensor],
-    narrowed: list[torch.Tensor],
-    graph: Graph,
-    arrays: Mapping[str, Indices],
-    inexact: Mapping[str, Indices],
-) -> float:
-    worst = 0.0
-    if len(masked) != len(narrowed):
-        return float("inf")
-    for place, (a, b) in enumerate(zip(masked, narrowed, strict=True)):
-        layout = graph.outputs[place] if place < len(graph.outputs) else ()
-        if len(layout) == a.dim():
-            a = _narrow_output(a, layout, arrays, inexact)
-        if a.shape != b.shape:
-            return float("inf")
-        if not a.is_floating_point() or not a.numel():
-            continue
-        a, b = a.double(), b.double()
-        gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
-        scale = a[a.isfinite()].abs().max().item() if bool(a.isfinite().any()) else 1.0
-        worst = max(worst, gap.nan_to_num(nan=float("inf")).max().item() / max(scale, 1e-30))
-    return worst
-
-
-def _narrow_output(
-    output: torch.Tensor, layout: Layout, arrays: Mapping[str, Indices], inexact: Mapping[str, Indices]
-) -> torch.Tensor:
-    for i, axis in enumerate(layout):
-        if touches(axis, arrays):
-            whole, kept = kept_indices(axis, inexact), kept_indices(axis, arrays)
-            output = output.index_select(i, torch.as_tensor(np.searchsorted(whole, kept)).to(output.device))
-    return output
+    widths = at_fault(list(plan.kept), differs)
+    names = ", ".join(widths[:3]) + (f" and {len(widths) - 3} more widths" if len(widths) > 3 else "")
+    return VerificationError(
+        f"narrowing {names} changes what {type(model).__name__} computes: on {found.scene.inputs}, in {found.scene.mode}, "
+        f"{found}. Its code uses how many of these units there are, or where each one stands, in a way that a trace does not "
+        f"see. The model is unchanged. Leave them whole with exclude={list(widths[:3])!r}, or let "
+        'on_mismatch="freeze" do so.',
+        widths=widths,
+    )

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_leaves
 
 from secateur.errors import InputError
 from secateur.torch.running.twin import copied
@@ -53,37 +53,18 @@ class Example:
         args, kwargs = copied((self.args, self.kwargs), function)
         return Example(self.model, args, kwargs)
 
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor among the arguments, whatever objects hold them, in their order."""
+        found: list[torch.Tensor] = []
+        self.map(lambda tensor: found.append(tensor) or tensor)
+        return found
+
     def beside_model(self) -> Example:
         """The same example with host tensors moved to where the model's first parameter is."""
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         if device.type in ("cpu", "meta"):
             return self
         return self.map(lambda t: t.to(device) if t.device.type == "cpu" else t)
-
-
-def output_tensors(output: Any) -> list[torch.Tensor]:
-    """All tensors in a model's output: nested tuples, dicts, dataclasses and Hugging Face outputs."""
-    found: list[torch.Tensor] = []
-    seen: set[int] = set()
-
-    def visit(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif isinstance(value, dict):
-            for item in value.values():
-                visit(item)
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            for item in value:
-                visit(item)
-        elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)) and id(value) not in seen:
-            seen.add(id(value))
-            for item in vars(value).values():
-                visit(item)
-        elif not isinstance(value, (str, bytes)):
-            found.extend(t for t in tree_flatten(value)[0] if isinstance(t, torch.Tensor) and t is not value)
-
-    visit(output)
-    return found
 
 
 def batch_size(example: Example) -> int:

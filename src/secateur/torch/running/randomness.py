@@ -24,17 +24,19 @@ import torch
 from torch import nn
 
 from secateur.torch.running.restoring import Undo
+from secateur.torch.running.switches import ALONE
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Random numbers that begin with a seed, and go on outside as if nothing had been drawn."""
-    undo = undo_of_random_state()
-    try:
-        _seed_all(seed)
-        yield
-    finally:
-        undo()
+    with ALONE:
+        undo = undo_of_random_state()
+        try:
+            _seed_all(seed)
+            yield
+        finally:
+            undo()
 
 
 def undo_of_random_state() -> Undo:

@@ -18,7 +18,8 @@ from torch import nn
 import secateur.torch.rules  # noqa: F401  importing them registers them
 from secateur.core.space import ONE, Space, constant, freeze
 from secateur.errors import InputError, SecateurError, TraceError
-from secateur.torch.running.example import Example, output_tensors
+from secateur.torch.running.example import Example
+from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.tracing.attributes import sized_attributes
 from secateur.torch.tracing.stage import Staging, perform

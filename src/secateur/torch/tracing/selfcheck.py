@@ -30,7 +30,7 @@ from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import narrowed
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
-from secateur.torch.running.example import output_tensors
+from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.tracing.observe import Observation, real_like
 from secateur.torch.tracing.stage import Staging, perform

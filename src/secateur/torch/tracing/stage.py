@@ -51,14 +51,14 @@ def perform(example: Example, tracer: Tracer, staging: Staging, look: Callable[[
         try:
             return _perform(example, tracer, staging, look, interrupts)
         except BaseException as error:
-            _let_go_of_frames(error)
+            let_go_of_frames(error)
             raise
         finally:
             tracer.forget()
             outside.put_back(tracer.made)
 
 
-def _let_go_of_frames(error: BaseException | None) -> None:
+def let_go_of_frames(error: BaseException | None) -> None:
     """Tracebacks hold the variables of the model's code, tensors of the run among them; what they say stays as a note."""
     if isinstance(error, Exception):
         error.add_note("In the model:\n" + "".join(traceback.format_tb(error.__traceback__)[1:]))
@@ -81,7 +81,7 @@ def _perform(
             output = model(*ready.args, **ready.kwargs)
         return look(output)
     finally:
-        _let_go(model)
+        let_go(model)
 
 
 def _tell_modules(model: nn.Module, tracer: Tracer) -> None:
@@ -108,7 +108,7 @@ def _tell_modules(model: nn.Module, tracer: Tracer) -> None:
             module.register_forward_hook(leave, prepend=True)
 
 
-def _let_go(model: nn.Module) -> None:
+def let_go(model: nn.Module) -> None:
     """Twins often hold themselves (hooks, closures); their tensors need not wait for the garbage collector."""
     for module in list(model.modules()):
         if not isinstance(module, torch.jit.ScriptModule):

@@ -26,7 +26,8 @@ from secateur.torch.narrowing.tolerances import BY_DTYPE, FLOAT32
 from secateur.torch.pruners.sparsifier.entries import Entry, bias_of
 from secateur.torch.pruners.sparsifier.units import plan_of_masks
 from secateur.torch.running.contractions import Site, taps
-from secateur.torch.running.example import Example, output_tensors
+from secateur.torch.running.example import Example
+from secateur.torch.running.outputs import output_tensors
 
 Deltas = dict[str, torch.Tensor]  # what to add to which bias
 

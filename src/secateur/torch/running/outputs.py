@@ -1,0 +1,97 @@
+"""What a model returns: every tensor, NumPy array and floating number in it, by its place.
+
+    {"logits": t, "aux": [u, Boxes(v)]}     ──►  logits, aux[0], aux[1].boxes
+
+Outputs come as nested containers, dataclasses with and without slots, read-only views of dicts, generators, lists of floats.
+
+Invariant: the order depends on the kinds and names of things only, so that two runs of one network give the same places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from secateur.errors import InputError
+
+MOST_ITEMS = 10_000  # of an iterator, which may never end
+
+Number = torch.Tensor | np.ndarray | float | complex
+
+
+def numbers_in(output: object) -> list[tuple[str, Number]]:
+    """Everything in an output that can be compared, with its place. Iterators are used up.
+
+    Raises InputError for an iterator that does not end.
+    """
+    return [(place or "output", value) for place, value in _walk(output, "", set())]
+
+
+def output_tensors(output: object) -> list[torch.Tensor]:
+    """The tensors alone."""
+    return [value for _, value in numbers_in(output) if isinstance(value, torch.Tensor)]
+
+
+def as_tensor(value: Number) -> torch.Tensor:
+    """What is no tensor yet as one."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, complex):
+        return torch.tensor(value, dtype=torch.complex128)
+    return torch.from_numpy(np.array(value))
+
+
+def _walk(value: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Number]]:
+    if isinstance(value, (torch.Tensor, float, complex)):
+        yield place, value
+    elif isinstance(value, (np.ndarray, np.generic)):
+        if value.dtype.kind in "fciub":
+            yield place, np.asarray(value)
+    elif not isinstance(value, (str, bytes, int, type, nn.Module, type(None))) and id(value) not in seen:
+        seen.add(id(value))
+        for key, item in _items(value):
+            yield from _walk(item, f"{place}{key}" if place else key.removeprefix("."), seen)
+
+
+def _items(value: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [(f".{key}" if str(key).isidentifier() else f"[{key!r}]", item) for key, item in value.items()]
+    if isinstance(value, AbstractSet):
+        return _numbered(sorted(value) if all(isinstance(item, float) for item in value) else value)
+    if isinstance(value, (list, tuple)):
+        names = getattr(value, "_fields", None)
+        return _numbered(value) if names is None else [(f".{n}", v) for n, v in zip(names, value, strict=True)]
+    if isinstance(value, Iterator):
+        items = list(islice(value, MOST_ITEMS + 1))
+        if len(items) > MOST_ITEMS:
+            raise InputError(f"the model returns a {type(value).__name__} that yields more than {MOST_ITEMS:,} items")
+        return _numbered(items)
+    attributes = list(_attributes(value))
+    if attributes:
+        return attributes
+    # what PyTorch was told how to take apart, and other sequences
+    leaves = tree_leaves(value)
+    if len(leaves) == 1 and leaves[0] is value:
+        return _numbered(value) if hasattr(value, "__len__") and hasattr(value, "__iter__") else ()
+    return _numbered(leaves)
+
+
+def _numbered(values: Iterable[Any]) -> list[tuple[str, Any]]:
+    return [(f"[{i}]", item) for i, item in enumerate(values)]
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    for name, item in getattr(value, "__dict__", {}).items():
+        yield f".{name}", item
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                yield f".{name}", getattr(value, name)

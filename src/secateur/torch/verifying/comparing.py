@@ -1,0 +1,252 @@
+"""Masked against narrowed, in one scene: how far apart, and how far apart they may be.
+
+    masked      inexact widths narrowed, exact ones whole with the removed units' slices zero
+    narrowed    everything narrowed                           ──► each output, and each gradient on its kept slices, the same
+    masked, its weights off by one in the last place          ──► what rounding alone can do to this network: the bound
+
+Invariant: a difference within what the dtype's rounding gives well-behaved networks passes at once; a larger one must be
+explained by the network's own conditioning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from secateur.core.graph import Graph
+from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, size_of, touches
+from secateur.core.plan import Plan
+from secateur.core.verification import Comparison
+from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, renewed, slices_of
+from secateur.torch.narrowing.tolerances import COARSE, ROUNDING, SAFETY
+from secateur.torch.running.restoring import named_tensors
+from secateur.torch.verifying.running import Numbers, Scene, Seen, Side, run
+
+_DRAWS = (2, 8)  # perturbed runs: two where the difference is more than rounding, more before anything is called wrong
+
+
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class Wrong(Exception):
+    """Narrowed and masked disagree; the text says how, in words that go into a sentence."""
+
+
+class Inconclusive(Exception):
+    """Nothing can be said: the text says why."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is compared: ``base`` is the part of a plan that is narrowed on both sides, ``exact`` the part that is masked."""
+
+    model: nn.Module
+    graph: Graph
+    plan: Plan
+    base: Plan
+
+    @classmethod
+    def of(cls, model: nn.Module, graph: Graph, plan: Plan) -> Setup:
+        """Inexact widths on both sides, exact ones masked on one."""
+        base = graph.plan({name: kept for name, kept in plan.arrays.items() if not graph[name].exact})
+        return cls(model, graph, plan, base)
+
+    @cached_property
+    def exact(self) -> Mapping[str, Indices]:
+        """The kept sets that are masked on one side and narrowed on the other."""
+        return {name: kept for name, kept in self.plan.arrays.items() if name not in self.base.kept}
+
+    def whole(self) -> Side:
+        """The model as it is."""
+        return Side(self.model, {}, self.graph.plan({}))
+
+    def narrowed(self) -> Side:
+        """Everything narrowed."""
+        live = named_tensors(self.model)
+        return Side(self.model, slices_of({name: live.get(name) for name in self.plan.narrowed}, self.plan), self.plan)
+
+    def masked(self) -> Side:
+        """The removed units of exact widths zero, inexact widths narrowed."""
+        made: dict[str, torch.Tensor] = {}
+        tied: dict[int, torch.Tensor] = {}
+        for name, tensor in named_tensors(self.model).items():
+            layout = self.base.layouts.get(name, ())
+            if not self.plan.narrows(name):
+                continue
+            if id(tensor) not in tied:
+                data = tensor.detach()
+                if data.is_floating_point() or data.is_complex():
+                    data = torch.where(kept_mask(data, layout, self.exact), data, 0)
+                tied[id(tensor)] = renewed(tensor, narrow_tensor(data, layout, self.base.arrays))
+            made[name] = tied[id(tensor)]
+        return Side(self.model, made, self.base)
+
+    def kept_of(self, tensor: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """What the narrowed network has of a tensor of the masked one, which is made of these widths."""
+        left = tuple(_left(axis, self.base.sizes) for axis in layout)
+        if tuple(size_of(axis, {}) for axis in left) != tuple(tensor.shape):
+            return tensor
+        if not any(touches(axis, self._arrays_left) for axis in left):
+            return tensor
+        return narrow_tensor(tensor, left, self._arrays_left)
+
+    @cached_property
+    def _arrays_left(self) -> Mapping[str, Indices]:
+        """The kept sets of exact widths, counted in the masked network, where outer units may be gone already."""
+        found: dict[str, Indices] = {}
+        for name, kept in self.exact.items():
+            outer = self.base.arrays.get(self.graph[name].outer or "")
+            found[name] = kept[outer] if kept.ndim == 2 and outer is not None else kept
+        return found
+
+
+def _left(axis: Axis, sizes: Mapping[str, int]) -> Axis:
+    """An axis as it is once its widths have these sizes."""
+    match axis:
+        case Along():
+            return replace(axis, size=sizes.get(axis.width, axis.size))
+        case Product():
+            return Product(tuple(_left(factor, sizes) for factor in axis.factors))
+        case Sum():
+            return Sum(tuple(_left(part, sizes) for part in axis.parts))
+        case _:
+            return axis
+
+
+def compare(setup: Setup, scene: Scene, numbers: Numbers, *, last: bool = True) -> Comparison:
+    """Run both sides of a setup, and hold them against each other.
+
+    Raises Wrong where they disagree, Inconclusive where that cannot be told; what the masked side raises comes through.
+    Unless these numbers are the ``last``, a difference above rounding is not looked into: other numbers will tell.
+    """
+    masked, narrowed = _pair(setup, scene, numbers)
+    found = _differences(masked, narrowed)
+    if not found:
+        raise Inconclusive("there is no tensor, array or floating number in what the model returns")
+    bounds = dict.fromkeys(found, _rounding(masked.eps))
+    seed = 0
+    for draws in _DRAWS if last else ():
+        if all(found[name] <= bounds[name] for name in found):
+            break
+        for _ in range(draws):
+            seed += 1
+            off = replace(numbers, eps=masked.eps, seed=seed)
+            noise = _differences(masked, _one(setup.masked(), scene, off, setup))
+            bounds = {name: max(bounds[name], SAFETY * noise.get(name, 0.0)) for name in bounds}
+    _judge(found, bounds, masked, narrowed)
+    return _comparison(scene, masked, found, bounds)
+
+
+def _pair(setup: Setup, scene: Scene, numbers: Numbers) -> tuple[Seen, Seen]:
+    masked = _one(setup.masked(), scene, numbers, setup)
+    try:
+        narrowed = run(setup.narrowed(), scene, numbers)
+    except Exception as error:
+        if scene.training and is_too_little(error):
+            raise Inconclusive(
+                "the example is too small for a norm to train on it once the network is narrowed"
+            ) from error
+        raise Wrong(f"the narrowed network does not run ({sentence(error)})") from error
+    return masked, narrowed
+
+
+def _one(side: Side, scene: Scene, numbers: Numbers, setup: Setup) -> Seen:
+    """A run of the masked network; its outputs and gradients at the size they have once it is narrowed."""
+    outputs, layouts = setup.graph.outputs, setup.plan.layouts
+
+    def shrink(place: int, tensor: torch.Tensor) -> torch.Tensor:
+        known = place < len(outputs) and len(outputs[place]) == tensor.dim()
+        return setup.kept_of(tensor, outputs[place]) if known else tensor
+
+    seen = run(side, scene, numbers, shrink)
+    gradients = {n: g if g is None else setup.kept_of(g, layouts.get(n, ())) for n, g in seen.gradients.items()}
+    return replace(seen, gradients=gradients)
+
+
+def _differences(one: Seen, other: Seen) -> dict[str, float]:
+    """How far two runs are apart in each output and gradient, relative to its largest number. Raises Wrong for other shapes."""
+    if list(one.outputs) != list(other.outputs):
+        odd = [name for name in (*one.outputs, *other.outputs) if name not in one.outputs or name not in other.outputs]
+        raise Wrong(f"they return other things, {odd[0]} in one of the two only")
+    found = {name: _gap(name, a, other.outputs[name], 0.0) for name, a in one.outputs.items()}
+    largest = max((float(g.abs().max()) for g in one.gradients.values() if g is not None and g.numel()), default=0.0)
+    for name, a in one.gradients.items():
+        b = other.gradients.get(name)
+        if (a is None) is not (b is None):
+            raise Wrong(f"only the {'narrowed' if a is None else 'masked'} network has a gradient for {name}")
+        if a is not None and b is not None:
+            found[_GRADIENT + name] = _gap(_GRADIENT + name, a, b, 0.01 * largest)
+    return found
+
+
+_GRADIENT = "the gradient of "
+
+
+def _gap(what: str, a: torch.Tensor, b: torch.Tensor, least: float) -> float:
+    if a.shape != b.shape:
+        raise Wrong(f"{what} has shape {tuple(b.shape)} where {tuple(a.shape)} is due")
+    if not a.numel():
+        return 0.0
+    a, b = _plain(a), _plain(b)
+    gap = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs()).nan_to_num(nan=math.inf)
+    finite = a[a.isfinite()]
+    scale = max(float(finite.abs().max()) if finite.numel() else 1.0, least, 1e-30)
+    return float(gap.max()) / scale
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Any tensor as dense numbers of double precision."""
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def _rounding(eps: float) -> float:
+    """What passes without a look at the network's conditioning."""
+    return next(bound for least, bound in ROUNDING if eps <= least)
+
+
+def _judge(found: Mapping[str, float], bounds: Mapping[str, float], masked: Seen, narrowed: Seen) -> None:
+    """Raise Wrong for the worst that its bound does not excuse, Inconclusive where no output has a bound worth the name."""
+    wrong = [n for n in found if found[n] > bounds[n] and (bounds[n] <= COARSE or math.isinf(found[n]))]
+    if wrong:
+        worst = max(wrong, key=lambda name: found[name] / bounds[name])
+        reason = "; they draw random numbers, but not as many" if masked.random != narrowed.random else ""
+        raise Wrong(f"{worst} differs by {found[worst]:.1e} of its largest number (bound {bounds[worst]:.0e}){reason}")
+    if all(bounds[name] > COARSE for name in masked.outputs):
+        raise Inconclusive(
+            f"one in the last place of its weights changes what it returns by {max(bounds.values()) / SAFETY:.0e}"
+        )
+
+
+def _comparison(scene: Scene, masked: Seen, found: Mapping[str, float], bounds: Mapping[str, float]) -> Comparison:
+    close = [name for name in found if bounds[name] <= COARSE]
+    worst = max(close, key=lambda name: found[name] / bounds[name])
+    dtype = next((d for d in _DTYPES if torch.finfo(d).eps >= masked.eps), torch.float64)
+    return Comparison(
+        inputs=scene.inputs,
+        mode=scene.mode,
+        dtype=str(dtype).removeprefix("torch."),
+        outputs=tuple(name for name in close if name in masked.outputs),
+        gradients=sum(name not in masked.outputs for name in close),
+        difference=found[worst],
+        bound=bounds[worst],
+    )
+
+
+def is_too_little(error: Exception) -> bool:
+    """Whether a norm of torch.nn refuses to train on a single value a channel: a larger batch would do."""
+    return isinstance(error, ValueError) and "Expected more than 1" in str(error)
+
+
+def sentence(error: BaseException) -> str:
+    """An error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

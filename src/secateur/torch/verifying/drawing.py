@@ -1,0 +1,85 @@
+"""Random numbers at their expected value, so that two networks of different widths draw the same.
+
+    bernoulli(p) ──► p        rand() ──► 0.5        randn() ──► 0.37        dropout ──► nothing dropped
+
+A narrower network draws fewer numbers, and every later one would be another. What all units share, no slice can change.
+
+Invariant: an operator that is not known here draws as it does, from the process's generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Draw = Callable[..., Any]
+
+_SOME = 0.37  # a normal number: zero would hide what is multiplied with it
+
+
+def drawn(func: Any) -> Draw | None:
+    """What stands in for a random operator; None for any other, and for those that are not known."""
+    if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
+        return None
+    return _DRAWS.get(func._schema.name.removeprefix("aten::"))
+
+
+def _uniform(tensor: torch.Tensor, low: float = 0.0, high: float = 1.0, **_: Any) -> torch.Tensor:
+    return tensor.fill_((low + high) / 2)
+
+
+def _normal(tensor: torch.Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> torch.Tensor:
+    return tensor.fill_(mean + _SOME * std)
+
+
+def _normal_around(mean: Any, std: Any = 1.0, size: Any = None, **options: Any) -> torch.Tensor:
+    if size is not None:
+        return torch.full(size, mean + _SOME * std, **_plain(options))
+    return mean + _SOME * std
+
+
+def _exponential(tensor: torch.Tensor, rate: float = 1.0, **_: Any) -> torch.Tensor:
+    return tensor.fill_(1 / rate)
+
+
+def _bernoulli_(tensor: torch.Tensor, p: Any = 0.5, **_: Any) -> torch.Tensor:
+    return tensor.copy_(p) if isinstance(p, torch.Tensor) else tensor.fill_(p)
+
+
+def _bernoulli(tensor: torch.Tensor, p: float | None = None, **_: Any) -> torch.Tensor:
+    return tensor.clone() if p is None else torch.full_like(tensor, p)
+
+
+def _dropout(tensor: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return tensor.clone(), torch.ones_like(tensor, dtype=torch.bool)
+
+
+def _full(value: float) -> Draw:
+    return lambda size, **options: torch.full(size, value, **_plain(options))
+
+
+def _full_like(value: float) -> Draw:
+    return lambda tensor, **options: torch.full_like(tensor, value, **options)
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a factory that fills; one without a dtype would take that of the number it fills with."""
+    dtype = options.get("dtype") or torch.get_default_dtype()
+    return {**{key: options[key] for key in options if key not in ("generator", "names")}, "dtype": dtype}
+
+
+_DRAWS: dict[str, Draw] = {
+    "uniform_": _uniform,
+    "normal_": _normal,
+    "normal": _normal_around,
+    "exponential_": _exponential,
+    "bernoulli_": _bernoulli_,
+    "bernoulli": _bernoulli,
+    "native_dropout": _dropout,
+    "rand": _full(0.5),
+    "randn": _full(_SOME),
+    "rand_like": _full_like(0.5),
+    "randn_like": _full_like(_SOME),
+}

@@ -1,0 +1,249 @@
+"""One network, run once, apart from the model: what it gave, and what it drew at random.
+
+    side (tensors, plan) ──twin──► network ──scene (inputs, mode)──► Seen: outputs by place, gradients by parameter
+
+``Numbers`` says in which precision: the model's own, or a wide one to which every tensor is cast and every cast and factory
+in the code is led, so that a half-precision stem does not blur what follows.
+
+Invariant: neither model nor example nor the process changes, and no tensor of a run outlives it.
+"""
+
+from __future__ import annotations
+
+import random
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from secateur.core.plan import Plan
+from secateur.torch.narrowing.installing import install
+from secateur.torch.narrowing.slices import renewed
+from secateur.torch.running.example import Example
+from secateur.torch.running.interrupts import Interrupts
+from secateur.torch.running.outputs import Number, as_tensor, numbers_in
+from secateur.torch.running.outside import Outside
+from secateur.torch.running.randomness import _seed_all
+from secateur.torch.running.switches import ALONE, apart
+from secateur.torch.running.twin import copied, twin
+from secateur.torch.tracing.stage import let_go, let_go_of_frames
+from secateur.torch.verifying.drawing import drawn
+from secateur.torch.verifying.inputs import is_drawn
+
+_COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What both networks do: on which inputs, in which mode, and whether gradients are asked for."""
+
+    inputs: str
+    example: Example
+    training: bool = False
+    backward: bool = False
+
+    @property
+    def mode(self) -> str:
+        """The mode in words."""
+        return "training" if self.training else "evaluation"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A network to run: the model, where these tensors stand in for its own, with the attributes that a plan gives it."""
+
+    model: nn.Module
+    tensors: Mapping[str, torch.Tensor]
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """The numbers a network runs on: ``wide`` is None for the model's own.
+
+    With ``eps``, weights, inputs and the result of every operator are off by that share, up or down, as ``seed`` has it:
+    what that does to the outputs is what rounding does to them.
+    """
+
+    wide: torch.dtype | None = None
+    eps: float = 0.0
+    seed: int = 0
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same numbers in this precision, in memory of their own."""
+        return tensor.detach().clone() if self.wide is None else _cast(tensor.detach(), self.wide, copy=True)
+
+    def off(self, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Each number larger or smaller by the share ``eps``, or as it is; whole numbers (masks, counts) stay."""
+        if not self.eps or not (tensor.is_floating_point() or tensor.is_complex()):
+            return tensor
+        if tensor.is_complex():
+            return torch.view_as_complex(self.off(torch.view_as_real(tensor.resolve_conj()), generator))
+        signs = torch.randint(-1, 2, tensor.shape, generator=generator, dtype=torch.int8).to(tensor.device)
+        return torch.where(tensor == tensor.round(), tensor, tensor + tensor * (signs * self.eps).to(tensor.dtype))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a run gave, copied: outputs by place, gradients by parameter.
+
+    ``eps`` is the last place of the coarsest numbers that were met; ``random`` where the process's generators ended.
+    """
+
+    outputs: Mapping[str, torch.Tensor]
+    gradients: Mapping[str, torch.Tensor | None]
+    eps: float
+    random: bytes
+
+
+Shrink = Callable[[int, torch.Tensor], torch.Tensor]  # the n-th output that is a tensor ──► what of it counts
+
+
+def as_it_is(place: int, tensor: torch.Tensor) -> torch.Tensor:
+    """All of an output counts."""
+    return tensor
+
+
+def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -> Seen:
+    """Run a network on a scene, and give what came of it; what its code raises comes through."""
+    generator = torch.Generator().manual_seed(numbers.seed)
+    arithmetic = _Arithmetic(numbers, generator)
+    with ALONE, Interrupts() as interrupts, apart():
+        outside = Outside(side.model)
+        network = None
+        try:
+            network = _network(side, numbers, generator, training=scene.training)
+            args, kwargs = _arguments(scene.example, numbers, generator)
+            _seed_all(0)
+            with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
+                found = numbers_in(network(*args, **kwargs))
+                outputs = _shrunk(found, shrink)
+                gradients = _gradients(network, outputs) if scene.backward else {}
+            return Seen(
+                # copies, made where nobody listens: what was made in the run goes with it
+                outputs={place: tensor.detach().clone() for place, tensor in outputs.items()},
+                gradients={name: None if g is None else g.clone() for name, g in gradients.items()},
+                eps=arithmetic.coarsest,
+                random=_random_state(),
+            )
+        except BaseException as error:
+            let_go_of_frames(error)
+            raise
+        finally:
+            found = outputs = gradients = args = kwargs = None
+            if network is not None:
+                let_go(network)
+            outside.put_back(arithmetic.made)
+
+
+def _network(side: Side, numbers: Numbers, generator: torch.Generator, *, training: bool) -> nn.Module:
+    def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return renewed(tensor, numbers.off(numbers.of(side.tensors.get(name, tensor)), generator))
+
+    network = twin(side.model, stand_in)
+    install(network, {}, side.plan.edits, there=side.plan.narrowed)
+    return network.train(training)
+
+
+def _arguments(
+    example: Example, numbers: Numbers, generator: torch.Generator
+) -> tuple[tuple[object, ...], dict[str, Any]]:
+    def argument(tensor: torch.Tensor) -> torch.Tensor:
+        made = numbers.of(tensor)
+        return numbers.off(made, generator) if numbers.eps and is_drawn(tensor) else made
+
+    return copied((example.args, example.kwargs), argument)
+
+
+def _shrunk(found: Sequence[tuple[str, Number]], shrink: Shrink) -> dict[str, torch.Tensor]:
+    outputs: dict[str, torch.Tensor] = {}
+    count = 0
+    for place, value in found:
+        outputs[place] = shrink(count, value) if isinstance(value, torch.Tensor) else as_tensor(value)
+        count += isinstance(value, torch.Tensor)
+    return outputs
+
+
+def _gradients(network: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+    """The gradients of a sum of the outputs, each number times a fixed random one."""
+    generator = torch.Generator().manual_seed(0)
+    terms: list[torch.Tensor] = []
+    for tensor in outputs.values():
+        weights = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+        if tensor.requires_grad:
+            real = torch.view_as_real(tensor).sum(-1) if tensor.is_complex() else tensor
+            terms.append((real.double() * weights).sum())
+    if terms:
+        torch.stack(terms).sum().backward()
+    named = network.named_parameters()
+    return {name: None if p.grad is None else p.grad.detach() for name, p in named if p.requires_grad}
+
+
+def _random_state() -> bytes:
+    """Where the process's generators are, on the CPU: a network that drew nothing left them alone."""
+    legacy: Any = np.random.get_state()
+    return torch.default_generator.get_state().numpy().tobytes() + repr((random.getstate(), legacy[1:])).encode()
+
+
+def _cast(tensor: torch.Tensor, wide: torch.dtype, *, copy: bool = False) -> torch.Tensor:
+    wider = _wider(tensor.dtype, wide)
+    return tensor.to(wider) if wider is not tensor.dtype else tensor.clone() if copy else tensor
+
+
+class _Arithmetic(TorchDispatchMode):
+    """Leads casts and factories to the wide dtype, draws expected values, adds the noise of rounding, and notices the
+    coarsest numbers met.
+    """
+
+    def __init__(self, numbers: Numbers, generator: torch.Generator) -> None:
+        super().__init__()
+        self.numbers, self.generator, self.coarsest = numbers, generator, 0.0
+        self.made: list[weakref.ref[torch.Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        wide = self.numbers.wide
+        if wide is not None:
+            args = tuple(_wider(arg, wide) if isinstance(arg, torch.dtype) else arg for arg in args)
+            kwargs = {k: _wider(arg, wide) if isinstance(arg, torch.dtype) else arg for k, arg in kwargs.items()}
+        out = (drawn(func) or func)(*args, **kwargs)
+        if wide is not None and isinstance(out, torch.Tensor) and not _has_tensors(args):
+            out = _cast(out, wide)
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if (
+                isinstance(tensor, torch.Tensor)
+                and (tensor.is_floating_point() or tensor.is_complex())
+                and tensor.dim()
+            ):
+                self.coarsest = max(self.coarsest, torch.finfo(tensor.dtype).eps)
+        if self.numbers.eps and not any(r.alias_info for r in func._schema.returns):  # views must stay views
+            off = partial(self.numbers.off, generator=self.generator)
+            out = tree_map_only(torch.Tensor, off, out)
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.made.append(weakref.ref(tensor))
+                if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dim():
+                    self.coarsest = max(self.coarsest, torch.finfo(tensor.dtype).eps)
+        return out
+
+
+def _wider(dtype: torch.dtype, wide: torch.dtype) -> torch.dtype:
+    """The dtype of these numbers in a wide run: never a narrower one, and codes of eight bits stay codes."""
+    if dtype.is_complex:
+        wide = _COMPLEX.get(wide, dtype)
+    elif not dtype.is_floating_point or torch.finfo(dtype).bits < 16:
+        return dtype
+    return wide if torch.finfo(wide).bits > torch.finfo(dtype).bits else dtype
+
+
+def _has_tensors(args: tuple[Any, ...]) -> bool:
+    return any(
+        isinstance(leaf, torch.Tensor) for arg in args for leaf in (arg if isinstance(arg, (list, tuple)) else (arg,))
+    )
