@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import psutil
@@ -122,7 +122,7 @@ class _Proof:
         self.notes.append(
             "exact and inexact widths together: the code does not run with only the inexact ones narrowed"
         )
-        return Setup(self.setup.model, graph, exact, graph.plan({})) if exact.kept or not plan.kept else None
+        return replace(self.setup, plan=exact, base=graph.plan({})) if exact.kept or not plan.kept else None
 
     def _further(self, what: str, scenes: Sequence[Scene]) -> bool:
         """Compare in the first of these scenes that the network can be run in; if in none, note why."""
@@ -224,7 +224,7 @@ def _error(model: nn.Module, setup: Setup, found: _Disagreement) -> Verification
     def differs(widths: Sequence[str]) -> bool:
         try:
             part = graph.plan({name: plan.arrays[name] for name in widths})
-            _Proof(Setup.of(model, graph, part), None)._attempt(found.scene, [found.numbers])
+            _Proof(setup.for_plan(part), None)._attempt(found.scene, [found.numbers])
         except _Disagreement:
             return True
         except (_Unfit, PlanError):

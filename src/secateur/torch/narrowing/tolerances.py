@@ -32,6 +32,9 @@ BY_DTYPE = {
 # ran on. Double precision leaves four digits for the order of sums; in single, convolutions go ways that round more.
 ROUNDING = ((2.3e-16, 1e-12), (1.2e-7, 1e-5), (1e-3, 4e-3), (1.0, 3e-2))
 
+# A gradient goes through the network twice.
+GRADIENTS = 10.0
+
 # A network may differ by so many times what one in the last place of its weights does to it: sums in another order err by
 # the root of their length, and two perturbed runs say little about the worst.
 SAFETY = 32.0

@@ -23,7 +23,8 @@ from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, siz
 from secateur.core.plan import Plan
 from secateur.core.verification import Comparison
 from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, renewed, slices_of
-from secateur.torch.narrowing.tolerances import COARSE, ROUNDING, SAFETY
+from secateur.torch.narrowing.tolerances import COARSE, GRADIENTS, ROUNDING, SAFETY
+from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.verifying.running import Numbers, Scene, Seen, Side, run
 
@@ -46,6 +47,7 @@ class Setup:
     """What is compared: ``base`` is the part of a plan that is narrowed on both sides, ``exact`` the part that is masked."""
 
     model: nn.Module
+    outside: Outside
     graph: Graph
     plan: Plan
     base: Plan
@@ -53,8 +55,12 @@ class Setup:
     @classmethod
     def of(cls, model: nn.Module, graph: Graph, plan: Plan) -> Setup:
         """Inexact widths on both sides, exact ones masked on one."""
-        base = graph.plan({name: kept for name, kept in plan.arrays.items() if not graph[name].exact})
-        return cls(model, graph, plan, base)
+        return cls(model, Outside(model), graph, plan, plan).for_plan(plan)
+
+    def for_plan(self, plan: Plan) -> Setup:
+        """The same for another plan of the graph."""
+        base = self.graph.plan({name: kept for name, kept in plan.arrays.items() if not self.graph[name].exact})
+        return replace(self, plan=plan, base=base)
 
     @cached_property
     def exact(self) -> Mapping[str, Indices]:
@@ -63,12 +69,13 @@ class Setup:
 
     def whole(self) -> Side:
         """The model as it is."""
-        return Side(self.model, {}, self.graph.plan({}))
+        return Side(self.model, self.outside, {}, self.graph.plan({}))
 
     def narrowed(self) -> Side:
         """Everything narrowed."""
         live = named_tensors(self.model)
-        return Side(self.model, slices_of({name: live.get(name) for name in self.plan.narrowed}, self.plan), self.plan)
+        slices = slices_of({name: live.get(name) for name in self.plan.narrowed}, self.plan)
+        return Side(self.model, self.outside, slices, self.plan)
 
     def masked(self) -> Side:
         """The removed units of exact widths zero, inexact widths narrowed."""
@@ -84,7 +91,7 @@ class Setup:
                     data = torch.where(kept_mask(data, layout, self.exact), data, 0)
                 tied[id(tensor)] = renewed(tensor, narrow_tensor(data, layout, self.base.arrays))
             made[name] = tied[id(tensor)]
-        return Side(self.model, made, self.base)
+        return Side(self.model, self.outside, made, self.base)
 
     def kept_of(self, tensor: torch.Tensor, layout: Layout) -> torch.Tensor:
         """What the narrowed network has of a tensor of the masked one, which is made of these widths."""
@@ -128,7 +135,8 @@ def compare(setup: Setup, scene: Scene, numbers: Numbers, *, last: bool = True) 
     found = _differences(masked, narrowed)
     if not found:
         raise Inconclusive("there is no tensor, array or floating number in what the model returns")
-    bounds = dict.fromkeys(found, _rounding(masked.eps))
+    rounding = _rounding(masked.eps)
+    bounds = {name: rounding if name in masked.outputs else GRADIENTS * rounding for name in found}
     seed = 0
     for draws in _DRAWS if last else ():
         if all(found[name] <= bounds[name] for name in found):

@@ -57,9 +57,13 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A network to run: the model, where these tensors stand in for its own, with the attributes that a plan gives it."""
+    """A network to run: the model, where these tensors stand in for its own, with the attributes that a plan gives it.
+
+    ``outside`` puts back what the code writes beside the model.
+    """
 
     model: nn.Module
+    outside: Outside
     tensors: Mapping[str, torch.Tensor]
     plan: Plan
 
@@ -116,7 +120,6 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
     generator = torch.Generator().manual_seed(numbers.seed)
     arithmetic = _Arithmetic(numbers, generator)
     with ALONE, Interrupts() as interrupts, apart():
-        outside = Outside(side.model)
         network = None
         try:
             network = _network(side, numbers, generator, training=scene.training)
@@ -140,7 +143,7 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
             found = outputs = gradients = args = kwargs = None
             if network is not None:
                 let_go(network)
-            outside.put_back(arithmetic.made)
+            side.outside.put_back(arithmetic.made)
 
 
 def _network(side: Side, numbers: Numbers, generator: torch.Generator, *, training: bool) -> nn.Module:
