@@ -101,8 +101,8 @@ def _large(run: Callable[[Workplace], Any]) -> Callable[[Workplace], Any]:
 
 
 def _subnet(work: Workplace) -> None:
-    with sc.subnet(work.model, work.plan, data_loader=work.loader, collect_func=_itself) as small, torch.no_grad():
-        small(work.inputs)
+    with sc.subnet(work.model, work.plan, data_loader=work.loader, collect_func=_itself) as small:
+        assert sum(p.numel() for p in small.parameters()) <= work.budget["params"]
 
 
 def _prune(mode: str, *, with_data: bool = True, **config: Any) -> Callable[[Workplace], Any]:
