@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.core.verification import Comparison
 
 from .entry import Entry, floats
 from .oracle import judge
@@ -79,7 +80,10 @@ def test_a_random_state_moved_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_input_written_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "inputs" in _breaking(monkeypatch, "trace", lambda graph, model, given: given[0].mul_(2) and None)
+    def write(graph: Any, model: nn.Module, given: Any) -> None:
+        given[0].mul_(2)
+
+    assert "inputs" in _breaking(monkeypatch, "trace", write)
 
 
 def test_a_wrong_slice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +113,10 @@ def test_a_width_freed_in_spite_of_its_order_is_found(monkeypatch: pytest.Monkey
 
 
 def test_a_rubber_stamp_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    passed = sc.Verification(
-        max_difference=0.0, tolerance=1.0, dtype="float64", compared=(), not_compared=(), seconds=0.0
+    seen = Comparison(
+        inputs="any", mode="evaluation", dtype="float64", outputs=("output",), gradients=0, difference=0.0, bound=1.0
     )
+    passed = sc.Verification(comparisons=(seen,))
     monkeypatch.setattr(sc, "verify", lambda *args, **kwargs: passed, raising=False)
     verdict = judge(_entry(), draws=("half",))
     assert "a wrong slice of fc2.weight is called" in verdict.why

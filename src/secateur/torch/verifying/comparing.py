@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import nn
@@ -137,12 +138,11 @@ def compare(setup: Setup, scene: Scene, numbers: Numbers, *, last: bool = True) 
         raise Inconclusive("there is no tensor, array or floating number in what the model returns")
     rounding = _rounding(masked.eps)
     bounds = {name: rounding if name in masked.outputs else GRADIENTS * rounding for name in found}
-    seed = 0
+    seeds = iter(range(1, sum(_DRAWS) + 1))
     for draws in _DRAWS if last else ():
         if all(found[name] <= bounds[name] for name in found):
             break
-        for _ in range(draws):
-            seed += 1
+        for seed in islice(seeds, draws):
             off = replace(numbers, eps=masked.eps, seed=seed)
             noise = _differences(masked, _one(setup.masked(), scene, off, setup))
             bounds = {name: max(bounds[name], SAFETY * noise.get(name, 0.0)) for name in bounds}
