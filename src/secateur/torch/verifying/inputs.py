@@ -51,7 +51,8 @@ def is_drawn(tensor: torch.Tensor) -> bool:
         return False
     if tensor.is_complex():
         return True
-    if not bool(tensor.isfinite().all()) or len(tensor.unique()) <= 2:
+    least, most = tensor.aminmax()
+    if not bool((most - least).isfinite()) or bool(((tensor == least) | (tensor == most)).all()):
         return False
     return tensor.is_floating_point() or not _is_in_order(tensor)
 
