@@ -81,14 +81,83 @@ def test_classes_that_leave_as_an_array_or_a_list_are_compared(wrap: Callable[[t
         assert caught.value.widths == ("last.out_features",)
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda y: None, lambda y: str(y.shape), lambda y: {"n": 3}], ids=["none", "text", "int"]
-)
+NOTHING = {
+    "none": lambda y: None,
+    "text": lambda y: str(y.shape),
+    "an integer": lambda y: {"n": 3},
+    "no row": lambda y: y[:0],
+    "nan": lambda y: y * float("nan"),
+    "infinite": lambda y: y.abs() * float("inf"),
+    "the same whatever the weights": lambda y: torch.ones(3),
+}
+
+
+@pytest.mark.parametrize("wrap", NOTHING.values(), ids=NOTHING.keys())
 def test_nothing_compared_is_nothing_verified(wrap: Callable[[torch.Tensor], Any]) -> None:
     model = Net(wrap).eval()
     graph = sc.trace(model, X)
     with pytest.raises(VerificationError, match="nothing was compared"):
         verify(model, graph.plan({w.name: range(3) for w in graph.free}), graph)
+
+
+class Told(Net):
+    """What ``does`` does to the hidden units begins once the trace is over."""
+
+    def __init__(self, does: Callable[[Told, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.does, self.lies = does, False
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        h = super().hidden(x)
+        return self.does(self, h) if self.lies else h
+
+
+def ramp(h: torch.Tensor) -> torch.Tensor:
+    return torch.linspace(1, 2, h.shape[1])
+
+
+def drawn(h: torch.Tensor) -> torch.Tensor:
+    return torch.rand(h.shape[1], generator=torch.Generator().manual_seed(0))
+
+
+LIES: dict[str, Callable[[Told, torch.Tensor], torch.Tensor]] = {
+    "the number of units": lambda net, h: h * h.shape[1],
+    "their order": lambda net, h: h.flip(1),
+    "their neighbours": lambda net, h: h.roll(1, 1),
+    "a statistic": lambda net, h: h - h.mean(1, keepdim=True),
+    "single precision only": lambda net, h: h * ramp(h) if h.dtype is torch.float32 else h,
+    "double precision only": lambda net, h: h * ramp(h) if h.dtype is torch.float64 else h,
+    "training only": lambda net, h: h * ramp(h) if net.training else h,
+    "gradients only": lambda net, h: h * ramp(h) if torch.is_grad_enabled() else h,
+    "large numbers only": lambda net, h: torch.where(h > 1.0, h * ramp(h), h),
+    "numbers drawn from a seed": lambda net, h: h * drawn(h),
+    "a very little": lambda net, h: h * (1 + 1e-9 * ramp(h)),
+    "a size that is asserted": lambda net, h: h if h.shape[1] == 10 else h[:, :0],
+}
+
+
+@pytest.mark.parametrize("kind", LIES)
+def test_narrowing_that_changes_what_is_computed_is_found(kind: str) -> None:
+    model = Told(LIES[kind]).eval()
+    plan = every_second(model)
+    model.lies = True
+    with pytest.raises(VerificationError) as caught:
+        sc.apply(model, plan)
+    assert caught.value.widths == ("first.out_features",)
+
+
+def test_a_kernel_that_takes_memory_for_another_order_is_no_disagreement() -> None:
+    class Tokens(nn.Module):
+        """A batch of one, whose gradient reaches the norm transposed: PyTorch 2.13 reads that wrongly."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.last = nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.norm(self.conv(x)).flatten(2).transpose(1, 2))
+
+    assert proved(Tokens().eval(), torch.randn(1, 3, 4, 5)).comparisons[-1].gradients == 6
 
 
 def test_an_iterator_that_never_ends_is_refused() -> None:

@@ -28,7 +28,15 @@ from secateur.errors import PlanError, VerificationError
 from secateur.torch.running.example import Example
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.verifying.blame import at_fault
-from secateur.torch.verifying.comparing import Inconclusive, Setup, Wrong, compare, is_too_little, sentence
+from secateur.torch.verifying.comparing import (
+    Inconclusive,
+    Setup,
+    Wrong,
+    compare,
+    depends_on_weights,
+    is_too_little,
+    sentence,
+)
 from secateur.torch.verifying.inputs import fresh, informative
 from secateur.torch.verifying.running import Numbers, Scene, run
 
@@ -84,7 +92,8 @@ class _Proof:
         """All scenes, the example first. Raises _Disagreement, and VerificationError where the example tells nothing."""
         model = self.setup.model
         example = informative(self.setup.graph.example.beside_model())
-        self._example(Scene(inputs=EXAMPLE, example=example))
+        scene = Scene(inputs=EXAMPLE, example=example)
+        self._example(scene)
         low, high = (_fresh(example, share) for share in (0.25, 0.75))
         here = [*high, Scene(inputs=EXAMPLE, example=example)]
         if low:
@@ -94,6 +103,9 @@ class _Proof:
             self.notes.append("gradients: there is not the memory for them")
         elif not self._further("training", [_in(scene, training=True, backward=trains) for scene in here]) and trains:
             self._further("gradients", [_in(scene, training=False, backward=True) for scene in here])
+        seen = not self.setup.plan.kept or any(one.gradients for one in self.comparisons)
+        if not seen and not depends_on_weights(self.setup, scene):
+            raise _nothing(model, Inconclusive("what it returns does not depend on its weights"))
 
     def _example(self, scene: Scene) -> None:
         choices = [Numbers(wide=self.dtype)] if self.dtype is not None else [*_wide(self.setup.model), _OWN]
@@ -146,7 +158,7 @@ class _Proof:
                 return compare(self.setup, scene, numbers, last=decides)
             except Wrong as wrong:
                 # what does not run on numbers wider than its own may be no fault of the narrowing
-                if decides and (wrong.__cause__ is None or len(choices) == 1):
+                if (decides or wrong.certain) and (wrong.__cause__ is None or len(choices) == 1):
                     raise _Disagreement(scene, numbers, wrong) from wrong
                 reasons.append((numbers, wrong))
             except Exception as error:

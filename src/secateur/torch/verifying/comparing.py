@@ -33,11 +33,20 @@ _AS_THEY_ARE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 _DRAWS = (2, 8)  # perturbed runs: two where the difference is more than rounding, more before anything is called wrong
 
+_GROSS = 100.0  # times what rounding does: where other numbers would agree, these are looked into nevertheless
+
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Wrong(Exception):
-    """Narrowed and masked disagree; the text says how, in words that go into a sentence."""
+    """Narrowed and masked disagree; the text says how, in words that go into a sentence.
+
+    ``certain``: other numbers could not excuse it.
+    """
+
+    def __init__(self, how: str, *, certain: bool = False) -> None:
+        super().__init__(how)
+        self.certain = certain
 
 
 class Inconclusive(Exception):
@@ -131,24 +140,35 @@ def compare(setup: Setup, scene: Scene, numbers: Numbers, *, last: bool = True) 
     """Run both sides of a setup, and hold them against each other.
 
     Raises Wrong where they disagree, Inconclusive where that cannot be told; what the masked side raises comes through.
-    Unless these numbers are the ``last``, a difference above rounding is not looked into: other numbers will tell.
+    Unless these numbers are the ``last``, a difference above rounding is not looked into: other numbers will tell. One far
+    above it is: code may do other things in these numbers.
     """
     masked, narrowed = _pair(setup, scene, numbers)
     found = _differences(masked, narrowed)
-    if not found:
-        raise Inconclusive("there is no tensor, array or floating number in what the model returns")
+    _check_informative(masked)
     rounding = _rounding(masked.eps)
     bounds = {name: rounding if name in masked.outputs else GRADIENTS * rounding for name in found}
     seeds = iter(range(1, sum(_DRAWS) + 1))
-    for draws in _DRAWS if last else ():
+    gross = any(found[name] > min(_GROSS * rounding, COARSE) for name in masked.outputs)
+    for draws in _DRAWS if last or gross else ():
         if all(found[name] <= bounds[name] for name in found):
             break
         for seed in islice(seeds, draws):
             off = replace(numbers, eps=masked.eps, seed=seed)
             noise = _differences(masked, _one(setup.masked(), scene, off, setup))
             bounds = {name: max(bounds[name], SAFETY * noise.get(name, 0.0)) for name in bounds}
-    _judge(found, bounds, masked, narrowed)
+    _judge(found, bounds, masked, narrowed, certain=gross)
     return _comparison(scene, masked, found, bounds)
+
+
+def depends_on_weights(setup: Setup, scene: Scene) -> bool:
+    """Whether other weights give other outputs: where they do not, two networks that agree prove nothing."""
+    here = _one(setup.masked(), scene, Numbers(), setup)
+    try:
+        others = (_one(setup.masked(), scene, Numbers(eps=0.5, seed=seed), setup) for seed in (1, 2, 3))
+        return any(gap > 0 for other in others for gap in _differences(here, other).values())
+    except Wrong:
+        return True
 
 
 def _pair(setup: Setup, scene: Scene, numbers: Numbers) -> tuple[Seen, Seen]:
@@ -232,13 +252,26 @@ def _rounding(eps: float) -> float:
     return next(bound for least, bound in ROUNDING if eps <= least)
 
 
-def _judge(found: Mapping[str, float], bounds: Mapping[str, float], masked: Seen, narrowed: Seen) -> None:
+def _check_informative(masked: Seen) -> None:
+    """Raise Inconclusive where the outputs are nothing, or no numbers."""
+    if not masked.outputs:
+        raise Inconclusive("there is no tensor, array or floating number in what the model returns")
+    if not any(bool(_plain(tensor).isfinite().any()) for tensor in masked.outputs.values() if tensor.numel()):
+        raise Inconclusive("everything the model returns is empty, infinite or not a number")
+
+
+def _judge(
+    found: Mapping[str, float], bounds: Mapping[str, float], masked: Seen, narrowed: Seen, *, certain: bool
+) -> None:
     """Raise Wrong for the worst that its bound does not excuse, Inconclusive where no output has a bound worth the name."""
     wrong = [n for n in found if found[n] > bounds[n] and (bounds[n] <= COARSE or math.isinf(found[n]))]
     if wrong:
         worst = max(wrong, key=lambda name: found[name] / bounds[name])
         reason = "; they draw random numbers, but not as many" if masked.random != narrowed.random else ""
-        raise Wrong(f"{worst} differs by {found[worst]:.1e} of its largest number (bound {bounds[worst]:.0e}){reason}")
+        raise Wrong(
+            f"{worst} differs by {found[worst]:.1e} of its largest number (bound {bounds[worst]:.0e}){reason}",
+            certain=certain and worst in masked.outputs,
+        )
     if all(bounds[name] > COARSE for name in masked.outputs):
         raise Inconclusive(
             f"one in the last place of its weights changes what it returns by {max(bounds.values()) / SAFETY:.0e}"

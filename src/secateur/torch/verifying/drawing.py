@@ -4,6 +4,9 @@
 
 A narrower network draws fewer numbers, and every later one would be another. What all units share, no slice can change.
 
+A generator that the code seeds just before it draws gives the same numbers every time: these are constants, unit by unit,
+and are drawn as they are.
+
 Invariant: an operator that is not known here draws as it does, from the process's generators.
 """
 
@@ -24,6 +27,14 @@ def drawn(func: Any) -> Draw | None:
     if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
         return None
     return _DRAWS.get(func._schema.name.removeprefix("aten::"))
+
+
+def is_fixed(generator: torch.Generator | None, held: set[int]) -> bool:
+    """Whether a generator was just seeded, and is none that the network holds (by identity) and draws on with."""
+    if generator is None or id(generator) in held:
+        return False
+    new = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+    return torch.equal(new.get_state(), generator.get_state())
 
 
 def _uniform(tensor: torch.Tensor, low: float = 0.0, high: float = 1.0, **_: Any) -> torch.Tensor:

@@ -34,7 +34,7 @@ from secateur.torch.running.randomness import _seed_all
 from secateur.torch.running.switches import ALONE, apart
 from secateur.torch.running.twin import copied, twin
 from secateur.torch.tracing.stage import let_go, let_go_of_frames
-from secateur.torch.verifying.drawing import drawn
+from secateur.torch.verifying.drawing import drawn, is_fixed
 from secateur.torch.verifying.inputs import is_drawn
 
 # On the CPU this kernel takes a batch of one in another memory order for what it is not (seen in PyTorch 2.13): the gradients
@@ -90,7 +90,7 @@ class Numbers:
 
     def off(self, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Each number larger or smaller by the share ``eps``, or as it is; whole numbers (masks, counts) stay."""
-        if not self.eps or not (tensor.is_floating_point() or tensor.is_complex()):
+        if not self.eps or not _has_room(tensor):
             return tensor
         if tensor.is_complex():
             return torch.view_as_complex(self.off(torch.view_as_real(tensor.resolve_conj()), generator))
@@ -127,6 +127,7 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
         network = None
         try:
             network = _network(side, numbers, generator, training=scene.training)
+            arithmetic.generators = _generators_of(network)
             args, kwargs = _arguments(scene.example, numbers, generator)
             _seed_all(0)
             with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
@@ -157,6 +158,11 @@ def _network(side: Side, numbers: Numbers, generator: torch.Generator, *, traini
     network = twin(side.model, stand_in)
     install(network, {}, side.plan.edits, there=side.plan.narrowed)
     return network.train(training)
+
+
+def _generators_of(network: nn.Module) -> set[int]:
+    values = [value for module in network.modules() for value in vars(module).values()]
+    return {id(value) for value in values if isinstance(value, torch.Generator)}
 
 
 def _arguments(
@@ -213,6 +219,7 @@ class _Arithmetic(TorchDispatchMode):
         super().__init__()
         self.numbers, self.generator, self.coarsest = numbers, generator, 0.0
         self.made: list[weakref.ref[torch.Tensor]] = []
+        self.generators: set[int] = set()  # those the network holds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -222,7 +229,8 @@ class _Arithmetic(TorchDispatchMode):
             kwargs = {k: _wider(arg, wide) if isinstance(arg, torch.dtype) else arg for k, arg in kwargs.items()}
         if func is _NORM_BACKWARD and args[0] is not None:
             args = (torch.empty_like(args[1], dtype=args[0].dtype).copy_(args[0]), *args[1:])
-        out = (drawn(func) or func)(*args, **kwargs)
+        fixed = is_fixed(kwargs.get("generator"), self.generators)
+        out = (func if fixed else drawn(func) or func)(*args, **kwargs)
         if wide is not None and isinstance(out, torch.Tensor) and not _has_tensors(args):
             out = _cast(out, wide)
         if self.numbers.eps and not any(r.alias_info for r in func._schema.returns):  # views must stay views
@@ -234,6 +242,13 @@ class _Arithmetic(TorchDispatchMode):
                 if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dim():
                     self.coarsest = max(self.coarsest, torch.finfo(tensor.dtype).eps)
         return out
+
+
+def _has_room(tensor: torch.Tensor) -> bool:
+    """Whether numbers a little larger or smaller can stand in the place of these: no codes, no sparse ones."""
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return False
+    return tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() > 1)
 
 
 def _wider(dtype: torch.dtype, wide: torch.dtype) -> torch.dtype:
