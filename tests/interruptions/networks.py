@@ -111,7 +111,8 @@ def tokens(batch: int) -> Tensor:
 
 
 def vectors(batch: int) -> Tensor:
-    return torch.randn(batch, 8)
+    """Enough of them for each of the experts to run."""
+    return torch.randn(16 * batch, 8)
 
 
 @subject(images)
