@@ -39,6 +39,15 @@ class SizeFacts:
     branches: dict[tuple[Origin, str, Origin], tuple[bool, str]] = field(default_factory=dict)
     losses: list[tuple[Origin, str]] = field(default_factory=list)
 
+    def join(self, other: SizeFacts) -> None:
+        """What another run of the same code said holds too."""
+        self.attributes.update(other.attributes)
+        self.equations.extend(other.equations)
+        self.differences.extend(other.differences)
+        self.float_uses.extend(other.float_uses)
+        self.branches.update(other.branches)
+        self.losses.extend(other.losses)
+
 
 def settle(facts: SizeFacts) -> None:
     """Make all size equations of a run hold for arbitrary widths, by unifying or freezing."""

@@ -19,10 +19,12 @@ from secateur.core.graph import Graph
 from secateur.core.settle import settle
 from secateur.errors import TraceError
 from secateur.torch.running.example import Example
-from secateur.torch.tracing.build import build, freeze_unused, has_unused_parameters, used_leaves
+from secateur.torch.tracing.build import build
+from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.names import Names
 from secateur.torch.tracing.observe import Observation, listen_in_training, observe
 from secateur.torch.tracing.selfcheck import ROUNDS, check_by_running
+from secateur.torch.tracing.unreached import place_unreached
 
 
 def trace(model: nn.Module, dummy_input: object, *, interface: bool = True, check: bool = True) -> Graph:
@@ -36,10 +38,10 @@ def trace(model: nn.Module, dummy_input: object, *, interface: bool = True, chec
     example = Example.of(model, dummy_input)
     started = time.perf_counter()
     seen = observe(example, interface=interface)
-    if has_unused_parameters(seen, used_leaves(seen)):
-        listen_in_training(seen)
+    listen_in_training(seen, interface=interface)
     settle(seen.tracer.facts)
-    freeze_unused(seen)
+    place_unreached(seen)
+    freeze_idle(seen)
     graph = build(seen, {})
     traced = time.perf_counter()
     if check:

@@ -15,50 +15,12 @@ from secateur.core.cost import Cost, Peak, Polynomial
 from secateur.core.graph import Graph, Use, Width
 from secateur.core.layout import Along, Axis, Layout, Product, Sum
 from secateur.core.settle import axis_of, differences_for, equations_for
-from secateur.core.space import Form, Space, factors, freeze, leaves
+from secateur.core.space import Form, Space, factors, leaves
 from secateur.torch.narrowing.fingerprint import fingerprint
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.tracing.names import Names, module_types
 from secateur.torch.tracing.observe import Observation
-from secateur.torch.tracing.tracer import Record
-
-UNUSED = "the example does not exercise it"
-
-
-VIEWS = frozenset(
-    ["slice", "select", "split", "split_with_sizes", "unbind", "narrow", "chunk", "_to_copy", "detach", "alias"]
-)
-
-
-def used_leaves(seen: Observation) -> set[int]:
-    """Identities of the leaves that some operator other than a view touched."""
-    used: set[int] = set()
-    for record in [*seen.tracer.records, *seen.training_records]:
-        if record.view or record.name in VIEWS:
-            continue
-        for layout in (record.inputs, *record.outputs):
-            for space in layout:
-                if id(space) not in used:
-                    used.add(id(space))
-                    used.update(id(leaf) for leaf in leaves(space))
-    return used
-
-
-def has_unused_parameters(seen: Observation, used: set[int]) -> bool:
-    """Whether some parameter takes no part in the run at all: training might use it."""
-    return any(
-        not any(id(leaf) in used for space in seen.spaces[name] for leaf in leaves(space))
-        for name, _ in seen.example.model.named_parameters()
-    )
-
-
-def freeze_unused(seen: Observation) -> None:
-    """Freeze leaves that neither evaluation nor training exercises: a longer input might use them."""
-    used = used_leaves(seen)
-    for spaces in seen.spaces.values():
-        for leaf in (leaf for space in spaces for leaf in leaves(space)):
-            if id(leaf) not in used:
-                freeze(leaf, UNUSED)
+from secateur.torch.tracing.records import Record
 
 
 def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
@@ -156,7 +118,7 @@ def _inner_widths(seen: Observation, names: Names) -> dict[int, Space]:
     outer = {k: v for k, v in outer.items() if k in names.by_leaf and id(v) in names.by_leaf}
     if not outer:
         return {}
-    records = [*seen.tracer.records, *seen.training_records]
+    records = list(seen.records)
     for tensor in [*seen.spaces.values(), *(o for r in records for o in r.outputs), *seen.outputs]:
         _strike_out(tensor, outer)
     for record in records if outer else []:

@@ -1,6 +1,8 @@
-"""The one run of a trace: the model, its example, and everything the operators said.
+"""The runs of a trace: the model, its examples, and everything the operators said.
 
-    observe(example) -> Observation      spaces of every named tensor, the records, equations, costs, outputs
+    observe(example) ──► Observation      spaces of every named tensor, the records, equations, costs, outputs
+    listen(seen, other example)           one more run on the same spaces: what either says holds
+    listen_in_training(seen)              and what the code does only while it trains
 
 Runs on tensors without data; where the model's code needs values (it branches on them), on the real ones.
 
@@ -9,6 +11,8 @@ Invariant: what runs is a twin (`stage`); model, arguments and process stay as t
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,15 +26,30 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.tracing.attributes import sized_attributes
+from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
-from secateur.torch.tracing.tracer import Record, Tracer
+from secateur.torch.tracing.tracer import Tracer
 
 INPUT, OUTPUT = "the model's input", "the model's output"
 
 
 @dataclass(slots=True)
+class Run:
+    """Once through the model. ``whole``: it came to its end, so that it can be rehearsed with another network."""
+
+    example: Example
+    tracer: Tracer
+    outputs: list[list[Space]]
+    training: bool = False
+    whole: bool = True
+
+
+@dataclass(slots=True)
 class Observation:
-    """What one run said. ``spaces`` by tensor name; ``outputs`` in order; ``tracer`` holds records and equations."""
+    """What the runs said. ``spaces`` by tensor name; ``outputs`` in order; ``tracer`` holds records and equations.
+
+    The first run is that of the example in evaluation mode: its ``tracer`` has the costs, and the facts of all.
+    """
 
     example: Example
     tracer: Tracer
@@ -38,7 +57,17 @@ class Observation:
     outputs: list[list[Space]]
     inputs: list[Space] = field(default_factory=list)
     fallback: str | None = None
-    training_records: list[Record] = field(default_factory=list)
+    further: list[Run] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, the first one first."""
+        return [Run(self.example, self.tracer, self.outputs), *self.further]
+
+    @property
+    def records(self) -> Iterator[Record]:
+        """The operators of all runs."""
+        return (record for run in self.runs for record in run.tracer.records)
 
 
 def observe(example: Example, *, interface: bool = True) -> Observation:
@@ -77,54 +106,89 @@ def _sentence(example: Example, error: Exception) -> str:
     )
 
 
-def listen_in_training(seen: Observation) -> None:
-    """Run once more in training mode on the same spaces, for parameters that evaluation does not exercise.
-
-    Best effort: a model that does not train on its example adds nothing.
-    """
+def listen(seen: Observation, example: Example, name: str, *, interface: bool = True) -> None:
+    """Run a further example on the same spaces. Raises TraceError, with its ``name``, where the model does not run on it."""
     try:
-        more = _observe(seen.example, False, abstract=seen.tracer.abstract, trained=seen)
+        _again(seen, example, interface, training=False)
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise TraceError(f"{name}: {_sentence(example, error)}") from error
+
+
+def listen_in_training(seen: Observation, *, interface: bool = True) -> None:
+    """Run each example once more in training mode. One that the model does not train on adds what was heard until then."""
+    for run in seen.runs:
+        if not run.training:
+            with contextlib.suppress(Exception):
+                _again(seen, run.example, interface, training=True)
+
+
+def _again(seen: Observation, example: Example, interface: bool, *, training: bool) -> None:
+    """One more run on the spaces of the first; on real tensors where those without data do not do."""
+    try:
+        run = _heard(seen, example, training, abstract=seen.tracer.abstract)
     except Exception:
-        return
-    seen.tracer.facts.equations.extend(more.tracer.facts.equations)
-    seen.training_records = more.tracer.records
+        if not seen.tracer.abstract or any(t.is_meta for t in named_tensors(example.model).values()):
+            raise
+        run = _heard(seen, example, training, abstract=False)
+    for layout in run.outputs if interface else []:
+        for space in layout:
+            freeze(space, OUTPUT)
 
 
-def _observe(example: Example, interface: bool, *, abstract: bool, trained: Observation | None = None) -> Observation:
-    """One run in evaluation mode; with ``trained``, in training mode on the spaces of that run."""
-    model = example.model
-    tracer = Tracer(abstract=abstract)
-    spaces: dict[str, list[Space]] = {}
-    inputs: list[Space] = []
+def _heard(seen: Observation, example: Example, training: bool, *, abstract: bool) -> Run:
+    """A run, its facts joined to those of the first, whether it comes to its end or not."""
+    run = Run(example, Tracer(abstract=abstract, training=training), [], training=training, whole=False)
+    seen.further.append(run)
+    try:
+        run.outputs = _perform(run, seen)
+        run.whole = True
+    finally:
+        seen.tracer.facts.join(run.tracer.facts)
+        seen.tracer.unknown |= run.tracer.unknown
+        seen.tracer.data_dependent |= run.tracer.data_dependent
+    return run
+
+
+def _observe(example: Example, interface: bool, *, abstract: bool) -> Observation:
+    seen = Observation(example, Tracer(abstract=abstract), {}, [])
+    seen.outputs = _perform(seen.runs[0], seen)
+    for layout in seen.outputs if interface else []:
+        for space in layout:
+            freeze(space, OUTPUT)
+    return seen
+
+
+def _perform(run: Run, seen: Observation) -> list[list[Space]]:
+    """Run a twin on the spaces seen so far, which it adds to; the spaces of its outputs."""
+    model, tracer = run.example.model, run.tracer
     names = _names_by_tensor(model)
+    like = abstract_like if tracer.abstract else real_like
 
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        known = trained.spaces[name] if trained else [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
-        spaces.update(dict.fromkeys(names[id(tensor)], known))
-        made = abstract_like(tensor) if abstract else real_like(tensor)
-        return tracer.introduce(made, known, [tensor.is_floating_point()] * len(known))
+        known = seen.spaces.get(name) or [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
+        seen.spaces.update(dict.fromkeys(names[id(tensor)], known))
+        return tracer.introduce(like(tensor), known, [tensor.is_floating_point()] * len(known))
 
     def taken(tensor: torch.Tensor) -> torch.Tensor:
         known = [constant(n, INPUT if n != 1 else ONE) for n in tensor.shape]
-        inputs.extend(known)
-        made = abstract_like(tensor.detach()) if abstract else tensor.detach().clone()
+        seen.inputs.extend(known)
+        made = abstract_like(tensor.detach()) if tracer.abstract else tensor.detach().clone()
         return tracer.introduce(made, known, [False] * len(known))
 
     def prepare(twin: nn.Module) -> None:
         tracer.facts.attributes.update(sized_attributes(twin, tracer))
-        spaces.update(_scripted(twin, tracer))
+        seen.spaces.update(_scripted(twin, tracer))
 
     def look(output: Any) -> list[list[Space]]:
         returned = output_tensors(output)
         tracer.read(returned)
+        tracer.returned.extend(tracer.value(t).number for t in returned)
         return [list(tracer.spaces(t)) for t in returned]
 
-    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=trained is not None)
-    outputs = perform(example, tracer, staging, look)
-    for layout in outputs if interface else []:
-        for space in layout:
-            freeze(space, OUTPUT)
-    return Observation(example, tracer, spaces, outputs, inputs)
+    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training)
+    return perform(run.example, tracer, staging, look)
 
 
 def _scripted(twin: nn.Module, tracer: Tracer) -> dict[str, list[Space]]:

@@ -32,9 +32,10 @@ from secateur.torch.narrowing.slices import narrowed
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.restoring import abstract_like, named_tensors
-from secateur.torch.tracing.observe import Observation, real_like
+from secateur.torch.tracing.observe import Observation, Run, real_like
+from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
-from secateur.torch.tracing.tracer import Record, Tracer, _flat
+from secateur.torch.tracing.tracer import Tracer, _flat
 
 ROUNDS = 60
 
@@ -95,11 +96,14 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space])
     except PlanError as error:
         return _freeze_contradiction(graph, counts, leaf_of, str(error))
     sizes = {id(leaf_of[name].root()): count for name, count in counts.items()}
-    rehearsal = Rehearsal(abstract=seen.tracer.abstract, records=seen.tracer.records, sizes=sizes)
-    try:
-        _run_narrowed(seen, plan, rehearsal)
-    except Exception as error:
-        return _freeze_around(seen, rehearsal, f"{type(error).__name__}: {error}".splitlines()[0][:160])
+    for run in seen.runs:
+        if not run.whole:
+            continue
+        rehearsal = Rehearsal(abstract=run.tracer.abstract, records=run.tracer.records, sizes=sizes)
+        try:
+            _run_narrowed(run, plan, rehearsal)
+        except Exception as error:
+            return _freeze_around(seen, run, rehearsal, f"{type(error).__name__}: {error}".splitlines()[0][:160])
     return None
 
 
@@ -127,9 +131,9 @@ def _some_plan(graph: Graph, counts: dict[str, int]) -> Plan:
     return graph.plan(kept)
 
 
-def _run_narrowed(seen: Observation, plan: Plan, rehearsal: Rehearsal) -> None:
-    abstract = seen.tracer.abstract
-    smaller = {} if abstract else narrowed(named_tensors(seen.example.model), plan)
+def _run_narrowed(run: Run, plan: Plan, rehearsal: Rehearsal) -> None:
+    abstract = rehearsal.abstract
+    smaller = {} if abstract else narrowed(named_tensors(run.example.model), plan)
 
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if abstract:
@@ -141,15 +145,15 @@ def _run_narrowed(seen: Observation, plan: Plan, rehearsal: Rehearsal) -> None:
         _refresh_all(twin)
 
     def look(output: Any) -> None:
-        for tensor, layout in zip(output_tensors(output), seen.outputs, strict=False):
+        for tensor, layout in zip(output_tensors(output), run.outputs, strict=False):
             if abstract:
                 rehearsal.compare("the model", tensor, layout)
 
     def taken(tensor: torch.Tensor) -> torch.Tensor:
         return rehearsal.owned(abstract_like(tensor.detach()) if abstract else tensor.detach().clone())
 
-    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, reading=False)
-    perform(seen.example, rehearsal, staging, look)
+    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training, reading=False)
+    perform(run.example, rehearsal, staging, look)
 
 
 def _refresh_all(model: nn.Module) -> None:
@@ -165,14 +169,14 @@ def _narrowed_shape(plan: Plan, name: str, tensor: torch.Tensor) -> tuple[int, .
     return None if shape == tuple(tensor.shape) else shape
 
 
-def _freeze_around(seen: Observation, rehearsal: Rehearsal, why: str) -> str:
+def _freeze_around(seen: Observation, run: Run, rehearsal: Rehearsal, why: str) -> str:
     """Freeze what the failing operator touched; if that was frozen already, what its module holds; then its parent."""
     module = rehearsal.module
     reason = f"does not run when narrowed ({module or 'the model'}: {why})"
-    records = seen.tracer.records
+    records = run.tracer.records
     if rehearsal.following and records:
         place = min(rehearsal.place, len(records) - 1)
-        written = [space for first, last, space in seen.tracer.constants if first <= place < last]
+        written = [space for first, last, space in run.tracer.constants if first <= place < last]
         if _freeze_free(written, f"a size written into the code ({module or 'the model'})"):
             return reason
         record = records[place]

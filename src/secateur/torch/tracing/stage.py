@@ -85,27 +85,29 @@ def _perform(
 
 
 def _tell_modules(model: nn.Module, tracer: Tracer) -> None:
-    """Keep ``tracer.module`` the dotted name of the module that is running."""
+    """Keep ``tracer.module`` the dotted name of the module that is running, and what passes between it and its caller."""
     stack: list[tuple[nn.Module, str]] = []
 
     def hooks(name: str) -> tuple[Any, Any]:
-        def enter(module: nn.Module, args: object) -> None:
+        def enter(module: nn.Module, args: object, kwargs: object) -> None:
+            tracer.passes((args, kwargs), tracer.module, name)
             stack.append((module, tracer.module))
             tracer.module = name
 
-        def leave(module: nn.Module, args: object, out: object) -> None:
+        def leave(module: nn.Module, args: object, kwargs: object, out: object) -> None:
             while stack:  # modules that raised, and were caught by the model's code, are still on it
                 left, tracer.module = stack.pop()
                 if left is module:
                     break
+            tracer.passes(out, tracer.module, name)
 
         return enter, leave
 
     for name, module in model.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):
             enter, leave = hooks(name)
-            module.register_forward_pre_hook(enter, prepend=True)
-            module.register_forward_hook(leave, prepend=True)
+            module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
+            module.register_forward_hook(leave, prepend=True, with_kwargs=True)
 
 
 def let_go(model: nn.Module) -> None:

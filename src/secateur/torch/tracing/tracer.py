@@ -1,7 +1,6 @@
 """One forward pass, operator by operator, each saying which dimensions are the same.
 
     Tracer          sees every ATen operator: runs it, calls its rule, records its output and its cost
-    Value           what is known of one tensor: its spaces, and along which axes removed units are zero
     rules.RULES     operator -> rule; without one (or if it fails) everything the operator touches is frozen
 
 Invariant: a tensor whose origin the tracer does not know is frozen; the tracer never guesses.
@@ -12,7 +11,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,52 +25,17 @@ from secateur.torch.rules.registry import find
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.generators import Generators
 from secateur.torch.tracing.meta_kernels import run as run_abstract
+from secateur.torch.tracing.records import Memory, Record, Value
 
 CostTerm = tuple[int, tuple[Space, ...], str]  # coefficient, sizes, and the module that pays
-
-
-class Memory:
-    """One allocation. The tensors on it hold it; ``spoiled``: something was written that is not zero at removed units."""
-
-    __slots__ = ("__weakref__", "spoiled")
-
-    def __init__(self) -> None:
-        self.spoiled = False
-
-
-class Value:
-    """What is known of one tensor. ``zero[i]``: at removed units of axis i the tensor is zero.
-
-    ``when_read``: a space to freeze, and why, as soon as an operator reads the tensor (its shape may be read freely).
-    ``run`` tells whose note this is: a tensor that outlives its run must mean nothing to the next.
-    """
-
-    __slots__ = ("memory", "run", "spaces", "when_read", "zero")
-
-    def __init__(self, spaces: list[Space], zero: list[bool], run: object, memory: Memory | None = None) -> None:
-        self.spaces, self.zero, self.run, self.memory = spaces, zero, run, memory
-        self.when_read: tuple[Space, str] | None = None
-
-
-class Record:
-    """One operator of the run: what it was, the spaces of its inputs and outputs, and the module it ran in.
-
-    ``over``: the spaces that it sums or takes a statistic over, so that what it gives mixes their units.
-    """
-
-    __slots__ = ("inputs", "module", "name", "outputs", "over", "view")
-
-    def __init__(self, name: str, module: str, inputs: list[Space], outputs: list[list[Space]], view: bool) -> None:
-        self.name, self.module, self.inputs, self.outputs, self.view = name, module, inputs, outputs, view
-        self.over: tuple[Space, ...] = ()
 
 
 class Tracer(TorchDispatchMode):
     """Runs operators and keeps the equations they state. ``abstract``: floating tensors have no data."""
 
-    def __init__(self, *, abstract: bool) -> None:
+    def __init__(self, *, abstract: bool, training: bool = False) -> None:
         super().__init__()
-        self.abstract = abstract
+        self.abstract, self.training = abstract, training
         self.muted = 0
         self.where = ""
         self.module = ""
@@ -83,6 +47,9 @@ class Tracer(TorchDispatchMode):
         self.memory_events: list[CostTerm] = []
         self.unknown: Counter[str] = Counter()
         self.facts = SizeFacts()
+        self.kept: set[int] = set()  # numbers of the contents of tensors that the run began with
+        self.returned: list[int] = []  # and of those that it gave
+        self.near: dict[str, list[Space]] = {}  # what the code of each module that ran had before it
         self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
         self._over: list[Space] = []
         self.made: list[weakref.ref[torch.Tensor]] = []
@@ -116,7 +83,9 @@ class Tracer(TorchDispatchMode):
 
     def introduce(self, tensor: torch.Tensor, spaces: list[Space], zero: list[bool]) -> torch.Tensor:
         """A tensor that the run begins with."""
-        self.note(tensor, Value(spaces, zero, self._run))
+        known = Value(spaces, zero, self._run)
+        self.kept.add(known.number)
+        self.note(tensor, known)
         return self.owned(tensor)
 
     def owned(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -184,6 +153,12 @@ class Tracer(TorchDispatchMode):
         """A size went where it cannot be followed."""
         self.facts.losses.append((origin, f"{how} in {self.module or 'the model'}"))
 
+    def passes(self, value: object, caller: str, called: str) -> None:
+        """What one module gives another is in the hands of both."""
+        spaces = [s for t in _held(value) if (known := self.known(t)) is not None for s in known.spaces]
+        self.near.setdefault(caller, []).extend(spaces)
+        self.near.setdefault(called, []).extend(spaces)
+
     def forget(self) -> None:
         """Let go of tensors that are not the run's: constants of the model's code."""
         self._strangers.clear()
@@ -201,6 +176,8 @@ class Tracer(TorchDispatchMode):
     def statistic(self, space: Space) -> None:
         """A statistic runs over this dimension: removing its units changes the function by design."""
         self._over.append(space)
+        if self.training and torch.Tag.nondeterministic_seeded in getattr(self.operator, "tags", ()):
+            return  # which numbers are drawn while training is no part of the function
         mark_inexact(space, f"a statistic runs over it in {self.where}")
 
     def align(self, space: Space, multiple: int) -> None:
@@ -290,8 +267,11 @@ class Tracer(TorchDispatchMode):
         self._note_releases()
         view = getattr(func, "is_view", False)
         first = next((k for t in inputs if (k := self.known(t)) is not None), None)
+        reads = tuple(known.number for t in inputs if (known := self.known(t)) is not None)
         for tensor in outputs:
             known = self.value(tensor)
+            if view and first is not None:
+                known.number = first.number
             if known.memory is None:
                 if view and first is not None and first.memory is not None:
                     known.memory = first.memory
@@ -303,6 +283,7 @@ class Tracer(TorchDispatchMode):
         touched = [s for t in inputs for s in self.spaces(t)]
         record = Record(name, self.module, touched, [list(self.spaces(t)) for t in outputs], view)
         record.over = tuple(self._over)
+        record.reads, record.writes = reads, tuple(self.value(t).number for t in outputs)
         self.records.append(record)
 
     def _note_releases(self) -> None:
@@ -352,6 +333,15 @@ def _flat(tree: Any) -> list[Any]:
     if isinstance(tree, dict):
         return [leaf for item in tree.values() for leaf in _flat(item)]
     return [tree]
+
+
+def _held(value: object) -> Iterator[torch.Tensor]:
+    """The tensors in a tree, and in the attributes of the objects in it. (No closure: its cycle would outlive them.)"""
+    for leaf in _flat(value):
+        if isinstance(leaf, torch.Tensor):
+            yield leaf
+        elif hasattr(leaf, "__dict__") and not callable(leaf):
+            yield from (t for t in _flat(vars(leaf)) if isinstance(t, torch.Tensor))
 
 
 def _factory_device(func: Operator, args: Args, kwargs: Kwargs) -> torch.device:

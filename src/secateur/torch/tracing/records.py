@@ -1,0 +1,56 @@
+"""What a run writes down: of every tensor a Value, of every operator a Record.
+
+    Value     its spaces, and along which axes removed units are zero       Record    what went in, what came out, where
+
+Invariant: neither holds a tensor; a run that is over keeps none alive.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from secateur.core.space import Space
+
+
+class Memory:
+    """One allocation. The tensors on it hold it; ``spoiled``: something was written that is not zero at removed units."""
+
+    __slots__ = ("__weakref__", "spoiled")
+
+    def __init__(self) -> None:
+        self.spoiled = False
+
+
+class Value:
+    """What is known of one tensor. ``zero[i]``: at removed units of axis i the tensor is zero.
+
+    ``when_read``: a space to freeze, and why, as soon as an operator reads the tensor (its shape may be read freely).
+    ``run`` tells whose note this is: a tensor that outlives its run must mean nothing to the next. ``number`` is that of its
+    contents, which views share.
+    """
+
+    __slots__ = ("memory", "number", "run", "spaces", "when_read", "zero")
+
+    def __init__(self, spaces: list[Space], zero: list[bool], run: object, memory: Memory | None = None) -> None:
+        self.spaces, self.zero, self.run, self.memory = spaces, zero, run, memory
+        self.when_read: tuple[Space, str] | None = None
+        self.number = next(_numbers)
+
+
+_numbers = itertools.count()
+
+
+class Record:
+    """One operator of the run: what it was, the spaces of its inputs and outputs, and the module it ran in.
+
+    ``over``: the spaces that it sums or takes a statistic over, so that what it gives mixes their units. ``reads`` and
+    ``writes`` number the contents it had and gave.
+    """
+
+    __slots__ = ("inputs", "module", "name", "outputs", "over", "reads", "view", "writes")
+
+    def __init__(self, name: str, module: str, inputs: list[Space], outputs: list[list[Space]], view: bool) -> None:
+        self.name, self.module, self.inputs, self.outputs, self.view = name, module, inputs, outputs, view
+        self.over: tuple[Space, ...] = ()
+        self.reads: tuple[int, ...] = ()
+        self.writes: tuple[int, ...] = ()
