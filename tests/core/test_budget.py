@@ -85,6 +85,27 @@ def test_a_bound_that_means_nothing_is_refused_with_its_metric(bound):
         Budget.of({"macs": bound}, GRAPH)
 
 
+BEYOND = [
+    "1e99999999",
+    "1e-99999999",
+    "1" * 10**6,
+    "9e400",
+    "1e40",
+    10**400,
+    -(10**400),
+    1e999,
+    np.float64("inf"),
+    1e31,
+]
+
+
+@pytest.mark.parametrize("bound", BEYOND, ids=lambda bound: str(bound)[:12] if isinstance(bound, str) else "number")
+def test_a_number_beyond_all_networks_is_refused_at_once(bound):
+    with pytest.raises(ConfigError, match="params") as caught:
+        Budget.of({"params": bound}, GRAPH)
+    assert len(str(caught.value)) < 200
+
+
 def test_a_fraction_is_taken_for_a_forgotten_percent_sign():
     with pytest.raises(ConfigError, match="write '60%'"):
         Budget.of({"macs": 0.6}, GRAPH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import sys
@@ -51,6 +52,7 @@ def edit_both(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[
         edit_weights(change)(folder)
         tensors = load_file(folder / "model.safetensors")
         codes = {torch.float32: "F32", torch.int64: "I64", torch.float64: "F64"}
+        codes |= {torch.bool: "BOOL", torch.complex64: "C64"}
         table = {name: [codes[t.dtype], list(t.shape)] for name, t in tensors.items()}
         edit_plan(lambda data: data["weights"].update(tensors=table))(folder)
 
@@ -111,6 +113,16 @@ def plan_bytes(old: bytes, new: bytes) -> Callable[[Path], None]:
     return overwrite("plan.json", lambda text: text.replace(old, new, 1))
 
 
+def no_file(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Something else in the place of a file."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).unlink()
+        make(folder / name)
+
+    return damage
+
+
 W = "model.safetensors"
 ONE = b'{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 BAD: dict[str, Callable[[Path], object]] = {
@@ -162,6 +174,15 @@ BAD: dict[str, Callable[[Path], object]] = {
     "a tensor of the original shape": edit_both(lambda t: t.update({"inner.bias": torch.zeros(12)})),
     "a tensor flattened": edit_both(lambda t: t.update({"head.weight": t["head.weight"].reshape(-1)})),
     "a dtype that the table does not list": edit_weights(lambda t: t.update({"head.bias": torch.zeros(4).double()})),
+    "a pipe as plan": no_file("plan.json", os.mkfifo),
+    "a device as plan": no_file("plan.json", lambda path: path.symlink_to("/dev/zero")),
+    "a folder as plan": no_file("plan.json", Path.mkdir),
+    "a pipe as weights": no_file(W, os.mkfifo),
+    "a device as weights": no_file(W, lambda path: path.symlink_to("/dev/zero")),
+    "integers for a parameter": edit_both(lambda t: t.update({"head.bias": torch.ones(4, dtype=torch.int64)})),
+    "booleans for a parameter": edit_both(lambda t: t.update({"head.bias": torch.ones(4, dtype=torch.bool)})),
+    "complex numbers for a parameter": edit_both(lambda t: t.update({"head.bias": torch.ones(4).cfloat()})),
+    "floating numbers for a counter": edit_both(lambda t: t.update({"norm.num_batches_tracked": torch.tensor(0.0)})),
     "a header of no JSON": header(b"not json"),
     "a header that overlaps": header(b'{"a":' + ONE + b',"b":' + ONE + b"}0000"),
     "a header beyond its data": header(b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'),
@@ -200,6 +221,12 @@ def _replaced(name: str, module: nn.Module) -> nn.Module:
     return model
 
 
+def _changed(name: str, attribute: str, value: object) -> nn.Module:
+    model = Residual()
+    setattr(getattr(model, name), attribute, value)
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -208,9 +235,13 @@ def _replaced(name: str, module: nn.Module) -> nn.Module:
         (lambda: _replaced("inner", nn.Conv2d(8, 16, 3, padding=1)), "inner.* is .* in this model"),
         (
             lambda: _replaced("norm", nn.InstanceNorm2d(8, affine=True, track_running_stats=True)),
-            "modules or its other",
+            "modules, their settings or its other",
         ),
-        (lambda: _replaced("extra", nn.ReLU()), "modules or its other"),
+        (lambda: _replaced("extra", nn.ReLU()), "modules, their settings or its other"),
+        (lambda: _changed("inner", "stride", (2, 2)), "modules, their settings or its other"),
+        (lambda: _changed("inner", "padding", (0, 0)), "modules, their settings or its other"),
+        (lambda: _changed("inner", "dilation", (2, 2)), "modules, their settings or its other"),
+        (lambda: _changed("norm", "eps", 1.0), "modules, their settings or its other"),
         (lambda: narrowed(Residual), "narrowed already"),
     ],
 )

@@ -118,3 +118,29 @@ def test_a_failed_first_save_leaves_no_folder(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(ArtifactError, match="full"):
             save(small, tmp_path / "small")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("moment", ["check_fits", "weights_path", "hash_of", "_header", "_load", "safe_open"])
+def test_a_reader_beside_a_writer_reads_one_artefact_whole(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody saves again while the folder is read, at each of these moments once."""
+    from secateur.io import artifact
+
+    old, new = narrowed(Residual, seed=1), narrowed(Residual, seed=2)
+    folder = tmp_path / "small"
+    save(old, folder)
+    works, calls = getattr(artifact, moment), []
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            with monkeypatch.context() as patch:
+                patch.setattr(artifact, moment, works)
+                save(new, folder)
+        return works(*args, **kwargs)
+
+    monkeypatch.setattr(artifact, moment, meanwhile)
+    fresh = restore(Residual().eval(), folder)
+    assert everything(fresh) == everything(new)
+    assert len(calls) > 1

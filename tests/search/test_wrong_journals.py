@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.errors import ArtifactError
 from secateur.search.journal import _checksum
 from secateur.search.measured import is_evaluation
 
@@ -108,3 +110,12 @@ def test_what_an_evaluation_may_hold(entry: dict[str, Any]) -> None:
     assert is_evaluation("key", good)
     assert is_evaluation("key", {"sizes": {}, "score": None})
     assert not is_evaluation("key", {**good, **entry})
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["a pipe", "a device"])
+def test_what_is_no_file_is_no_journal(make: Callable[[Path], object], tmp_path: Path) -> None:
+    make(tmp_path / "journal.jsonl")
+    score = Score()
+    with pytest.raises(ArtifactError, match="a pipe, a device"):
+        fastnas(network(), score, tmp_path / "journal.jsonl")
+    assert score.calls == 0

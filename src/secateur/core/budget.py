@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from secateur.core.graph import Graph
 
 _TIMES = {"flops": ("macs", 2)}  # metrics that are a multiple of another one
-_NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([%kKMGT]?)\s*")
+_NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)\s*([%kKMGT]?)\s*")
+_MOST_DIGITS, _LARGEST = 40, 10**30  # text to read, and what to make of it: a power of ten costs its own length
 _SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -145,13 +146,16 @@ def _check_metric(metric: str, graph: Graph) -> None:
 def _read(metric: str, bound: object) -> tuple[Fraction, bool]:
     """The number, exactly as written, and whether it is a share."""
     if isinstance(bound, str):
-        found = _NUMBER.fullmatch(bound)
+        found = _NUMBER.fullmatch(bound) if len(bound) <= _MOST_DIGITS else None
+        if found is not None and abs(float(found[1])) > _LARGEST:
+            raise ConfigError(f"{metric}: {bound!r} is beyond all networks; write at most {_LARGEST:.0e}")
         if found is None:
-            raise ConfigError(f"{metric}: cannot read {bound!r}; write a number, '60%' or '3M'")
+            raise ConfigError(f"{metric}: cannot read {bound[:_MOST_DIGITS]!r}; write a number, '60%' or '3M'")
         number, unit = Fraction(found[1]), found[2]
         return (number / 100, True) if unit == "%" else (number * _SCALE[unit], False)
     if isinstance(bound, bool) or not isinstance(bound, int | float | np.integer | np.floating):
         raise ConfigError(f"{metric}: a bound is a number or a share such as '60%', not {type(bound).__name__}")
-    if not math.isfinite(bound):
-        raise ConfigError(f"{metric}: a bound must be finite, not {bound!r}")
+    if not abs(bound) <= _LARGEST:  # NaN is not either
+        shown = "NaN" if bound != bound else f"{'-' if bound < 0 else ''}{_LARGEST:.0e} and beyond"
+        raise ConfigError(f"{metric}: a bound must be a finite number that a network can have, not {shown}")
     return Fraction(float(bound) if isinstance(bound, float | np.floating) else int(bound)), False

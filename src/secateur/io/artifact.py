@@ -12,6 +12,9 @@ Invariant: `restore` returns bit for bit what `save` was given, or raises and le
 from __future__ import annotations
 
 import os
+import stat
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,8 +26,8 @@ from torch import Tensor, nn
 from secateur.core.json.strict import MAX_BYTES
 from secateur.core.plan import Plan
 from secateur.core.text import visible
-from secateur.errors import ArtifactError, InputError
-from secateur.io.atomic import PLAN, WEIGHTS, hash_of, replace_artifact, weights_path
+from secateur.errors import ArtifactError, InputError, PlanError
+from secateur.io.atomic import PLAN, WEIGHTS, glance, hash_of, replace_artifact, weights_path
 from secateur.io.fitting import check_fits, check_saveable
 from secateur.io.host_config import write_host_config
 from secateur.io.plan_file import Manifest, Stored, manifest_from_json, manifest_to_json
@@ -34,6 +37,17 @@ from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.restoring import named_tensors
 from secateur.version import __version__
+
+_MOST_READS = 100  # while somebody else saves into the folder
+
+# How safetensors spells the numbers that a tensor may be stored in; a model that was cast is as good.
+_FLOATS = ("F", "BF")
+_KINDS: Mapping[torch.dtype, tuple[str, ...]] = defaultdict(
+    lambda: _FLOATS,
+    {torch.bool: ("BOOL",)}
+    | dict.fromkeys((torch.complex32, torch.complex64, torch.complex128), ("C",))
+    | dict.fromkeys((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64), ("I", "U")),
+)
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -73,20 +87,39 @@ def save(model: nn.Module, path: str | os.PathLike[str], plan: Plan | tuple[Plan
 def restore(model: _Model, path: str | os.PathLike[str]) -> _Model:
     """Narrow a freshly built model in place to what was saved, and return it; its tensors keep their devices.
 
+    Another process may save into the folder meanwhile: what is restored is then what was there before, or afterwards.
     Raises ArtifactError or PlanError, before anything is changed, if the folder is damaged or of another architecture.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a freshly built torch.nn.Module, got {type(model).__name__}")
-    folder = Path(path)
+    manifest, tensors = _read(model, Path(path))
+    _put_in(model, manifest.plans, tensors)
+    return model
+
+
+def _read(model: nn.Module, folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
+    """A plan and the weights that it was written for; again from the beginning where they were replaced meanwhile."""
+    for _ in range(_MOST_READS):
+        before = glance(folder)
+        try:
+            found = _read_once(model, folder)
+        except (ArtifactError, PlanError):
+            if glance(folder) == before:
+                raise
+        else:
+            if glance(folder) == before:
+                return found
+    raise ArtifactError(f"{visible(folder)} was written to all the time while it was read: wait, and restore again")
+
+
+def _read_once(model: nn.Module, folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
     manifest = _read_manifest(folder)
     shapes = check_fits(model, manifest.plans)
     try:
         weights = _checked_weights(folder, manifest)
-        tensors = _load(model, manifest, shapes, weights)
+        return manifest, _load(model, manifest, shapes, weights)
     except (OSError, SafetensorError) as problem:
         raise ArtifactError(f"{visible(folder)}: the weights cannot be read: {visible(problem)}") from problem
-    _put_in(model, manifest.plans, tensors)
-    return model
 
 
 def _plans(model: nn.Module, plan: Plan | tuple[Plan, ...] | None) -> tuple[Plan, ...]:
@@ -102,7 +135,10 @@ def _plans(model: nn.Module, plan: Plan | tuple[Plan, ...] | None) -> tuple[Plan
 def _read_manifest(folder: Path) -> Manifest:
     file = folder / PLAN
     try:
-        size = file.stat().st_size
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            raise ArtifactError(f"{visible(file)} is no file but a folder, a pipe, a device or the like")
+        size = found.st_size
         if size > MAX_BYTES:
             raise ArtifactError(f"{visible(file)} has {size:,} bytes; more than {MAX_BYTES:,} is refused")
         return manifest_from_json(file.read_bytes())
@@ -139,7 +175,7 @@ def _load(model: nn.Module, manifest: Manifest, shapes: dict[str, tuple[int, ...
     """A tensor for every name in the model that the artefact holds; names that share one share the object."""
     wanted = stored_names(model, manifest.plans)
     _check_names({stored for stored, _ in wanted.values()}, manifest)
-    _check_shapes(wanted, shapes, manifest)
+    _check_tensors(wanted, shapes, manifest)
     if rest := [name for name, tensor in named_tensors(model).items() if tensor.is_meta and name not in wanted]:
         raise ArtifactError(
             f"{visible(rest[0])} is not stored and has no values here: build the model off the meta device"
@@ -163,13 +199,17 @@ def _check_names(wanted: set[str], manifest: Manifest) -> None:
         raise ArtifactError(f"the artefact holds {visible(strangers[0])}, which this model has not")
 
 
-def _check_shapes(
+def _check_tensors(
     wanted: dict[str, tuple[str, Tensor]], shapes: dict[str, tuple[int, ...]], manifest: Manifest
 ) -> None:
-    for name, (stored, _) in wanted.items():
-        found = manifest.tensors[manifest.aliases.get(stored, stored)][1]
+    for name, (stored, live) in wanted.items():
+        code, found = manifest.tensors[manifest.aliases.get(stored, stored)]
         if found != shapes[name]:
             raise ArtifactError(f"{visible(name)} is stored as {found}; the plan makes it {shapes[name]}")
+        if not code.startswith(_KINDS[live.dtype]):
+            raise ArtifactError(
+                f"{visible(name)} is stored as {visible(code)}, and is {live.dtype} in this model: other kinds of numbers"
+            )
 
 
 def _put_in(model: nn.Module, plans: tuple[Plan, ...], tensors: dict[str, Tensor]) -> None:

@@ -87,6 +87,25 @@ def check_ours(folder: Path) -> None:
         )
 
 
+Glance = tuple[tuple[int, int, int] | None, ...]
+
+
+def glance(folder: Path) -> Glance:
+    """Which files a folder holds, as the system numbers them: while that stays the same, so does the artefact."""
+
+    def numbers(path: Path) -> tuple[int, int, int] | None:
+        try:
+            seen = path.stat()
+        except OSError:
+            return None
+        return seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+    with suppress(OSError):
+        moving = sorted(entry for entry in folder.iterdir() if _MOVING.fullmatch(entry.name))
+        return tuple(map(numbers, (folder / PLAN, folder / WEIGHTS, *moving)))
+    return ()
+
+
 def hash_of(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:

@@ -36,10 +36,10 @@ def check_fits(model: nn.Module, plans: Sequence[Plan]) -> Shapes:
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for number, plan in enumerate(plans, start=1):
         _check_tensors(plan, shapes, parameters)
-        if fingerprint(model, shapes) != plan.fingerprint:
+        if fingerprint(model, shapes, trial.standins) != plan.fingerprint:
             raise ArtifactError(
                 f"plan {number} was made for another architecture than this {type(model).__name__}: "
-                "its modules or its other tensors differ. Build the model as it was before pruning"
+                "its modules, their settings or its other tensors differ. Build the model as it was before pruning"
             )
         trial.rewrite(plan.edits)
         shapes |= {name: plan.shape(name) for name, layout in plan.layouts.items() if has_widths(layout)}
@@ -53,13 +53,13 @@ def check_saveable(model: nn.Module, plans: Sequence[Plan]) -> None:
     for plan in reversed(plans):
         _check_narrowed(plan, shapes)
         shapes |= {name: _whole(layout) for name, layout in plan.layouts.items() if has_widths(layout)}
-        if fingerprint(model, shapes) != plan.fingerprint:
+        back = [Edit(module=e.module, path=e.path, old=e.new, new=e.old) for e in reversed(plan.edits)]
+        trial.rewrite(back)
+        if fingerprint(model, shapes, trial.standins) != plan.fingerprint:
             raise ArtifactError(
                 "a module or tensor was added, removed or replaced after the model was narrowed: it could not be "
                 "restored onto its original architecture. Save it before such changes"
             )
-        back = [Edit(module=e.module, path=e.path, old=e.new, new=e.old) for e in reversed(plan.edits)]
-        trial.rewrite(back)
 
 
 class _Trial:

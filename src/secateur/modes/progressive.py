@@ -30,7 +30,7 @@ class Progressive(Mode):
     criterion: CriterionOption = "gate_gradient"
     allocation: AllocationOption = "per_cost"
     compensate: CompensationMethod = "least_squares"
-    steps: int = Field(default=6, ge=1)
+    steps: int = Field(default=6, ge=1, le=1000)
     scoring_samples: int = Field(default=256, ge=1)
     checkpoint: str | Path | None = None
 

@@ -77,7 +77,7 @@ class Mode(Limits):
     compensate: CompensationMethod = "none"
     ridge: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     calibration_samples: int = Field(default=1024, ge=1)
-    steps: int = Field(default=1, ge=1)
+    steps: int = Field(default=1, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _one_source_of_data(self) -> Self:

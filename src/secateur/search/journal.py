@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import stat
 import sys
 import warnings
 import weakref
@@ -149,6 +150,9 @@ def _opened(place: Path) -> io.FileIO:
         file = io.FileIO(os.open(place, os.O_RDWR | os.O_CREAT, 0o666), "r+")
     except OSError as problem:
         raise ArtifactError(f"the journal {visible(place)} cannot be opened: {problem.strerror}") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ArtifactError(f"{visible(place)} is no file but a pipe, a device or the like: choose another path")
     if made:
         _sync_folder(place.parent)
     try:
