@@ -45,11 +45,13 @@ if TYPE_CHECKING:
     from secateur.torch.narrowing.subnet import subnet
     from secateur.torch.plan import plan
     from secateur.torch.prune import prune
+    from secateur.torch.running.example import Examples
     from secateur.torch.trace import trace
     from secateur.torch.verify import verify
 
 _HOMES = {
     "Budget": "secateur.core.budget",
+    "Examples": "secateur.torch.running.example",
     "Graph": "secateur.core.graph",
     "Limits": "secateur.search.limits",
     "Measurement": "secateur.core.measurement",
@@ -78,6 +80,7 @@ __all__ = [  # noqa: RUF022  the version last
     "Coincidence",
     "ConfigError",
     "DeadNetwork",
+    "Examples",
     "Graph",
     "Infeasible",
     "InputError",

@@ -60,6 +60,7 @@ class ModeByString(nn.Module):
         return torch.cat([head(h) for head in self.heads.values()], 1) if mode == "both" else self.heads[mode](h)
 
 
+@wild(lambda: (floats(4, 6).abs(),), also=[lambda: (-floats(4, 6).abs(),)], told=True, name="BranchOnDataTold")
 @wild(lambda: (floats(4, 6).abs(),), also=[lambda: (-floats(4, 6).abs(),)])
 class BranchOnData(nn.Module):
     """`if x.mean() > 0`: the other expert has the same width."""
@@ -183,6 +184,7 @@ class TriesAndFails(nn.Module):
         return self.fc2(h)
 
 
+@wild(lambda: (floats(4, 6), None), also=[lambda: (floats(4, 6), floats(4, 5))], told=True, name="OptionalInputTold")
 @wild(lambda: (floats(4, 6), None), also=[lambda: (floats(4, 6), floats(4, 5))])
 class OptionalInput(nn.Module):
     """A condition that the example leaves out."""
@@ -202,6 +204,7 @@ class OptionalInput(nn.Module):
 @wild(
     lambda: Call((floats(2, 3, 16),), {"return_features": False}),
     also=[lambda: Call((floats(2, 3, 16),), {"return_features": True})],
+    told=True,
 )
 class ReturnsFeaturesWhenAsked(nn.Module):
     """A flag adds hidden activations to the output."""

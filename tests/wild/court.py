@@ -83,7 +83,7 @@ class Court:
         call = self.entry.call(self.entry.example)
         self.mine = Belongings(self.model, call, (__package__ or "tests.wild", *self.entry.packages))
         with _promised("trace", self.mine, "refused"):
-            self.graph = sc.trace(self.model, call.as_dummy_input())
+            self.graph = sc.trace(self.model, self.entry.dummy_input())
 
     def anatomy(self) -> dict[str, Any]:
         """Free and frozen widths, and the share of the parameters that a free one reaches."""
@@ -348,12 +348,12 @@ class Court:
 
     def check_prune(self) -> None:
         """The whole pipeline by its one call."""
-        model, call = self.entry.build(), self.entry.call(self.entry.example)
+        model = self.entry.build()
         budget = int(0.8 * self.graph.params)
         if not budget:
             return
         try:
-            small, result = sc.prune(model, "magnitude", {"params": budget}, call.as_dummy_input())
+            small, result = sc.prune(model, "magnitude", {"params": budget}, self.entry.dummy_input())
         except sc.Infeasible:
             return
         except sc.SecateurError as error:

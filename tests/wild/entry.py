@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+import secateur as sc
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -41,9 +43,9 @@ Inputs = Callable[[], Any]  # a tuple of positional arguments, or a Call
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """``also``: calls into branches that the example does not take; ``uses``: what else is called on the model;
-    ``fresh``: inputs of the same form with other sizes; ``result``: the part of the output that is its interface;
-    ``packages``: where code and globals live that a trace must leave alone, besides this package.
+    """``also``: calls into branches that the example does not take, which the trace is ``told`` or not; ``uses``: what else
+    is called on the model; ``fresh``: inputs of the same form with other sizes; ``result``: the part of the output that is
+    its interface; ``packages``: where code and globals live that a trace must leave alone, besides this package.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Entry:
     packages: tuple[str, ...] = ()
     heavy: bool = False
     training: bool = False
+    told: bool = False
     why: str = ""
 
     def build(self) -> nn.Module:
@@ -73,6 +76,12 @@ class Entry:
             torch.manual_seed(seed)
             made = inputs()
         return made if isinstance(made, Call) else Call(made if isinstance(made, tuple) else (made,))
+
+    def dummy_input(self) -> Any:
+        """What the library is told of the model's inputs."""
+        first = self.call(self.example).as_dummy_input()
+        also = [self.call(inputs, 4).as_dummy_input() for inputs in self.also] if self.told else []
+        return sc.Examples(first, also) if also else first
 
 
 ENTRIES: dict[str, Entry] = {}

@@ -76,6 +76,7 @@ class Graph:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     example: Any = field(default=None, compare=False, repr=False)
+    outputs_also: tuple[tuple[Layout, ...], ...] = field(default=(), compare=False, repr=False)  # of further examples
 
     def __getitem__(self, name: str) -> Width:
         try:

@@ -112,8 +112,7 @@ class TorchWorking(TorchFrontend):
 
     def narrow(self, plan: Plan) -> None:
         apply(self.model, plan, in_place=True, verify=False)
-        example = _example(self.graph)
-        self.graph = trace(self.model, (*example.args, dict(example.kwargs)))
+        self.graph = trace(self.model, _example(self.graph).as_dummy_input())
 
     def compensator(
         self, method: CompensationMethod, *, ridge: float | Literal["auto"], samples: int, tell: Tell

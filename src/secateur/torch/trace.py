@@ -10,6 +10,7 @@ Invariant: the model is untouched; every width reported free has been seen to ru
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,26 +19,38 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.settle import settle
 from secateur.errors import TraceError
-from secateur.torch.running.example import Example
+from secateur.torch.running.example import Example, Examples
 from secateur.torch.tracing.build import build
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.names import Names
-from secateur.torch.tracing.observe import Observation, listen_in_training, observe
+from secateur.torch.tracing.observe import Observation, listen, listen_in_training, observe
 from secateur.torch.tracing.selfcheck import ROUNDS, check_by_running
 from secateur.torch.tracing.unreached import place_unreached
 
 
-def trace(model: nn.Module, dummy_input: object, *, interface: bool = True, check: bool = True) -> Graph:
+def trace(
+    model: nn.Module,
+    dummy_input: object,
+    *,
+    also: Sequence[object] = (),
+    interface: bool = True,
+    check: bool = True,
+) -> Graph:
     """Run a model once on ``dummy_input`` and find out what can be narrowed.
 
     ``dummy_input`` is a tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments (append ``{}`` to
-    pass a dict itself). ``interface=False`` also frees the model's output dimensions. ``check=False`` skips the self-check.
+    pass a dict itself). ``also`` are further examples, each like it, that take other branches: what the first does not
+    reach would stay whole, and so may what shares a width with it. Plans are verified on all of them; costs are those of
+    the first. (Verbs without this argument take ``dummy_input=Examples(x, also=[…])``.)
+    ``interface=False`` also frees the model's output dimensions. ``check=False`` skips the self-check.
 
     Raises InputError for an unusable ``dummy_input`` and TraceError where the model does not run on it.
     """
-    example = Example.of(model, dummy_input)
+    example = Example.of(model, Examples(dummy_input, also))
     started = time.perf_counter()
     seen = observe(example, interface=interface)
+    for place, other in enumerate(example.further):
+        listen(seen, other, f"also[{place}]", interface=interface)
     listen_in_training(seen, interface=interface)
     settle(seen.tracer.facts)
     place_unreached(seen)

@@ -103,9 +103,19 @@ class _Proof:
             self.notes.append("gradients: there is not the memory for them")
         elif not self._further("training", [_in(scene, training=True, backward=trains) for scene in here]) and trains:
             self._further("gradients", [_in(scene, training=False, backward=True) for scene in here])
+        self._also(trains)
         seen = not self.setup.plan.kept or any(one.gradients for one in self.comparisons)
         if not seen and not depends_on_weights(self.setup, scene):
             raise _nothing(model, Inconclusive("what it returns does not depend on its weights"))
+
+    def _also(self, trains: bool) -> None:
+        """Each further example that was traced, in both modes."""
+        for place, other in enumerate(self.setup.graph.example.further):
+            scene = Scene(inputs=f"also[{place}]", example=informative(other.beside_model()), place=place + 1)
+            if not self._further(scene.inputs, [scene]):
+                continue
+            if trains and _fits(self.setup.model, 4):
+                self._further(f"training on {scene.inputs}", [_in(scene, training=True, backward=True)])
 
     def _example(self, scene: Scene) -> None:
         choices = [Numbers(wide=self.dtype)] if self.dtype is not None else [*_wide(self.setup.model), _OWN]
@@ -188,7 +198,7 @@ class _Proof:
 
 
 def _in(scene: Scene, *, training: bool, backward: bool) -> Scene:
-    return Scene(inputs=scene.inputs, example=scene.example, training=training, backward=backward)
+    return replace(scene, training=training, backward=backward)
 
 
 def _wide(model: nn.Module) -> Iterator[Numbers]:

@@ -5,13 +5,15 @@
     (a, b, {"mask": m})   positional and keyword arguments
     (a, {"k": v}, {})     the escape: the last positional argument really is a dict
     {"input_ids": ids}    keyword arguments alone
+    Examples(x, also=[…]) further examples, each as above, which reach what the first does not
 
 Invariant: an Example never changes its tensors; whoever runs it gets clones where the model might write.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,16 +25,36 @@ from secateur.torch.running.twin import copied
 
 
 @dataclass(frozen=True, slots=True)
+class Examples:
+    """A ``dummy_input`` and further ones: other branches of the model's code, other forms of its input.
+
+    Wherever a ``dummy_input`` is taken. All are traced together, and a plan is verified on each.
+    """
+
+    first: Any
+    also: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.also, (list, tuple)):
+            kind = type(self.also).__name__
+            raise InputError(f"also is a list of examples, each as dummy_input, not a {kind}: write also=[example]")
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
-    """A model with the arguments of one forward pass."""
+    """A model with the arguments of one forward pass; ``also`` are those of further ones."""
 
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
+    also: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module, dummy_input: Any) -> Example:
         """Read ``dummy_input`` by the convention above. Raises InputError where it is none of these."""
+        if isinstance(dummy_input, Examples):
+            first, *others = (cls.of(model, one) for one in (dummy_input.first, *dummy_input.also))
+            return replace(first, also=(*first.also, *((other.args, other.kwargs) for other in others)))
         if not isinstance(model, nn.Module):
             raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
         if dummy_input is None:
@@ -47,6 +69,15 @@ class Example:
                 raise InputError("keyword arguments need string keys; to pass a dict itself, append an empty dict {}")
             return cls(model, tuple(positional), dict(keywords))
         return cls(model, dummy_input, {})
+
+    @property
+    def further(self) -> list[Example]:
+        """The further examples, each by itself."""
+        return [replace(self, args=args, kwargs=kwargs, also=()) for args, kwargs in self.also]
+
+    def as_dummy_input(self) -> Examples:
+        """What `of` reads this from."""
+        return Examples((*self.args, dict(self.kwargs)), [(*args, dict(kwargs)) for args, kwargs in self.also])
 
     def map(self, function: Any) -> Example:
         """A copy of the example, objects that hold tensors included, with every tensor replaced by ``function(tensor)``."""

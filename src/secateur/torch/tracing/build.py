@@ -51,6 +51,11 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
         seconds=dict(seconds),
         outputs=tuple(tuple(axis(s) for s in layout) for layout in seen.outputs),
         example=seen.example,
+        outputs_also=tuple(
+            tuple(tuple(axis(s) for s in layout) for layout in run.outputs)
+            for run in seen.further
+            if run.whole and not run.training
+        ),
     )
 
 

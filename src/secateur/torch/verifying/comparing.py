@@ -186,7 +186,7 @@ def _pair(setup: Setup, scene: Scene, numbers: Numbers) -> tuple[Seen, Seen]:
 
 def _one(side: Side, scene: Scene, numbers: Numbers, setup: Setup) -> Seen:
     """A run of the masked network; its outputs and gradients at the size they have once it is narrowed."""
-    outputs, layouts = setup.graph.outputs, setup.plan.layouts
+    outputs, layouts = (setup.graph.outputs, *setup.graph.outputs_also)[scene.place], setup.plan.layouts
 
     def shrink(place: int, tensor: torch.Tensor) -> torch.Tensor:
         known = place < len(outputs) and len(outputs[place]) == tensor.dim()

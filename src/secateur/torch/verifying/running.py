@@ -46,10 +46,14 @@ _COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What both networks do: on which inputs, in which mode, and whether gradients are asked for."""
+    """What both networks do: on which inputs, in which mode, and whether gradients are asked for.
+
+    ``place`` is 0 for the graph's example, 1 for the first further one, ….
+    """
 
     inputs: str
     example: Example
+    place: int = 0
     training: bool = False
     backward: bool = False
 
