@@ -20,7 +20,7 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from operator import is_
 from typing import Any
 
@@ -29,6 +29,7 @@ from torch import nn
 
 from secateur.core.sized import Sized
 from secateur.torch.running.hunting import take_out
+from secateur.torch.running.switches import ALONE
 
 Made = list["weakref.ref[torch.Tensor]"]  # tensors of a run, while anybody holds them
 
@@ -38,30 +39,34 @@ _CONTAINERS = frozenset(
 _NOT_THEIRS = frozenset({"torch", "numpy", "secateur", *sys.stdlib_module_names})
 _DEPTH = 3  # containers inside containers inside objects that a module holds
 _Cache = functools._lru_cache_wrapper
+_FUNCTIONS = frozenset({types.FunctionType, _Cache, staticmethod, classmethod})
 
 
 class Outside:
-    """The places outside a model that its code is known to reach, and what they held when this was made."""
+    """The places outside a model that its code is known to reach, and what they held when this was made.
+
+    One object serves several runs, one after the other: after each, the places hold what they held before.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         classes = {kind for module in model.modules() for kind in type(module).__mro__ if _is_theirs(kind.__module__)}
-        places = _Places()
-        for module in _modules(classes):
-            places.add(vars(module), _DEPTH)
-        for kind in classes:
-            places.look_into(dict(vars(kind)), _DEPTH)
+        with ALONE:  # while no twin runs, whose tensors would lie there
+            places = _places_of(classes)
+            self._containers = places.containers
+            self._before = [container.copy() for container in places.containers]
+            self._classes = [(kind, dict(vars(kind))) for kind in classes]
         self._caches = [(cache, cache.cache_info().misses) for cache in places.caches]
-        self._containers = [(container, container.copy()) for container in places.containers]
-        self._classes = [(kind, dict(vars(kind))) for kind in classes]
+        self._alone = threading.active_count() == 1
 
     def put_back(self, made: Made) -> None:
         """Take out what a run left outside.
 
         Raises TraceError, naming the place, where a tensor of the run is held and cannot be taken out.
         """
-        ours = _Ours(made, alone=threading.active_count() == 1)
-        for container, before in self._containers:
-            _restore(container, before, ours)
+        ours = _Ours(made, alone=self._alone and threading.active_count() == 1)
+        if ours.alive or not self._looks_untouched():
+            for container, before in zip(self._containers, self._before, strict=True):
+                _restore(container, before, ours)
         for kind, before in self._classes:
             _restore_class(kind, before, ours)
         for cache, misses in self._caches:
@@ -72,6 +77,13 @@ class Outside:
             if any(one() is not None for one in made):
                 gc.collect(generation)
         take_out(made)
+
+    def _looks_untouched(self) -> bool:
+        """Whether nothing changed, in one call of C: there may be ten thousand containers, and few runs touch one."""
+        try:
+            return bool(self._containers == self._before)
+        except Exception:  # what was put there has ideas of its own about being compared; or another thread writes
+            return False
 
 
 class _Ours:
@@ -124,6 +136,8 @@ class _Places:
         self.containers: list[Any] = []
         self.caches: list[Any] = []
         self._seen: set[int] = set()
+        self._dull: set[type] = set()  # types of values that hold nothing we look for: most values are text or numbers
+        self._objects: set[type] = set()
 
     def add(self, container: object, depth: int) -> None:
         """This container, and what it holds."""
@@ -136,14 +150,27 @@ class _Places:
 
     def look_into(self, container: Any, depth: int) -> None:
         """The containers among what a container holds."""
-        for value in list(container.values() if isinstance(container, dict) else container):
+        values = list(container.values() if isinstance(container, dict) else container)
+        if self._dull.issuperset(map(type, values)):
+            return
+        for value in values:
             kind = type(value)
+            if kind in self._dull:
+                continue
             if kind in _CONTAINERS:
                 self.add(value, depth)
-            elif kind is types.FunctionType or kind is _Cache or kind in (staticmethod, classmethod):
+            elif kind in _FUNCTIONS:
                 self._function(value, depth)
-            elif depth and _is_theirs(kind.__module__) and not isinstance(value, _CODE) and hasattr(value, "__dict__"):
+            elif not self._is_object(kind):
+                self._dull.add(kind)
+            elif depth and hasattr(value, "__dict__"):
                 self.add(vars(value), depth)
+
+    def _is_object(self, kind: type) -> bool:
+        """Whether values of a type are objects of theirs, with attributes of their own."""
+        if kind not in self._objects and _is_theirs(kind.__module__) and not issubclass(kind, _CODE):
+            self._objects.add(kind)
+        return kind in self._objects
 
     def _function(self, function: object, depth: int) -> None:
         """What a function carries along: its cache, its closure, its defaults."""
@@ -154,6 +181,16 @@ class _Places:
         if type(function) is types.FunctionType and (function.__closure__ or function.__defaults__):
             cells = [content for cell in function.__closure__ or () for content in _content(cell)]
             self.look_into([v for v in (*cells, *(function.__defaults__ or ())) if type(v) in _CONTAINERS], depth)
+
+
+def _places_of(classes: Collection[type]) -> _Places:
+    """The places that code of these classes is known to reach."""
+    places = _Places()
+    for module in _modules(classes):
+        places.add(vars(module), _DEPTH)
+    for kind in classes:
+        places.look_into(dict(vars(kind)), _DEPTH)
+    return places
 
 
 def _content(cell: types.CellType) -> list[Any]:
@@ -180,10 +217,11 @@ def _modules(classes: Iterable[type]) -> Iterator[types.ModuleType]:
 
 
 def _restore(container: Any, before: Any, ours: _Ours) -> None:
-    if len(container) == len(before) and all(map(is_, container, before)) and _same_values(container, before):
+    now = container.copy()  # one step, whatever other threads write meanwhile
+    if len(now) == len(before) and all(map(is_, now, before)) and _same_values(now, before):
         return
     if isinstance(container, dict):
-        _restore_keys(dict(container), before, ours, container.__setitem__, container.__delitem__)
+        _restore_keys(now, before, ours, container.__setitem__, container.__delitem__)
     elif ours.alone:
         container.clear()
         container.update(before) if isinstance(container, set) else container.extend(before)
@@ -193,8 +231,8 @@ def _restore(container: Any, before: Any, ours: _Ours) -> None:
                 container.remove(item)
 
 
-def _same_values(container: object, before: Any) -> bool:
-    return not isinstance(container, dict) or all(map(is_, container.values(), before.values()))
+def _same_values(now: object, before: Any) -> bool:
+    return not isinstance(now, dict) or all(map(is_, now.values(), before.values()))
 
 
 def _restore_class(kind: type, before: dict[str, Any], ours: _Ours) -> None:

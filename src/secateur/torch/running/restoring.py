@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -152,9 +152,18 @@ def abstract_like(tensor: torch.Tensor, shape: tuple[int, ...] | None = None) ->
 
 def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
     """All parameters and buffers by every name they have."""
-    found: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    found.update(model.named_buffers(remove_duplicate=False))
-    return found
+    modules = list(model.named_modules(remove_duplicate=False))
+    parameters = _members((prefix, module._parameters) for prefix, module in modules)
+    return {**parameters, **_members((prefix, module._buffers) for prefix, module in modules)}
+
+
+def _members(tables: Iterable[tuple[str, Mapping[str, torch.Tensor | None]]]) -> dict[str, torch.Tensor]:
+    return {
+        f"{prefix}.{key}" if prefix else key: tensor
+        for prefix, table in tables
+        for key, tensor in table.items()
+        if tensor is not None
+    }
 
 
 def shallow_copy(value: object) -> Any:

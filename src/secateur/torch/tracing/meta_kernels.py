@@ -34,6 +34,11 @@ def run(operator: object, args: Args, kwargs: Kwargs) -> Result:
     return kernel(*args, **kwargs)
 
 
+def _like(x: torch.Tensor) -> torch.Tensor:
+    """``empty_like``, which PyTorch computes in Python for tensors without data: plain layouts need not go there."""
+    return x.new_empty(x.shape) if x.is_contiguous() else torch.empty_like(x)
+
+
 def _kernel(*names: str) -> Callable[[Kernel], Kernel]:
     def register(function: Kernel) -> Kernel:
         for name in names:
@@ -50,7 +55,7 @@ def _kernel(*names: str) -> Callable[[Kernel], Kernel]:
     "relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "mish", "softplus"
 )  # fmt: skip
 def _same(x: torch.Tensor, *args: object, **kwargs: object) -> Any:
-    return torch.empty_like(x) if x.is_floating_point() else None
+    return _like(x) if x.is_floating_point() else None
 
 
 @_kernel(
@@ -65,9 +70,9 @@ def _binary(x: torch.Tensor, y: object, *args: object, **kwargs: object) -> Any:
     if not isinstance(y, torch.Tensor) or x.dtype != y.dtype or not x.is_floating_point():
         return None
     if x.shape == y.shape:
-        return torch.empty_like(x)
+        return _like(x)
     if x.dim() >= y.dim() and all(n in (1, m) for n, m in zip(reversed(y.shape), reversed(x.shape), strict=False)):
-        return torch.empty_like(x)
+        return _like(x)
     return None
 
 
@@ -79,7 +84,7 @@ def _batch_norm(
     if not fits or any(t is not None and t.dtype != x.dtype for t in (weight, bias)):
         return None
     saved = x.new_empty(x.shape[1] if training else 0)
-    return torch.empty_like(x), saved, torch.empty_like(saved)
+    return _like(x), saved, _like(saved)
 
 
 @_kernel("native_layer_norm")
@@ -90,7 +95,7 @@ def _layer_norm(x: torch.Tensor, shape: Any, weight: Any, bias: Any, epsilon: fl
     ):
         return None
     saved = x.new_empty((*x.shape[: x.dim() - len(tail)], *([1] * len(tail))))
-    return x.new_empty(x.shape), saved, torch.empty_like(saved)
+    return x.new_empty(x.shape), saved, _like(saved)
 
 
 @_kernel("embedding")
@@ -100,7 +105,7 @@ def _embedding(weight: torch.Tensor, ids: torch.Tensor, *args: object, **kwargs:
 
 @_kernel("_softmax")
 def _softmax(x: torch.Tensor, dim: int, half_to_float: bool) -> Any:
-    return None if half_to_float else torch.empty_like(x)
+    return None if half_to_float else _like(x)
 
 
 @_kernel("_grouped_mm")

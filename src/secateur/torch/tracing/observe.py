@@ -24,6 +24,7 @@ from secateur.core.space import ONE, Space, constant, freeze
 from secateur.errors import InputError, SecateurError, TraceError
 from secateur.torch.running.example import Example
 from secateur.torch.running.outputs import output_tensors
+from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.tracing.attributes import sized_attributes
 from secateur.torch.tracing.records import Record
@@ -52,6 +53,7 @@ class Observation:
     """
 
     example: Example
+    outside: Outside
     tracer: Tracer
     spaces: dict[str, list[Space]]
     outputs: list[list[Space]]
@@ -81,15 +83,16 @@ def observe(example: Example, *, interface: bool = True) -> Observation:
             f"the model is TorchScript ({type(example.model).__name__}), whose weights and code are compiled together and "
             "cannot be narrowed. Pass the model it was scripted or traced from, and script the result."
         )
+    outside = Outside(example.model)
     try:
-        return _observe(example, interface, abstract=True)
+        return _observe(example, outside, interface, abstract=True)
     except SecateurError:
         raise
     except Exception as abstract_error:
         if any(t.is_meta for t in named_tensors(example.model).values()):
             raise TraceError(_sentence(example, abstract_error)) from abstract_error
         try:
-            seen = _observe(example, interface, abstract=False)
+            seen = _observe(example, outside, interface, abstract=False)
         except SecateurError:
             raise
         except Exception as error:
@@ -151,8 +154,8 @@ def _heard(seen: Observation, example: Example, training: bool, *, abstract: boo
     return run
 
 
-def _observe(example: Example, interface: bool, *, abstract: bool) -> Observation:
-    seen = Observation(example, Tracer(abstract=abstract), {}, [])
+def _observe(example: Example, outside: Outside, interface: bool, *, abstract: bool) -> Observation:
+    seen = Observation(example, outside, Tracer(abstract=abstract), {}, [])
     seen.outputs = _perform(seen.runs[0], seen)
     for layout in seen.outputs if interface else []:
         for space in layout:
@@ -188,7 +191,7 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
         return [list(tracer.spaces(t)) for t in returned]
 
     staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training)
-    return perform(run.example, tracer, staging, look)
+    return perform(run.example, tracer, staging, look, seen.outside)
 
 
 def _scripted(twin: nn.Module, tracer: Tracer) -> dict[str, list[Space]]:

@@ -31,6 +31,7 @@ from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import narrowed
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.outputs import output_tensors
+from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.tracing.observe import Observation, Run, real_like
 from secateur.torch.tracing.records import Record
@@ -101,7 +102,7 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space])
             continue
         rehearsal = Rehearsal(abstract=run.tracer.abstract, records=run.tracer.records, sizes=sizes)
         try:
-            _run_narrowed(run, plan, rehearsal)
+            _run_narrowed(run, plan, rehearsal, seen.outside)
         except Exception as error:
             return _freeze_around(seen, run, rehearsal, f"{type(error).__name__}: {error}".splitlines()[0][:160])
     return None
@@ -131,7 +132,7 @@ def _some_plan(graph: Graph, counts: dict[str, int]) -> Plan:
     return graph.plan(kept)
 
 
-def _run_narrowed(run: Run, plan: Plan, rehearsal: Rehearsal) -> None:
+def _run_narrowed(run: Run, plan: Plan, rehearsal: Rehearsal, outside: Outside) -> None:
     abstract = rehearsal.abstract
     smaller = {} if abstract else narrowed(named_tensors(run.example.model), plan)
 
@@ -153,7 +154,7 @@ def _run_narrowed(run: Run, plan: Plan, rehearsal: Rehearsal) -> None:
         return rehearsal.owned(abstract_like(tensor.detach()) if abstract else tensor.detach().clone())
 
     staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training, reading=False)
-    perform(run.example, rehearsal, staging, look)
+    perform(run.example, rehearsal, staging, look, outside)
 
 
 def _refresh_all(model: nn.Module) -> None:

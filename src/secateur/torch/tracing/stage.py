@@ -44,10 +44,15 @@ class Staging:
     reading: bool = True
 
 
-def perform(example: Example, tracer: Tracer, staging: Staging, look: Callable[[Any], Seen]) -> Seen:
-    """Run a twin while the tracer listens; what ``look`` makes of its output, which may hold no tensor of the run."""
+def perform(
+    example: Example, tracer: Tracer, staging: Staging, look: Callable[[Any], Seen], outside: Outside | None = None
+) -> Seen:
+    """Run a twin while the tracer listens; what ``look`` makes of its output, which may hold no tensor of the run.
+
+    ``outside``: what lies around this model, where it runs more than once.
+    """
     with ALONE, Interrupts() as interrupts, apart():
-        outside = Outside(example.model)
+        outside = outside or Outside(example.model)
         try:
             return _perform(example, tracer, staging, look, interrupts)
         except BaseException as error:
