@@ -7,7 +7,6 @@ Invariant: a `TorchFrontend` leaves the model bit for bit as it was.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -28,6 +27,7 @@ from secateur.torch.criteria.judge import judge_of
 from secateur.torch.criteria.protocol import make, recognised
 from secateur.torch.evaluating.evaluator import Evaluator, keep_freed_memory
 from secateur.torch.evaluating.reading import evaluation_of
+from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Data
 from secateur.torch.running.digests import digest_of_data, digest_of_weights
@@ -169,7 +169,5 @@ def _with_model(graph: Graph, model: nn.Module) -> Graph:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy; activations that the model holds on to, which cannot be copied, come without their history."""
-    held = (value for module in model.modules() for value in vars(module).values())
-    memo: dict[int, Any] = {id(t): t.detach() for t in held if isinstance(t, torch.Tensor) and not t.is_leaf}
-    return copy.deepcopy(model, memo)
+    """A twin with weights of its own."""
+    return twin(model, lambda name, tensor: renewed(tensor, tensor.detach().clone()))

@@ -107,7 +107,7 @@ def unit_means(
 
     With an ``activation``, a is that function of what the producing layer gives instead of what is read.
     """
-    with judging(model), torch.no_grad():
+    with judging(model) as model, torch.no_grad():
         data = criterion.source(model)
         sites = contractions_of(model, data.collect(next(iter(data.batches(model)))), samples=False).sites
         readers = readers_of(graph, sites, produced=activation is not None)

@@ -51,7 +51,7 @@ class Fisher(DataDriven):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that lives in a parameter."""
-        with judging(model):
+        with judging(model) as model:
             data = self.source(model)
             asked = live_carriers(graph, model, bias=self.bias)
             squares = {

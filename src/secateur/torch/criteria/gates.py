@@ -94,7 +94,7 @@ def gate_scores(
     """Mean over samples of ``end``(Σ over positions of ``begin``(a · ∂L/∂a)), for each unit."""
     if not graph.free:
         return {}
-    with judging(model):
+    with judging(model) as model:
         data = aimed(criterion.source(model), criterion.target)
         first = data.collect(next(iter(data.batches(model))))
         seen = contractions_of(model, first, samples=per == "sample")

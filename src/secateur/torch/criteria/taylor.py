@@ -75,7 +75,7 @@ class Taylor(GateDriven):
 
     def _on_weights(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         total: dict[str, list[Values]] = {}
-        with judging(model):
+        with judging(model) as model:
             count = torch.zeros(1)
             data = aimed(self.source(model), self.target)
             asked = live_carriers(graph, model, bias=self.bias)

@@ -1,6 +1,6 @@
 """What a narrowed network is worth: the user's score of it as it would be, batch norm measured again.
 
-    subnet(model, plan) ──► batch norm over the same batches ──► score_func(model)
+    beside(model, plan) ──► batch norm over the same batches ──► score_func(model)
 
     def score_func(model): return accuracy                             a number (or tensor of one), higher is better
 
@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from secateur.core.plan import Plan
 from secateur.search.measured import Evaluation, Running
 from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
-from secateur.torch.narrowing.subnet import subnet
+from secateur.torch.narrowing.beside import beside
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Data
 from secateur.torch.running.randomness import seeded, unmoved
@@ -72,8 +72,9 @@ class Evaluator:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.init}
 
     def __call__(self, plan: Plan, rivals: Sequence[Running] = ()) -> Evaluation:
-        """The score of a plan; the model is left as it was. Raises InputError where ``score_func`` gives no number."""
-        with subnet(self.model, plan) as narrowed, torch.no_grad():
+        """The score of a plan, on a network beside the model. Raises InputError where ``score_func`` gives no number."""
+        narrowed = beside(self.model, plan)
+        with torch.no_grad():
             self.calibrate(narrowed)
             narrowed.eval()
             with seeded(self.seed), unmoved(self.score_func), self._phase("score"):

@@ -3,7 +3,7 @@
     for count in gradients(...):     every asked parameter has its .grad of this batch's (or sample's) loss
         carrier.tensor.grad
 
-Invariant: meant to run inside `judging`, which puts flags and gradients back.
+Invariant: meant for the network that `judging` gives, whose gradients are nobody else's.
 """
 
 from __future__ import annotations

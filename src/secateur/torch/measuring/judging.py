@@ -1,10 +1,11 @@
-"""The state a model is in while data runs through it to be judged, and the way back.
+"""A network that data runs through to be judged, apart from the model that it is judged for.
 
-    with judging(model):     evaluation mode, no parameter asks for a gradient, buffers are copies, autograd is on
-        ...
-                             training flags, requires_grad, .grad, buffers, attributes, random state are as before
+    with judging(model) as judged:     evaluation mode, no parameter asks for a gradient, autograd is on
+        ...                            judged is a twin: flags, requires_grad, .grad, buffers and attributes are its own
 
-Invariant: after the block, even after an error, the model is bit for bit what it was.
+Weights are in the memory of the model's, so that a large model is not held twice.
+
+Invariant: the model is never written to, and may serve in another thread meanwhile; the process is left as it was.
 """
 
 from __future__ import annotations
@@ -17,17 +18,21 @@ from torch import nn
 
 from secateur.progress import progress
 from secateur.torch.running.data import Data
-from secateur.torch.running.restoring import swap_weights, untouched
+from secateur.torch.running.switches import Watched, apart, cudnn_off
+from secateur.torch.running.twin import in_use, twin
 
 
 @contextmanager
-def judging(model: nn.Module) -> Iterator[None]:
-    """Run the model as often as you like in here; it will not show."""
-    with untouched(model), _gradients_put_aside(model), _switches(model):
-        buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
-        swap_weights(model, lambda name, tensor: tensor.detach().clone() if name in buffers else tensor)
-        model.eval()
-        yield
+def judging(model: nn.Module) -> Iterator[nn.Module]:
+    """A twin of the model, to run as often as you like in here. Raises InputError where the model cannot be copied."""
+    judged = twin(model, in_use).eval()
+    with ExitStack() as stack:
+        stack.enter_context(apart())
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(Watched())  # attention's fused path shows no weights and has no gradient
+        if any(isinstance(m, nn.RNNBase) for m in judged.modules()):
+            stack.enter_context(cudnn_off())  # cuDNN has no gradient in evaluation
+        yield judged
 
 
 def batches(name: str, data: Data, model: nn.Module) -> Iterator[object]:
@@ -38,32 +43,3 @@ def batches(name: str, data: Data, model: nn.Module) -> Iterator[object]:
         for number, batch in enumerate(data.batches(model), start=1):
             tell(number / total, f"batch {number} of {total}")
             yield batch
-
-
-@contextmanager
-def _gradients_put_aside(model: nn.Module) -> Iterator[None]:
-    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    try:
-        for p, _, _ in before:
-            p.requires_grad_(False)
-            p.grad = None
-        yield
-    finally:
-        for p, asked, grad in before:
-            p.requires_grad_(asked)
-            p.grad = grad
-
-
-@contextmanager
-def _switches(model: nn.Module) -> Iterator[None]:
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fused path shows no weights and has no gradient
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            if any(isinstance(m, nn.RNNBase) for m in model.modules()):
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # cuDNN has no gradient in evaluation
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -45,9 +45,9 @@ from secateur.torch.criteria.protocol import Criterion, make
 from secateur.torch.evaluating.evaluator import Evaluator
 from secateur.torch.evaluating.processes import measuring
 from secateur.torch.evaluating.reading import ScoreFunc
+from secateur.torch.narrowing.beside import beside
 from secateur.torch.narrowing.history import history_of
 from secateur.torch.narrowing.masks import mask_plan, remove_masks
-from secateur.torch.narrowing.subnet import subnet
 from secateur.torch.running.data import Data
 from secateur.torch.running.digests import described, digest_of_weights
 from secateur.torch.trace import trace
@@ -168,8 +168,8 @@ class IterativePruner:
 
         Nothing is verified here. Raises InputError where nothing was pruned.
         """
-        with self._bare(), subnet(self.model, self._masked()) as narrowed:
-            state = narrowed.state_dict()
+        with self._bare():
+            state = beside(self.model, self._masked()).state_dict()
             for name, tensor in state.items():
                 state[name] = tensor.clone() if isinstance(tensor, torch.Tensor) else tensor
             return state

@@ -23,7 +23,7 @@ from secateur.errors import InputError
 from secateur.torch.running.distributed import Group
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.randomness import unmoved
-from secateur.torch.running.restoring import own_buffers, untouched
+from secateur.torch.running.twin import in_use, twin
 
 Batch = Any  # whatever a loader yields, a model takes of it and gives for it
 Loss = Callable[[Batch, Batch], torch.Tensor]
@@ -79,9 +79,9 @@ class Data:
 
     @classmethod
     def of_forward_loop(cls, model: nn.Module, loop: Callable[[nn.Module], Batch], *, num_batches: int = 50) -> Data:
-        """The batches that ``loop(model)`` passes to the model, which is left as it was.
+        """The batches that ``loop(model)`` passes to the model it is given: a twin, so that the model is left as it was.
 
-        Raises InputError if the loop never calls the model.
+        Raises InputError if the loop never calls it.
         """
         seen: list[Batch] = []
 
@@ -90,12 +90,14 @@ class Data:
                 raise _Enough
             seen.append((*args, dict(kwargs)))
 
-        with untouched(model, random_state=False), torch.no_grad(), suppress(_Enough):
-            own_buffers(model)
-            model.register_forward_pre_hook(keep, with_kwargs=True)
-            loop(model)
+        given = twin(model, in_use)
+        given.register_forward_pre_hook(keep, with_kwargs=True)
+        with torch.no_grad(), suppress(_Enough):
+            loop(given)
         if not seen:
-            raise InputError("the forward_loop never called the model: it is called as forward_loop(model)")
+            raise InputError(
+                "the forward_loop never called the model it was given: it is called as forward_loop(model)"
+            )
         return cls(loader=seen, collect=_itself, num_batches=num_batches)
 
     def batches(self, model: nn.Module) -> Iterator[Batch]:

@@ -1,12 +1,11 @@
-"""Run a model without leaving a mark on it.
+"""The way back for a model that is about to change, and what its tensors are called.
 
     undo = undo_of(model)      what every module holds: attributes, parameters, buffers, submodules, its lists and dicts
     undo()                     all of it again, in one step that no signal and no other thread can divide
 
-`untouched` does that around a block, with the random state; `all_or_nothing` only where the block raises. `swap_weights`
-replaces parameters and buffers, by `abstract_like` with tensors without data on the ``meta`` device.
+`all_or_nothing` does that where a block raises.
 
-Invariant: after the ``with`` block, model and process are bit for bit what they were.
+Invariant: after ``undo()`` every module holds the very objects that it held.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ import torch.functional
 import torch.nn.functional
 from torch import nn
 
-Swap = Callable[[str, torch.Tensor], torch.Tensor]
 Undo = Callable[[], object]
 
 
@@ -66,25 +64,6 @@ def _refill(kind: Any, containers: list[Any]) -> Iterator[object]:
 
 
 @contextmanager
-def untouched(model: nn.Module, *, random_state: bool = True) -> Iterator[None]:
-    """Everything that a forward pass may change in the modules, and the random state, is put back on exit.
-
-    Tensors are not copied: who runs code that writes into buffers swaps in copies first.
-    """
-    undo = undo_of(model)
-    cpu_state = torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        undo()
-        if random_state:
-            torch.set_rng_state(cpu_state)
-        if random_state and cuda_states is not None:
-            torch.cuda.set_rng_state_all(cuda_states)
-
-
-@contextmanager
 def all_or_nothing(model: nn.Module) -> Iterator[None]:
     """Put everything back if the block raises; keep its changes if it does not."""
     undo = undo_of(model)
@@ -106,23 +85,6 @@ def flags_kept(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def swap_weights(model: nn.Module, swap: Swap) -> None:
-    """Replace every parameter and buffer by ``swap(name, tensor)``; one tensor under two names is swapped once.
-
-    Meant to run inside `untouched`.
-    """
-    swapped: dict[int, torch.Tensor] = {}
-    for prefix, module in model.named_modules():
-        for table in (module._parameters, module._buffers):
-            for key, tensor in table.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in swapped:
-                    swapped[id(tensor)] = swap(f"{prefix}.{key}" if prefix else key, tensor)
-                table[key] = swapped[id(tensor)]  # type: ignore[assignment]
-        relink(module)
-
-
 def relink(module: nn.Module) -> None:
     """Recurrent modules hold their weights a second time, in a list, behind weak references: bring it in line."""
     names = module.__dict__.get("_flat_weights_names")
@@ -131,12 +93,6 @@ def relink(module: nn.Module) -> None:
     weights = [module._parameters.get(name) for name in names]
     module.__dict__["_flat_weights"] = weights
     module.__dict__["_flat_weight_refs"] = [None if weight is None else weakref.ref(weight) for weight in weights]
-
-
-def own_buffers(model: nn.Module) -> None:
-    """Swap in copies of all buffers, which a forward pass may write into. Meant to run inside `untouched`."""
-    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    swap_weights(model, lambda name, tensor: tensor.detach().clone() if name in buffers else tensor)
 
 
 def abstract_like(tensor: torch.Tensor, shape: tuple[int, ...] | None = None) -> torch.Tensor:

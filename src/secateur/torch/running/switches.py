@@ -131,5 +131,17 @@ def onednn_off() -> Iterator[None]:
             torch._C._set_mkldnn_enabled(before)
 
 
+@contextmanager
+def cudnn_off() -> Iterator[None]:
+    """PyTorch's own kernels in place of cuDNN's."""
+    with ALONE:
+        before = torch._C._get_cudnn_enabled()
+        torch._C._set_cudnn_enabled(False)
+        try:
+            yield
+        finally:
+            torch._C._set_cudnn_enabled(before)
+
+
 class Watched(TorchFunctionMode):
     """Does nothing. While any mode is active, ``nn.MultiheadAttention`` does not take its fused path."""

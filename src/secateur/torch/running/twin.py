@@ -2,6 +2,7 @@
 
     model ──twin(model, stand_in)──► modules, containers, plain objects, closures copied; tensors are what stand_in gives
     model ──counterpart(model, stand_in)──► a twin to hand out: what only outside code holds (a list that a hook fills) is shared
+    model ──twin(model, in_use)──► one to run on data: parameters of its own on the model's memory, buffers copied
     batch ──copied(batch, replace)──► the same for arguments
 
 A trace runs a twin on tensors without data, verification one on other numbers. Nothing of the model's is swapped, so it may
@@ -33,6 +34,19 @@ def twin(model: nn.Module, stand_in: StandIn) -> nn.Module:
     PyTorch does not let anybody replace. Raises InputError, naming the attribute, where something cannot be copied.
     """
     return _twin(model, stand_in, Copier(_clone, members=model.modules()))
+
+
+def in_use(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers for a twin that is only run: a parameter in the same memory, a buffer, which code writes, copied.
+
+    Gradients, and whether any are asked for, are the twin's own.
+    """
+    if not isinstance(tensor, nn.Parameter):
+        return tensor.detach().clone()
+    made = tensor.detach()
+    if type(tensor) is nn.Parameter or not issubclass(type(tensor), nn.Parameter):
+        return nn.Parameter(made, requires_grad=False)
+    return torch.Tensor._make_subclass(type(tensor), made, False)  # a subclass may ask for other arguments
 
 
 def counterpart(model: nn.Module, stand_in: StandIn) -> nn.Module:
