@@ -25,9 +25,9 @@ from secateur.torch.running.twin import in_use, twin
 @contextmanager
 def judging(model: nn.Module) -> Iterator[nn.Module]:
     """A twin of the model, to run as often as you like in here. Raises InputError where the model cannot be copied."""
-    judged = twin(model, in_use).eval()
     with ExitStack() as stack:
-        stack.enter_context(apart())
+        stack.enter_context(apart())  # first: what is made in inference mode has no gradient
+        judged = twin(model, in_use).eval()
         stack.enter_context(torch.enable_grad())
         stack.enter_context(Watched())  # attention's fused path shows no weights and has no gradient
         if any(isinstance(m, nn.RNNBase) for m in judged.modules()):

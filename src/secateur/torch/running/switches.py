@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
+from torch.overrides import BaseTorchFunctionMode
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -143,5 +143,5 @@ def cudnn_off() -> Iterator[None]:
             torch._C._set_cudnn_enabled(before)
 
 
-class Watched(TorchFunctionMode):
+class Watched(BaseTorchFunctionMode):
     """Does nothing. While any mode is active, ``nn.MultiheadAttention`` does not take its fused path."""
