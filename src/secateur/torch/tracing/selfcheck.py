@@ -12,6 +12,8 @@ Invariant: ends with a graph whose narrowed network has been seen to run.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -97,15 +99,34 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space])
     except PlanError as error:
         return _freeze_contradiction(graph, counts, leaf_of, str(error))
     sizes = {id(leaf_of[name].root()): count for name, count in counts.items()}
-    for run in seen.runs:
-        if not run.whole:
-            continue
+    for run in _different(seen.runs, sizes):
         rehearsal = Rehearsal(abstract=run.tracer.abstract, records=run.tracer.records, sizes=sizes)
         try:
             _run_narrowed(run, plan, rehearsal, seen.outside)
         except Exception as error:
             return _freeze_around(seen, run, rehearsal, f"{type(error).__name__}: {error}".splitlines()[0][:160])
     return None
+
+
+def _different(runs: list[Run], narrowed: Collection[int]) -> Iterator[Run]:
+    """The runs that came to their end, without those that took the course of one before: most train as they evaluate."""
+    courses = []
+    for run in runs:
+        course = run.tracer.abstract, _course(run, narrowed)
+        if run.whole and course not in courses:
+            courses.append(course)
+            yield run
+
+
+def _course(run: Run, narrowed: Collection[int]) -> list[tuple[object, ...]]:
+    """The operators of a run that met what is narrowed, in order, and all dimensions that they met."""
+    course: list[tuple[object, ...]] = []
+    for record in run.tracer.records:
+        met = [leaves(space) for space in chain(record.inputs, *record.outputs[:1])]  # not the statistics it saves
+        if any(id(leaf) in narrowed for found in met for leaf in found):
+            sizes = [tuple(id(leaf) if id(leaf) in narrowed else leaf.size for leaf in found) for found in met]
+            course.append((record.name, record.module, len(record.inputs), sizes))
+    return course
 
 
 def _some_count(width: Width, share: float) -> int:
