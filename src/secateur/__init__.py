@@ -30,7 +30,7 @@ from secateur.errors import (
 from secateur.version import __version__
 
 if TYPE_CHECKING:
-    from secateur import compat, criteria, modes, pruners, rules, testing, training
+    from secateur import compat, criteria, modes, pruners, report, rules, scenario, testing, training
     from secateur.core.budget import Budget
     from secateur.core.graph import Graph, Width
     from secateur.core.measurement import Measurement
@@ -71,7 +71,7 @@ _HOMES = {
     "trace": "secateur.torch.trace",
     "verify": "secateur.torch.verify",
 }
-_MODULES = ("compat", "criteria", "modes", "pruners", "rules", "testing", "training")
+_MODULES = ("compat", "criteria", "modes", "pruners", "report", "rules", "scenario", "testing", "training")
 
 __all__ = [  # noqa: RUF022  the version last
     "ApplyError",
@@ -104,9 +104,11 @@ __all__ = [  # noqa: RUF022  the version last
     "plans_of",
     "prune",
     "pruners",
+    "report",
     "restore",
     "rules",
     "save",
+    "scenario",
     "subnet",
     "testing",
     "trace",

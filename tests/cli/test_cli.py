@@ -17,14 +17,15 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import secateur
-from secateur.cli import demo, inspecting, models
-from secateur.cli.digits import DigitNet, Digits, Part, accuracy, load_digits, train
-from secateur.cli.exporting import export_onnx
+from secateur.cli import demo, inspecting
 from secateur.cli.inputs import read_inputs
 from secateur.cli.main import app
-from secateur.cli.models import build, default_inputs, import_torchvision
 from secateur.core.show import graph_summary
 from secateur.errors import Infeasible, InputError, SecateurError, TraceError, VerificationError
+from secateur.scenario import models
+from secateur.scenario.digits import DigitNet, Digits, Part, accuracy, load_digits, train
+from secateur.scenario.exporting import export_onnx
+from secateur.scenario.models import build, default_inputs, import_torchvision
 from secateur.search.limits import Limits, restrict
 
 torch.set_num_threads(1)
@@ -211,13 +212,13 @@ def test_a_constructor_that_needs_values_gets_a_real_device(monkeypatch: pytest.
     def needs_values() -> nn.Module:
         return nn.Linear(int(torch.ones(3).sum().item()), 2)
 
-    monkeypatch.setitem(models.SOURCES, "timm", lambda name: needs_values)
+    monkeypatch.setitem(models.MODELS._entries, "timm", lambda name, options: needs_values)
     assert build("timm:any").weight.shape == (2, 3)  # type: ignore[union-attr]
 
     def broken() -> nn.Module:
         raise RuntimeError("boom\x1b[31m")
 
-    monkeypatch.setitem(models.SOURCES, "timm", lambda name: broken)
+    monkeypatch.setitem(models.MODELS._entries, "timm", lambda name, options: broken)
     with pytest.raises(InputError, match=r"cannot be built: boom\\x1b"):
         build("timm:any")
 
@@ -306,7 +307,7 @@ def test_an_export_that_differs_is_not_left_behind(monkeypatch: pytest.MonkeyPat
     pytest.importorskip("onnxruntime")
     model, example = nn.Sequential(nn.Linear(3, 2)), torch.rand(2, 3)
     assert export_onnx(model, example, tmp_path / "fine.onnx") < 1e-5
-    monkeypatch.setattr("secateur.cli.exporting._difference", lambda *_: float("nan"))
+    monkeypatch.setattr("secateur.scenario.exporting._difference", lambda *_: float("nan"))
     with pytest.raises(VerificationError):
         export_onnx(model, example, tmp_path / "wrong.onnx")
     assert os.listdir(tmp_path) == ["fine.onnx"]

@@ -226,3 +226,44 @@ def test_options_that_cannot_be_meant_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=says):
             activation(net(), options)
+
+
+# NNI 3's keys
+
+
+def test_a_sparse_ratio_is_a_share_of_each_layer() -> None:
+    three = [{"sparse_ratio": 0.5, "op_names_re": ["^[02]$"], "exclude_op_names": ["2"], "target_names": ["weight", "bias"]}]
+    two = [{"sparsity_per_layer": 0.5, "op_names": ["0"]}]
+    found, wanted = (nni.read_config_list(_three_layers(), nni.ActivationOptions(config_list=c)) for c in (three, two))
+    assert found.per_layer == {**wanted.per_layer, "4": 0.0}
+
+
+def test_a_global_group_shares_its_ratio() -> None:
+    entry = {"sparse_ratio": 0.25, "global_group_id": "all", "max_sparse_ratio": 0.5, "op_types": ["Linear"]}
+    found = nni.read_config_list(_three_layers(), nni.ActivationOptions(config_list=[entry]))
+    (total,) = found.totals
+    assert total.share == 0.25
+    assert total.most == {"0": 0.5, "2": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"sparse_ratio": 0.5, "op_types": ["Linear"], "min_sparse_ratio": 0.1}, "min_sparse_ratio has no counterpart"),
+        ({"sparse_ratio": 0.5, "sparsity": 0.5, "op_types": ["Linear"]}, "contradict each other"),
+        ({"sparse_ratio": 0.5, "op_types": ["Linear"], "granularity": [4, 4]}, "whole output units"),
+        ({"sparse_ratio": 0.5, "op_types": ["Linear"], "target_names": ["_output_"]}, "weight and bias together"),
+        ({"sparse_ratio": 0.5, "op_names_re": ["("]}, "no regular expression"),
+        ({"sparse_ratio": 0.5, "op_names_re": ["conv"]}, "matches no layer"),
+        ({"sparse_ratio": 0.5, "op_types": ["Linear"], "exclude_op_types": ["Linaer"]}, "Did you mean 'Linear'?"),
+        ({"op_types": ["Linear"], "sparsity": 0.5, "global_group_id": "a"}, "has no effect without sparse_ratio"),
+    ],
+)
+def test_what_nni_3_says_and_cannot_be_meant_is_told(entry: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        nni.read_config_list(_three_layers(), nni.ActivationOptions(config_list=[entry]))
+    assert said in str(refused.value)
+
+
+def _three_layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))

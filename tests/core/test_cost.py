@@ -133,6 +133,21 @@ def test_a_peak_is_shared_by_what_is_held_when_it_is_highest():
     assert peak.by_module({"a": 1, "b": 5}) == {"body": 40, "head": 5}
 
 
+def test_an_event_of_no_bytes_hides_no_peak():
+    """A rise that a release of nothing follows is as high as any other."""
+    counts = {"a": 3, "b": 2}
+    assert Peak.of([(4, (A,)), (0, (B,)), (-4, (A,)), (1, (B,))]).value(counts) == 12
+    assert Peak.of([(4, (A,)), (-0, ()), (2, (B,)), (0, ()), (-4, (A,))]).value(counts) == 16
+
+
+@STEADY
+@given(MONOMIALS, st.integers(0, 5), COUNTS)
+def test_a_peak_holds_with_idle_events_anywhere(events, place, counts):
+    falling = [*events, *[(-c, axes) for c, axes in reversed(events)]]
+    idle = [*falling[:place], (0, ()), *falling[place:]]
+    assert Peak.of(idle).value(counts) == Peak.of(falling).value(counts)
+
+
 def test_modules_do_not_make_a_value_dearer():
     one = Polynomial.of([(3, (A, B))])
     many = Polynomial.of([(1, (A, B), str(i)) for i in range(3)])

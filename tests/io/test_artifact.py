@@ -243,7 +243,7 @@ def test_files_have_the_permissions_of_the_umask(tmp_path: Path) -> None:
 
 def test_a_hugging_face_model_is_rebuilt_from_its_own_config(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from secateur.cli.models import import_torchvision
+    from secateur.scenario.models import import_torchvision
 
     import_torchvision()
     from transformers import AutoConfig, AutoModel, BertConfig

@@ -24,11 +24,11 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 import secateur as sc
-from secateur.cli.digits import EPOCHS, FINE_TUNING_EPOCHS, DigitNet, Digits, accuracy, load_digits, train
-from secateur.cli.exporting import export_onnx
 from secateur.core.show import text_table
 from secateur.core.text import human, visible
 from secateur.errors import VerificationError
+from secateur.scenario.digits import EPOCHS, FINE_TUNING_EPOCHS, DigitNet, Digits, accuracy, load_digits, train
+from secateur.scenario.exporting import export_onnx
 from secateur.torch.running.batch_norm import reestimate_batch_norm
 
 BUDGET = {"macs": "40%"}
@@ -59,14 +59,15 @@ class Comparison:
     seconds: float
 
 
-def run(*, seeds: int = 1, folder: str | None = None) -> list[Comparison]:
+def run(*, seeds: int = 1, folder: str | None = None, quiet: bool = False) -> list[Comparison]:
     """Run the demo once for each seed and print what came out; ``folder`` keeps the last artefact and ONNX file."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder or temporary)
         place.mkdir(parents=True, exist_ok=True)
         outcomes = [run_once(seed, place) for seed in range(seeds)]
     note = f"\nThe artefact and the ONNX file are in {visible(folder)}." if folder else ""
-    Console(highlight=False, markup=False).print(Text(report(outcomes) + note), soft_wrap=True)
+    if not quiet:
+        Console(highlight=False, markup=False).print(Text(report(outcomes) + note), soft_wrap=True)
     return outcomes
 
 

@@ -56,7 +56,7 @@ def _version(package: str) -> str | None:
 
 
 def _vision_cuda() -> str | None:
-    from secateur.cli.models import import_torchvision
+    from secateur.scenario.models import import_torchvision
 
     return getattr(import_torchvision().version, "cuda", None)
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from secateur.cli.inputs import read_inputs
-from secateur.cli.models import build, default_inputs
 from secateur.core.json import Json
 from secateur.core.json.graph import choices_data
 from secateur.core.profile import search_space_size
 from secateur.core.show import graph_summary, profile
 from secateur.core.text import visible
 from secateur.errors import InputError, TraceError
+from secateur.scenario.models import build, default_inputs
 
 if TYPE_CHECKING:
     from secateur.core.graph import Graph

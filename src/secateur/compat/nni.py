@@ -7,8 +7,8 @@
      {"exclude": True, "op_names": ["stem"]},                  not of this one,
      {"total_sparsity": 0.2, "op_types": ["Linear"]}]          a fifth of these layers' weights, wherever they matter least
 
-An entry means the layers that all of its selectors match (names and partial names count as one); ``exclude`` takes layers
-out of the entries before it.
+An entry means the layers that all of its selectors match (all kinds of names count as one); ``exclude`` takes layers out of
+the entries before it. NNI 3's keys are read as well: `nni3` says how.
 
 Invariant: what is read is meant: an unknown key, a name that matches nothing and a contradiction are errors that name them.
 """
@@ -16,6 +16,7 @@ Invariant: what is read is meant: an unknown key, a name that matches nothing an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import nn
 
+from secateur.compat.nni3 import grouped, in_nni_2
 from secateur.core.options import Options
 from secateur.errors import ConfigError, nearest
 from secateur.modes import Activation
@@ -38,11 +40,17 @@ KEYS = (
     "op_types",
     "op_names",
     "op_partial_names",
+    "op_names_re",
+    "exclude_op_types",
+    "exclude_op_names",
+    "exclude_op_names_re",
     "exclude",
 )
 
 
-SELECTORS = ("op_types", "op_names", "op_partial_names")
+SELECTORS = ("op_types", "op_names", "op_partial_names", "op_names_re")
+NAMES = SELECTORS[1:]
+LEFT_OUT = ("exclude_op_types", "exclude_op_names", "exclude_op_names_re")
 
 
 class ActivationOptions(Options):
@@ -86,8 +94,9 @@ def read_config_list(model: nn.Module, options: ActivationOptions) -> Removal:
     modules = dict(model.named_modules())
     layers = {name: type_names(module) for name, module in modules.items() if _has_weights(module)}
     found = _Reading()
-    for number, entry in enumerate(_entries(options.config_list or _default(layers))):
+    for number, entry in enumerate(grouped(_entries(options.config_list or _default(layers)))):
         where = f"config_list[{number}]"
+        entry = in_nni_2(entry, where)
         _check_entry(entry, where)
         chosen = _chosen(entry, layers, list(modules), where)
         if entry.get("exclude"):
@@ -166,7 +175,7 @@ def _check_entry(entry: object, where: str) -> None:
     if "exclude" in entry and entry["exclude"] is not True:
         raise ConfigError(f"{where}: exclude is True, not {entry['exclude']!r}")
     if not any(key in entry for key in SELECTORS):
-        raise ConfigError(f"{where} names no layers: give {', '.join(SELECTORS[:2])} or {SELECTORS[2]}")
+        raise ConfigError(f"{where} names no layers: give {', '.join(SELECTORS[:-1])} or {SELECTORS[-1]}")
     for key in says:
         if key != "exclude":
             read_share(entry[key], f"{where}: {key}")
@@ -176,7 +185,7 @@ def _chosen(
     entry: Mapping[str, Any], layers: Mapping[str, Sequence[str]], modules: Sequence[str], where: str
 ) -> list[str]:
     """The layers that an entry means, in order."""
-    for key in SELECTORS:
+    for key in (*SELECTORS, *LEFT_OUT):
         words = entry.get(key, [])
         if (
             not isinstance(words, list | tuple)
@@ -188,9 +197,10 @@ def _chosen(
     if "op_types" in entry:
         types = set(_of_types(entry["op_types"], layers, where))
         chosen = [name for name in chosen if name in types]
-    if "op_names" in entry or "op_partial_names" in entry:
+    if any(key in entry for key in NAMES):
         names = set(_of_names(entry, layers, modules, where))
         chosen = [name for name in chosen if name in names]
+    chosen = [name for name in chosen if name not in set(_left_out(entry, layers, modules, where))]
     if not chosen:
         raise ConfigError(f"{where}: no layer matches all of {', '.join(key for key in SELECTORS if key in entry)}")
     return chosen
@@ -221,6 +231,28 @@ def _of_names(
         if not matching:
             raise ConfigError(f"{where}: op_partial_names: {part!r} is part of no layer's name.{nearest(part, layers)}")
         yield from matching
+
+    for pattern in entry.get("op_names_re", ()):
+        matching = [name for name in layers if _compiled(pattern, where).search(name)]
+        if not matching:
+            raise ConfigError(f"{where}: op_names_re: {pattern!r} matches no layer's name")
+        yield from matching
+
+
+def _compiled(pattern: str, where: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as problem:
+        raise ConfigError(f"{where}: {pattern!r} is no regular expression: {problem}") from None
+
+
+def _left_out(
+    entry: Mapping[str, Any], layers: Mapping[str, Sequence[str]], modules: Sequence[str], where: str
+) -> Iterator[str]:
+    """The layers that NNI 3's ``exclude_op_…`` take out of the entry that they stand in."""
+    yield from _of_types(entry.get("exclude_op_types", ()), layers, where)
+    named = {key.removeprefix("exclude_"): entry[key] for key in LEFT_OUT[1:] if key in entry}
+    yield from _of_names(named, layers, modules, where)
 
 
 def _exclude(found: _Reading, chosen: Sequence[str]) -> None:

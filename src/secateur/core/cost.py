@@ -106,8 +106,8 @@ class Peak:
 
     @classmethod
     def of(cls, monomials: Iterable[Monomial]) -> Peak:
-        """Keep the order, which is what a peak is about."""
-        return cls(tuple(_simplified(monomials)))
+        """Keep the order, which is what a peak is about; an event of no bytes is none."""
+        return cls(tuple(term for term in _simplified(monomials) if term.coefficient))
 
     @property
     def monotone(self) -> bool:

@@ -126,11 +126,13 @@ class Graph:
         """The same graph with one more cost to bound, to report and to tabulate (or another one under that name)."""
         return replace(self, costs={**self.costs, metric: cost})
 
-    def table(self, metric: str = "macs", plan: Plan | None = None, *, limit: int | None = 60, width: int = 120) -> str:
+    def table(
+        self, metric: str = "macs", plan: Plan | None = None, *, limit: int | None = 60, width: int | None = None
+    ) -> str:
         """A cost layer by layer, as text: every module that has a share in it, and with a plan what is left of it.
 
         Siblings share a line once there are more than ``limit`` lines, and beyond that the smallest are summed in one;
-        ``limit=None`` gives each module its own. No line is longer than ``width``.
+        ``limit=None`` gives each module its own. No line is longer than ``width``, 120 characters by default.
         """
         from secateur.core.show import cost_table
 

@@ -4,7 +4,8 @@
     ├── costs, size_bytes           counted                       ├── resources     CPU, memory, GPU over time
     ├── quality {metric: Quality}   with a confidence interval    └── surroundings  versions, device, threads, command, seed
     ├── confusion                   true class × predicted class
-    └── times                       one Timing a batch size, every run kept
+    ├── times                       one Timing a batch size, every run kept
+    └── origin                      the run it comes from: scenario, prunings, events (None where it is a single call)
 
 Invariant: a measurement is data. It compares by value, and `from_json` gives back what `to_json` wrote.
 """
@@ -12,13 +13,13 @@ Invariant: a measurement is data. It compares by value, and `from_json` gives ba
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from statistics import median, quantiles
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from secateur.core.json.strict import check_version, fit, read_json
+from secateur.core.json.strict import check_version, fit_json, read_json
+from secateur.core.record import Data, Origin
 from secateur.core.show import label, text_table
 from secateur.core.text import human
 from secateur.errors import ArtifactError
@@ -26,11 +27,7 @@ from secateur.errors import ArtifactError
 FORMAT_VERSION = 1
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Quality(_Data):
+class Quality(Data):
     """A metric on ``num_samples`` samples; it lies between ``low`` and ``high`` with 95 % confidence."""
 
     value: float
@@ -40,7 +37,7 @@ class Quality(_Data):
     higher_is_better: bool = True
 
 
-class Timing(_Data):
+class Timing(Data):
     """Seconds of each run of one forward pass on a batch, after ``num_warmup`` runs that do not count."""
 
     batch_size: int
@@ -61,7 +58,7 @@ class Timing(_Data):
         return 1000 * cuts[0], 1000 * cuts[-1]
 
 
-class Resources(_Data):
+class Resources(Data):
     """Samples over time, ``seconds`` since the first: CPU in per cent of one core, memory of this process in bytes.
 
     GPU lists are empty where there is none, or none that can be asked.
@@ -74,7 +71,7 @@ class Resources(_Data):
     gpu_memory_bytes: tuple[int, ...] = ()
 
 
-class Surroundings(_Data):
+class Surroundings(Data):
     """Where and how a measurement was made."""
 
     device: str
@@ -86,7 +83,7 @@ class Surroundings(_Data):
     seed: int | None = None
 
 
-class Measurement(_Data):
+class Measurement(Data):
     """One network, measured. ``plan_id`` tells which plan made it, None for one that was never narrowed."""
 
     name: str
@@ -96,9 +93,11 @@ class Measurement(_Data):
     classes: tuple[str, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     times: tuple[Timing, ...] = ()
+    layer_ms: dict[str, float] = Field(default_factory=dict)  # median of each layer on dummy_input
     resources: Resources = Field(default_factory=Resources)
     surroundings: Surroundings
     plan_id: str | None = None
+    origin: Origin | None = None
 
     def to_json(self) -> str:
         """This measurement as JSON text."""
@@ -109,7 +108,7 @@ class Measurement(_Data):
         """What `to_json` wrote. Raises ArtifactError, naming the place, for anything else."""
         what = "the measurement"
         data = check_version(read_json(text, what, ArtifactError), FORMAT_VERSION, what, ArtifactError)
-        return fit(cls, _as_tuples({key: data[key] for key in data if key != "format_version"}), what, ArtifactError)
+        return fit_json(cls, {key: data[key] for key in data if key != "format_version"}, what, ArtifactError)
 
     def __str__(self) -> str:
         rows = [(label(metric), f"{human(value)}") for metric, value in self.costs.items()]
@@ -126,12 +125,3 @@ class Measurement(_Data):
         if self.resources.memory_bytes:
             rows.append(("memory, highest", f"{human(max(self.resources.memory_bytes))}B"))
         return text_table(f"{self.name} on {self.surroundings.device}", ("", ""), rows)
-
-
-def _as_tuples(value: object) -> object:
-    """JSON has lists where the strict schema wants tuples."""
-    if isinstance(value, list):
-        return tuple(_as_tuples(item) for item in value)
-    if isinstance(value, Mapping):
-        return {key: _as_tuples(item) for key, item in value.items()}
-    return value

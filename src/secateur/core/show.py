@@ -11,7 +11,9 @@ Invariant: only text leaves this module, and no name in it can colour, rewrite o
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from operator import itemgetter
 from typing import TypeVar
 
@@ -28,7 +30,7 @@ from secateur.core.text import choices_text, family_name, few, human, pattern_of
 from secateur.errors import PlanError
 
 LINES = 60  # above this, siblings share a line; above it again, the middle is left out
-_WIDTH = 120
+_WIDTH = ContextVar("width", default=120)
 _NAME_WIDTH = 24  # of a module's name, before columns beside it are dropped
 _LABELS = {
     "macs": "MACs",
@@ -39,6 +41,16 @@ _LABELS = {
     "peak_activation_bytes": "peak activation bytes",
 }
 _T = TypeVar("_T")
+
+
+@contextmanager
+def lines_within(width: int) -> Iterator[None]:
+    """Lay tables out for lines of so many characters within this block, 120 otherwise."""
+    token = _WIDTH.set(max(width, 40))
+    try:
+        yield
+    finally:
+        _WIDTH.reset(token)
 
 
 def graph_summary(graph: Graph, limit: int | None = LINES) -> str:
@@ -102,7 +114,7 @@ def plan_table(plan: Plan, limit: int | None = LINES) -> str:
 
 
 def cost_table(
-    graph: Graph, metric: str, plan: Plan | None = None, *, limit: int | None = LINES, width: int = _WIDTH
+    graph: Graph, metric: str, plan: Plan | None = None, *, limit: int | None = LINES, width: int | None = None
 ) -> str:
     """A cost module by module: what each takes of it, and with a plan what is left. The rows sum to the total."""
     if plan is not None and plan.fingerprint != graph.fingerprint:
@@ -113,7 +125,7 @@ def cost_table(
     wholes = [sum(amounts) for amounts in zip(*(row[1] for row in rows), strict=True)] or [0] * (2 if after else 1)
     shown = [_cost_cells(name, amounts, wholes) for name, amounts in [*rows, ("total", wholes)]]
     heads = [label(metric), "share"] if after is None else ["was", "share", "becomes", "share", "left"]
-    return _fitting(f"{label(metric)} by module", ["Module", *heads], shown, width)
+    return _fitting(f"{label(metric)} by module", ["Module", *heads], shown, width or _WIDTH.get())
 
 
 def label(metric: str) -> str:
@@ -198,7 +210,7 @@ def _search_space(graph: Graph, limit: int | None) -> str:
     lines = ["  ".join([*(c.ljust(n) for c, n in zip(row, room, strict=False)), row[4]]) for row in rows]
     if left_out:
         lines.insert(_head(limit), f"  … {left_out} more lines; limit=None shows them")
-    rule = "-" * min(max(map(len, lines), default=0), _WIDTH)
+    rule = "-" * min(max(map(len, lines), default=0), _WIDTH.get())
     return "\n".join(["Search space summary:", rule, *(_cut(line, limit) for line in lines), rule])
 
 
@@ -214,7 +226,7 @@ def _width_row(widths: Sequence[Width]) -> list[str]:
 
 def _cut(line: str, limit: int | None) -> str:
     line = line.rstrip()
-    return line if limit is None or len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"
+    return line if limit is None or len(line) <= _WIDTH.get() else line[: _WIDTH.get() - 1] + "…"
 
 
 def _alike(width: Width) -> tuple[Hashable, ...]:
@@ -292,9 +304,11 @@ def _add(table: Table, *cells: str) -> None:
     table.add_row(*map(visible, cells))
 
 
-def _render(table: Table, width: int = _WIDTH) -> str:
+def _render(table: Table, width: int | None = None) -> str:
     """A table as text: no colour, no trailing blanks, the same on every machine."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False, emoji=False)
+    console = Console(
+        file=io.StringIO(), width=width or _WIDTH.get(), color_system=None, markup=False, highlight=False, emoji=False
+    )
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())

@@ -22,6 +22,7 @@ from secateur.core.measurement import Measurement, Quality, Surroundings, Timing
 from secateur.core.plan import digest_of
 from secateur.errors import InputError
 from secateur.torch.apply import plans_of
+from secateur.torch.evaluating.layer_times import layer_times
 from secateur.torch.evaluating.metrics import METRICS, Metric, classes_of, quality
 from secateur.torch.evaluating.resources import sampled
 from secateur.torch.running.data import Data
@@ -69,6 +70,7 @@ def measure(
         graph = trace(model, given, check=False)
         found, confusion = _quality(model, source, _named(metrics)) if source is not None else ({}, ())
         times = _times(Example.of(model, given), timings or Timings(), device)
+        by_layer = layer_times(Example.of(model, given).beside_model())
     return Measurement(
         name=name or type(model).__name__,
         costs={metric: int(graph.cost(metric)) for metric in graph.costs},
@@ -78,6 +80,7 @@ def measure(
         quality=found,
         confusion=confusion,
         times=times,
+        layer_ms=by_layer,
         resources=samples.resources(),
         surroundings=_surroundings(device),
         plan_id=digest_of(plans[-1])[:16] if plans else None,

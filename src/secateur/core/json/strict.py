@@ -67,6 +67,14 @@ def fit(model: type[_Model], data: object, what: str, error: type[SecateurError]
         raise error(f"{what}: {_first(problem)}") from None
 
 
+def fit_json(model: type[_Model], data: object, what: str, error: type[SecateurError]) -> _Model:
+    """The data as this schema where JSON's lists may stand for tuples; the first misfit is raised with its place."""
+    try:
+        return model.model_validate_json(json.dumps(data, allow_nan=False))
+    except (ValidationError, RecursionError, OverflowError) as problem:
+        raise error(f"{what}: {_first(problem)}") from None
+
+
 def write_json(data: Mapping[str, Json], what: str, error: type[SecateurError]) -> str:
     """JSON text: a line for each name, so that files can be read and compared."""
     try:

@@ -1,8 +1,8 @@
-"""Architectures by name, built without weights.
+"""Architectures by name.
 
-    timm:resnet18    torchvision:resnet50    hf:bert    transformers:BertConfig
+    timm:resnet18    torchvision:resnet50    hf:bert    hf:./folder    zoo:digits    and what a user registers
 
-Models are built on the ``meta`` device: no weights are made, so a 7 B decoder costs no more than a small one. A
+To look at, models are built on the ``meta`` device: no weights are made, so a 7 B decoder costs no more than a small one. A
 constructor that needs values gets a real device instead.
 
 Invariant: nothing is downloaded, and a name selects from a package's own list; it is never imported.
@@ -12,17 +12,24 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
+from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import nn
 
+from secateur.core.registry import Registry
 from secateur.core.text import visible
-from secateur.errors import InputError, nearest
+from secateur.errors import InputError, SecateurError, nearest
+from secateur.scenario.zoo import NETWORKS
 
 Builder = Callable[[], nn.Module]
+Options = Mapping[str, object]
+Source = Callable[[str, Options], Builder]  # of what stands behind the colon, and of the options
+
+MODELS: Registry[Source] = Registry("source of models")
 
 # What ``import torchvision`` describes but only its compiled extension declares; a CPU-only torch cannot load that
 # extension when it was built for CUDA. Declaring is enough for everything but detectors, which call them.
@@ -32,22 +39,27 @@ _SCHEMAS = (
 )
 
 
-def build(spec: str, device: str = "meta") -> nn.Module:
-    """The model of a spec such as ``timm:resnet18``, in eval mode. Raises InputError with the nearest known name."""
+def build(spec: str, device: str = "meta", options: Options | None = None) -> nn.Module:
+    """The model of a spec such as ``timm:resnet18``, in eval mode; ``options`` are its constructor's.
+
+    Raises InputError with the nearest known name, and where the model cannot be built.
+    """
     source, _, name = spec.partition(":")
-    if source not in SOURCES or not name:
+    if source not in MODELS or (not name and source in _NAMED):
         raise InputError(
-            f"{visible(spec)!r} names no model; write timm:NAME, torchvision:NAME or hf:MODEL_TYPE, "
-            f"for example timm:resnet18.{nearest(source, SOURCES)}"
+            f"{visible(spec)!r} names no model; write timm:NAME, torchvision:NAME, hf:MODEL_TYPE or zoo:NAME, "
+            f"for example timm:resnet18.{nearest(source, MODELS)}"
         )
-    builder = SOURCES[source](name)
+    builder = MODELS[source](name, options or {})
     try:
         with torch.device(device):
             return builder().eval()
+    except SecateurError:
+        raise
     except Exception as problem:  # constructors are other people's code
         if device != "meta":
             raise InputError(f"{visible(spec)} cannot be built: {visible(problem)[:300]}") from problem
-    return build(spec, "cpu")
+    return build(spec, "cpu", options)
 
 
 def default_inputs(model: nn.Module, spec: str) -> list[str]:
@@ -82,17 +94,26 @@ def _declare_operators() -> torch.library.Library:
     return library
 
 
-def _from_timm(name: str) -> Builder:
+@MODELS.add("timm")
+def _from_timm(name: str, options: Options) -> Builder:
     import_torchvision()
     timm = _import("timm")
     _check_name(name, timm.list_models(), "timm")
-    return lambda: timm.create_model(name, pretrained=False)
+    return partial(timm.create_model, name, **{**options, "pretrained": False})
 
 
-def _from_torchvision(name: str) -> Builder:
+@MODELS.add("torchvision")
+def _from_torchvision(name: str, options: Options) -> Builder:
     models = import_torchvision().models
     _check_name(name, models.list_models(), "torchvision")
-    return lambda: models.get_model(name, weights=None, **_without_backbone(models, name))
+    return partial(models.get_model, name, **{**options, "weights": None, **_without_backbone(models, name)})
+
+
+@MODELS.add("zoo")
+def _from_zoo(name: str, options: Options) -> Builder:
+    if importlib.util.find_spec("torchvision"):
+        import_torchvision()
+    return partial(NETWORKS[name], **options)
 
 
 def _without_backbone(models: ModuleType, name: str) -> dict[str, None]:
@@ -101,22 +122,44 @@ def _without_backbone(models: ModuleType, name: str) -> dict[str, None]:
     return {"weights_backbone": None} if "weights_backbone" in known else {}
 
 
-def _from_transformers(name: str) -> Builder:
+@MODELS.add("hf")
+@MODELS.add("transformers")
+def _from_transformers(name: str, options: Options) -> Builder:
     transformers = _import("transformers")
     if importlib.util.find_spec("torchvision"):
         import_torchvision()
+    settings = {key: value for key, value in options.items() if key != "task"}
+    auto = getattr(transformers, _class_for(options.get("task", "features")))
+    if Path(name).is_dir():
+        return partial(auto.from_pretrained, name, local_files_only=True, trust_remote_code=False, **settings)
     types = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
     by_class = {config: model_type for model_type, config in types.items()}
     model_type = by_class.get(name, name)
     _check_name(model_type, [*types, *by_class], "transformers")
 
     def builder() -> nn.Module:
-        config = transformers.AutoConfig.for_model(model_type)
+        config = transformers.AutoConfig.for_model(model_type, **settings)
         if hasattr(config, "use_cache"):
             config.use_cache = False  # a cache in the output would freeze every head
-        return transformers.AutoModel.from_config(config)
+        return auto.from_config(config)
 
     return builder
+
+
+_CLASSES = {
+    "features": "AutoModel",
+    "text-classification": "AutoModelForSequenceClassification",
+    "image-classification": "AutoModelForImageClassification",
+    "language-model": "AutoModelForCausalLM",
+}
+
+
+def _class_for(task: object) -> str:
+    if task not in _CLASSES:
+        raise InputError(
+            f"hf: no task is called {visible(task)!r}.{nearest(str(task), _CLASSES)} Known are {', '.join(_CLASSES)}"
+        )
+    return _CLASSES[str(task)]
 
 
 def _transformers_inputs(model: nn.Module) -> list[str]:
@@ -145,9 +188,4 @@ def _check_name(name: str, known: Iterable[str], source: str) -> None:
         raise InputError(f"{source} knows no architecture {visible(name)!r}.{nearest(name, known)}")
 
 
-SOURCES: dict[str, Callable[[str], Builder]] = {
-    "timm": _from_timm,
-    "torchvision": _from_torchvision,
-    "hf": _from_transformers,
-    "transformers": _from_transformers,
-}
+_NAMED = ("timm", "torchvision", "hf", "transformers", "zoo")  # sources that need a name

@@ -45,7 +45,7 @@ def load_digits() -> Digits:
         from sklearn.datasets import load_digits as load
         from sklearn.model_selection import train_test_split
     except ModuleNotFoundError:
-        raise InputError("the demo's data ship with scikit-learn; add it with: pip install scikit-learn") from None
+        raise InputError("the digits ship with scikit-learn; add it with: pip install scikit-learn") from None
     images, labels = load(return_X_y=True)
     rest, test = train_test_split(range(len(labels)), test_size=0.3, random_state=0, stratify=labels)
     train, valid = train_test_split(rest, test_size=180, random_state=0, stratify=labels[rest])
@@ -76,16 +76,18 @@ class Block(nn.Module):
 class DigitNet(nn.Module):
     """A residual network for 8x8 images: a stem, three stages of two blocks, a linear head."""
 
-    def __init__(self, widths: tuple[int, int, int] = (24, 48, 96)) -> None:
+    def __init__(self, widths: tuple[int, int, int] = (24, 48, 96), channels: int = 1, classes: int = 10) -> None:
         super().__init__()
         first, second, third = widths
-        self.stem = nn.Sequential(nn.Conv2d(1, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.ReLU()
+        )
         self.stages = nn.Sequential(
             Block(first, first, 1), Block(first, first, 1),
             Block(first, second, 2), Block(second, second, 1),
             Block(second, third, 2), Block(third, third, 1),
         )  # fmt: skip
-        self.head = nn.Linear(third, 10)
+        self.head = nn.Linear(third, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stages(self.stem(x)).mean((2, 3)))

@@ -1,0 +1,214 @@
+"""Scenarios and single steps from the command line: chains, exit codes, data on standard output and remarks beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.report.made import AFTER, BEFORE
+from tests.scenario.small import SMALL, written
+from typer.testing import CliRunner, Result
+
+import secateur as sc
+from secateur.cli.main import app
+from secateur.cli.options import read_pairs
+from secateur.core.show import lines_within, text_table
+from secateur.errors import InputError
+from secateur.progress import lines_every, progress
+from secateur.scenario.models import build
+
+torch.set_num_threads(1)
+pytest.importorskip("sklearn")
+pytest.importorskip("plotly")
+
+
+def call(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "100", "TERM": "dumb"})
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def test_optimize_and_test_are_chained_as_in_kenning(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    refused = call("test", "--json-cfg", file, code=2)
+    assert "call optimize first" in refused.stderr
+    call("optimize", "test", "--json-cfg", file, "--measurements", tmp_path / "a.json")
+    found = sc.Measurement.from_json((tmp_path / "a.json").read_bytes())
+    assert found.name == "small"
+    call("test", "--json-cfg", file, "--measurements", tmp_path / "b.json")
+    assert (tmp_path / "b.json").read_bytes() == (tmp_path / "a.json").read_bytes()
+    report = call("report", "--measurements", tmp_path / "a.json", tmp_path / "b.json",
+                  "--report-path", tmp_path / "r.md", "--to-html")  # fmt: skip
+    assert "r.html" in report.stderr
+    assert sorted(p.suffix for p in tmp_path.glob("r.*")) == [".html", ".md"]
+
+
+def test_run_shows_what_was_measured_and_says_where_it_is(tmp_path: Path) -> None:
+    file = written(tmp_path, {**SMALL, "stages": [*SMALL["stages"][:2], {"do": "report"}]})
+    dry = call("run", file, "--dry-run")
+    assert "to do" in dry.stdout
+    assert "Number of configurable widths" in dry.stdout
+    assert not (tmp_path / "small-run").exists()
+    result = call("run", file)
+    assert "Give a second measurement" in result.stdout
+    assert "1. train" in result.stderr
+    assert [row["done"] for row in json.loads(call("run", file, "--dry-run", "--json").stdout)] == [True] * 3
+    (found,) = json.loads(call("run", file, "--json").stdout)
+    assert found["name"] == "original"
+    shown = call("compare", tmp_path / "small-run")
+    assert "original" in shown.stdout
+
+
+def test_plan_and_apply_and_prune_and_finetune_go_together(tmp_path: Path) -> None:
+    model = ("zoo:digits", "--options", '{"widths": [4, 8, 8]}', "--input", "2x1x8x8")
+    made = call("plan", *model, "-c", "macs=60%", "--set", "multiple_of=2", "-o", tmp_path / "plan.json", "--json")
+    assert sc.Plan.from_json(made.stdout) == sc.Plan.from_json((tmp_path / "plan.json").read_bytes())
+    found = json.loads(call("apply", tmp_path / "plan.json", *model, "-o", tmp_path / "one", "--json").stdout)
+    small = sc.restore(build("zoo:digits", "cpu", {"widths": [4, 8, 8]}), tmp_path / "one")
+    assert sum(p.numel() for p in small.parameters()) == found["params"]
+    pruned = json.loads(
+        call(
+            "prune",
+            *model[:3],
+            "--data",
+            "digits",
+            "-c",
+            "macs=70%",
+            "--set",
+            "steps=1",
+            "-o",
+            tmp_path / "two",
+            "--json",
+        ).stdout
+    )
+    assert pruned["verified"]
+    assert pruned["after"]["macs"] <= 0.7 * pruned["before"]["macs"]
+    tuned = call(
+        "finetune", tmp_path / "two", *model[:3], "--data", "digits", "--epochs", "1", "-o", tmp_path / "three"
+    )
+    assert "1 epochs" in tuned.stdout
+    sc.restore(build("zoo:digits", "cpu", {"widths": [4, 8, 8]}), tmp_path / "three")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["prune", "zoo:digits", "--input", "1x1x8x8", "-c", "params=1", "-o", "x"], 3, "cannot reach"),
+        (["prune", "zoo:digits", "--data", "digitz", "-c", "params=50%", "-o", "x"], 2, "Did you mean 'digits'?"),
+        (["prune", "zoo:digits", "--input", "1x1x8x8", "-c", "params", "-o", "x"], 2, "write name=value"),
+        (
+            ["prune", "zoo:digits", "--input", "1x1x8x8", "--mode", "magnitud", "-o", "x"],
+            2,
+            "Did you mean 'magnitude'?",
+        ),
+        (["plan", "zoo:digits", "--input", "1x1x8x8", "--set", "steps=2"], 2, "not 'steps'"),
+        (["plan", "zoo:digits", "--input", "1x1x8x8", "--options", "[1]"], 2, "JSON object"),
+        (["plan", "zoo:digits", "--input", "1x1x8x8", "--weights", "no.safetensors"], 2, "cannot be read"),
+        (["run", "none.yaml"], 2, "cannot be read"),
+        (["run", "none.yaml", "--code", "none.py"], 2, "there is no file"),
+        (["compare", "none.json"], 2, "cannot be read"),
+        (["optimize", "draw", "--json-cfg", "x.json"], 2, "cannot chain"),
+    ],
+)
+def test_exit_codes_say_whose_fault_it_is(
+    arguments: list[str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments, code=code)
+    assert said in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_measurement_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}", encoding="utf-8")
+    assert "format version" in call("compare", tmp_path / "x.json", code=2).stderr
+
+
+def test_a_users_own_code_is_run_where_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch, secateur as sc\n"
+        "@sc.scenario.MODELS.add('mine')\n"
+        "def mine(name, options):\n"
+        "    nn = torch.nn\n"
+        "    return lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))\n",
+        encoding="utf-8",
+    )
+    stages: list[dict[str, Any]] = [
+        {"do": "prune", "mode": "magnitude", "constraints": {"params": "50%"}},
+        {"do": "measure", "num_runs": 2},
+    ]
+    file = written(tmp_path, {**SMALL, "model": "mine", "stages": stages})
+    (found,) = json.loads(call("run", file, "--code", tmp_path / "mine.py", "--json").stdout)
+    assert found["costs"]["params"] <= 455
+
+
+def test_the_schema_is_printed() -> None:
+    schema = json.loads(call("schema").stdout)
+    assert set(schema["properties"]) >= {"model", "data", "stages"}
+
+
+COMMANDS = [
+    "run",
+    "optimize",
+    "test",
+    "report",
+    "compare",
+    "inspect",
+    "plan",
+    "apply",
+    "prune",
+    "finetune",
+    "demo",
+    "doctor",
+]
+
+
+def test_help_names_every_command() -> None:
+    shown = call("--help").stdout
+    assert [command for command in (*COMMANDS, "schema", "completion") if command not in shown] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_gives_data(command: str) -> None:
+    assert "--json" in call(command, "--help").stdout
+
+
+def test_pairs_are_read_as_json_where_they_are() -> None:
+    assert read_pairs(["macs=60%", "params=3e6", "exclude=[\"a\"]", "x=NaN"], "c") == {
+        "macs": "60%", "params": 3e6, "exclude": ["a"], "x": "NaN",
+    }  # fmt: skip
+    for wrong in (["macs"], ["=3"], ["a=1", "a=2"]):
+        with pytest.raises(InputError):
+            read_pairs(wrong, "c")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_tables_fit_the_width_that_they_are_given(width: int) -> None:
+    from secateur.cli.running import comparison
+
+    with lines_within(width):
+        shown = comparison([BEFORE, AFTER])
+        table = text_table("t", ("a", "b"), [("x" * 90, "y" * 90)])
+    lines = [*shown.splitlines()[:-1], *table.splitlines()]
+    assert max(map(len, lines)) <= width
+
+
+def test_off_a_terminal_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("quiet") as tell:
+        tell(0.5, "word")
+    assert capsys.readouterr().err == ""
+    with lines_every(0), progress("spoken [red]") as tell:
+        tell(0.5, "half\n")
+        tell(1.0, "whole")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("spoken [red]: 50%")
+    assert "left" in lines[0]
+    with lines_every(3600), progress("rarely") as tell:
+        tell(0.5, "half")
+    assert capsys.readouterr().err == ""
