@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.compat import nni as words
 from secateur.compat.nni import activation
 from secateur.errors import ConfigError, Infeasible
 
@@ -232,15 +233,19 @@ def test_options_that_cannot_be_meant_are_refused() -> None:
 
 
 def test_a_sparse_ratio_is_a_share_of_each_layer() -> None:
-    three = [{"sparse_ratio": 0.5, "op_names_re": ["^[02]$"], "exclude_op_names": ["2"], "target_names": ["weight", "bias"]}]
+    three = [
+        {"sparse_ratio": 0.5, "op_names_re": ["^[02]$"], "exclude_op_names": ["2"], "target_names": ["weight", "bias"]}
+    ]
     two = [{"sparsity_per_layer": 0.5, "op_names": ["0"]}]
-    found, wanted = (nni.read_config_list(_three_layers(), nni.ActivationOptions(config_list=c)) for c in (three, two))
+    found, wanted = (
+        words.read_config_list(_three_layers(), words.ActivationOptions(config_list=c)) for c in (three, two)
+    )
     assert found.per_layer == {**wanted.per_layer, "4": 0.0}
 
 
 def test_a_global_group_shares_its_ratio() -> None:
     entry = {"sparse_ratio": 0.25, "global_group_id": "all", "max_sparse_ratio": 0.5, "op_types": ["Linear"]}
-    found = nni.read_config_list(_three_layers(), nni.ActivationOptions(config_list=[entry]))
+    found = words.read_config_list(_three_layers(), words.ActivationOptions(config_list=[entry]))
     (total,) = found.totals
     assert total.share == 0.25
     assert total.most == {"0": 0.5, "2": 0.5}
@@ -261,7 +266,7 @@ def test_a_global_group_shares_its_ratio() -> None:
 )
 def test_what_nni_3_says_and_cannot_be_meant_is_told(entry: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        nni.read_config_list(_three_layers(), nni.ActivationOptions(config_list=[entry]))
+        words.read_config_list(_three_layers(), words.ActivationOptions(config_list=[entry]))
     assert said in str(refused.value)
 
 
