@@ -21,6 +21,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 import secateur as sc
 from secateur.core.plan import digest_of
+from secateur.torch.compensation import Compensator
 from secateur.torch.criteria.protocol import make
 from secateur.torch.running.batch_norm import reestimate_batch_norm
 from secateur.torch.running.data import Data
@@ -72,6 +73,27 @@ def a_group_of_its_own() -> Any:
     used = reestimate_batch_norm(model, data)
     scores = make("taylor", data)(sc.trace(model.eval(), X[:1]), model)
     return [world_size(mine), found.tolist(), used, numbers(model), {n: v.tolist() for n, v in scores.items()}]
+
+
+def tuned(data: Data) -> list[float]:
+    """What a network's numbers are once it was compensated and fine-tuned on this data."""
+    model = network().eval()
+    compensator = Compensator(model, data)
+    plan = sc.plan(sc.trace(model, X[:1]), "l1", {"macs": "60%"})
+    sc.apply(model, plan, in_place=True)
+    compensator.fit(model, plan)
+    finetune(model, data, epochs=1, config={"amp": "off"})
+    return numbers(model)
+
+
+def tuning_in_a_group_of_its_own() -> Any:
+    mine = [dist.new_group([number]) for number in range(RANKS)][rank()]
+    return tuned(Data(loader=batches()[:5] if rank() == 0 else batches()[5:], group=mine))
+
+
+def tuning_in_a_group_of_all() -> Any:
+    together = dist.new_group(list(range(RANKS)))
+    return tuned(Data(loader=batches()[:4] if rank() == 0 else batches()[4:], group=together))
 
 
 def batch_norm() -> Any:
@@ -144,6 +166,8 @@ def other_lengths() -> Any:
 SCENARIOS: tuple[Callable[[], Any], ...] = (
     summing,
     a_group_of_its_own,
+    tuning_in_a_group_of_its_own,
+    tuning_in_a_group_of_all,
     batch_norm,
     batch_norm_of_an_idle_rank,
     criteria,
@@ -207,6 +231,19 @@ def test_a_group_adds_up_among_its_own_ranks_only(ranks: list[dict[str, Any]]) -
         assert state == pytest.approx(numbers(alone), rel=1e-5, abs=1e-6)
         expected = make("taylor", Data(loader=mine))(sc.trace(alone.eval(), X[:1]), alone)
         assert all(scores[name] == pytest.approx(values.tolist(), rel=1e-4) for name, values in expected.items())
+
+
+def test_compensation_and_training_stay_within_their_group(ranks: list[dict[str, Any]]) -> None:
+    for number, mine in enumerate((batches()[:5], batches()[5:])):
+        assert gave(ranks, tuning_in_a_group_of_its_own)[number] == pytest.approx(
+            tuned(Data(loader=mine)), rel=1e-4, abs=1e-5
+        )
+
+
+def test_compensation_and_training_in_a_group_give_all_of_it_one_network(ranks: list[dict[str, Any]]) -> None:
+    first, second = gave(ranks, tuning_in_a_group_of_all)
+    assert first == second
+    assert first != pytest.approx(tuned(Data(loader=batches()[:4])), rel=1e-3)
 
 
 @pytest.mark.parametrize("scenario", [batch_norm, batch_norm_of_an_idle_rank])

@@ -95,7 +95,7 @@ class Compensator:
         """
         started = time.perf_counter()
         some = self._numbered(model)[: math.ceil(share * len(self.batches))]
-        choices = Choices(self._options(), self.method == "least_squares", self._folds(some))
+        choices = Choices(self._options(), self.method == "least_squares", self._folds(some), self.data.group)
         decisions = Decisions(self.record, plan, choices)
         lockstep = Lockstep(self.record.order, self._told(decisions, tell))
         strange: set[str] = set()
@@ -154,6 +154,7 @@ class Compensator:
             [
                 torch.cat([looks(seen.rows, seen.owner, size) for seen, size in zip(one, sizes, strict=True)])
                 for one in seen_by_all
-            ]
+            ],
+            self.data.group,
         )
         return {batch.number: part for batch, part in zip(batches, found.split(sizes), strict=True)}

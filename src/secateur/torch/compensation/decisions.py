@@ -24,17 +24,22 @@ from secateur.torch.compensation.records import Contraction, Record
 from secateur.torch.compensation.rows import weight_of_rows, weight_rows
 from secateur.torch.compensation.solve import Fit, Option, refit
 from secateur.torch.running.contractions import Site
+from secateur.torch.running.distributed import Group
 
 _NO_SCALE = 1e-3  # a smaller factor lets nothing through that could be fitted
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What may be done: the options tried for each weight, whether weights wait for their sums, and the samples' folds."""
+    """What may be done: the options tried for each weight, whether weights wait for their sums, and the samples' folds.
+
+    ``group`` are the processes that decide together.
+    """
 
     options: Sequence[Option]
     to_sums: bool
     fold_S: Mapping[int, torch.Tensor]  # by pass
+    group: Group = None
 
     @property
     def is_held_out(self) -> bool:
@@ -114,6 +119,7 @@ class Decisions:
             torch.cat([self.choices.fold_S[number] for number in here if number in norm.sums]),
             norm.trained.narrowed(kept),
             some.call.statistics if self.choices.is_held_out else None,
+            self.choices.group,
         )
         if found is not None:
             self._set(some.call, found)
@@ -173,6 +179,7 @@ class Decisions:
             arrivals.folds(),
             options=self.choices.options,
             intercept=contraction.norm is not None or bias is not None,
+            group=self.choices.group,
         )
         if found is None:
             return None

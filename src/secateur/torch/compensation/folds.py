@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from secateur.torch.running.distributed import rank, reduce_sum, world_size
+from secateur.torch.running.distributed import Group, rank, reduce_sum, world_size
 
 _LEVELS = 2
 FOLDS = 2**_LEVELS  # at most
@@ -36,9 +36,9 @@ def looks(rows_RO: torch.Tensor, owner_R: torch.Tensor, samples: int) -> torch.T
     return sums_SF / owner_R.bincount(minlength=samples).clamp_min(1)[:, None]
 
 
-def folds_of(looks_SF: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The fold of each sample of this process, from what all samples look like at several places."""
-    first, everyone_SP = _gathered(torch.cat(list(looks_SF), 1))
+def folds_of(looks_SF: Sequence[torch.Tensor], group: Group = None) -> torch.Tensor:
+    """The fold of each sample of this process, from what all samples of the group look like at several places."""
+    first, everyone_SP = _gathered(torch.cat(list(looks_SF), 1), group)
     weight_P = torch.cat([part.new_full((part.shape[1],), part.shape[1] ** -0.5) for part in looks_SF])
     off_SP = everyone_SP - everyone_SP.mean(0)
     off_SP = off_SP / off_SP.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny) * weight_P
@@ -70,13 +70,13 @@ def _along_principal_axis(off_SP: torch.Tensor) -> torch.Tensor:
     return off_SP @ axis_P
 
 
-def _gathered(mine_SP: torch.Tensor) -> tuple[int, torch.Tensor]:
+def _gathered(mine_SP: torch.Tensor, group: Group) -> tuple[int, torch.Tensor]:
     """The rows of all processes, in the order of their ranks, and where those of this one begin."""
-    counts = mine_SP.new_zeros(world_size(), dtype=torch.float64)
-    counts[rank()] = len(mine_SP)
-    reduce_sum([counts])
-    first = int(counts[: rank()].sum())
+    counts = mine_SP.new_zeros(world_size(group), dtype=torch.float64)
+    counts[rank(group)] = len(mine_SP)
+    reduce_sum([counts], group)
+    first = int(counts[: rank(group)].sum())
     everyone_SP = mine_SP.new_zeros(int(counts.sum()), mine_SP.shape[1])
     everyone_SP[first : first + len(mine_SP)] = mine_SP
-    reduce_sum([everyone_SP])
+    reduce_sum([everyone_SP], group)
     return first, everyone_SP

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from secateur.torch.compensation.folds import FOLDS, owners
-from secateur.torch.running.distributed import reduce_sum
+from secateur.torch.running.distributed import Group, reduce_sum
 
 _MOST_POSITIONS = 1024  # of one sample; both networks are looked at in the same ones
 _TRUST = 0.01  # of the trained variance goes into both spreads: what is dead on these samples is not blown up
@@ -76,12 +76,13 @@ def settled(
     fold_S: torch.Tensor,
     trained: Statistics,
     there: Statistics | None,
+    group: Group = None,
 ) -> Statistics | None:
     """The statistics under which ``now`` comes out as ``then`` did under those trained; None to leave those ``there``.
 
     ``now`` and ``then`` are the sums of each pass. Without ``there`` nothing is tried on samples left out.
     """
-    now_K, then_K = (_by_fold(sums, fold_S) for sums in (now, then))
+    now_K, then_K = (_by_fold(sums, fold_S, group) for sums in (now, then))
     folds = [fold for fold in range(FOLDS) if float(now_K.sums_3KC[0, fold, 0]) > 0]
     if there is not None:
         off_there = off_matched = 0.0
@@ -116,12 +117,12 @@ class _FoldSums:
         return _Moments(self.reference_C.double() + off_C, variance_C, float(count_C[0]))
 
 
-def _by_fold(sums: Sequence[ChannelSums], fold_S: torch.Tensor) -> _FoldSums:
+def _by_fold(sums: Sequence[ChannelSums], fold_S: torch.Tensor, group: Group) -> _FoldSums:
     first_SC, second_SC = (torch.cat([getattr(part, name) for part in sums]) for name in ("first_SC", "second_SC"))
     count_SC = torch.cat([part.count_S for part in sums])[:, None].expand_as(first_SC)
     rows_3SC = torch.stack([count_SC, first_SC, second_SC]).double()
     sums_3KC = rows_3SC.new_zeros(3, FOLDS, rows_3SC.shape[2]).index_add_(1, fold_S, rows_3SC)
-    reduce_sum([sums_3KC])
+    reduce_sum([sums_3KC], group)
     return _FoldSums(sums[0].reference_C, sums_3KC)
 
 

@@ -5,7 +5,8 @@
     options   nothing │ the bias alone │ ridge 10 … 0.001      each fitted without a fold and judged on it, fold by fold:
                                                                from the folds' moments, so rows are multiplied once
 
-With an intercept, X and Y are first centred; the bias is what the means are then off by. Moments are summed over processes.
+With an intercept, X and Y are first centred; the bias is what the means are then off by. Moments are summed over the
+processes of a group.
 R rows, G groups, D inputs of one output (its group × kernel), O outputs of a group.
 
 Invariant: a weight that is already right stays bit for bit what it was.
@@ -20,7 +21,7 @@ from typing import Literal
 import torch
 
 from secateur.torch.compensation.folds import FOLDS
-from secateur.torch.running.distributed import reduce_sum
+from secateur.torch.running.distributed import Group, reduce_sum
 
 Option = float | Literal["bias", "nothing"]  # a ridge, only the means, or leave it
 
@@ -53,6 +54,7 @@ def refit(
     *,
     options: Sequence[Option],
     intercept: bool,
+    group: Group = None,
 ) -> Fit | None:
     """The weights that turn inputs into targets best, near the given ones. None where these are right already.
 
@@ -63,10 +65,10 @@ def refit(
     order = fold_R.argsort(stable=True)
     x, y = (rows[order].float().transpose(0, 1) for rows in (inputs_RGD, targets_RGO))
     off = y - x @ start_GDO  # of the rows, not of their moments: these would cancel
-    if _is_nothing(off, y):
+    if _is_nothing(off, y, group):
         return None
-    rows = _Rows(x, off, fold_R.bincount(minlength=FOLDS).tolist(), intercept)
-    scale = _variation(y)
+    rows = _Rows(x, off, fold_R.bincount(minlength=FOLDS).tolist(), intercept=intercept, group=group)
+    scale = _variation(y, group)
     held_out: dict[Option, float] = {o: error / scale for o, error in rows.held_out(options).items()}
     option = min(options, key=lambda o: held_out.get(o, 0.0))
     change, none = rows.changes([option, "nothing"])
@@ -94,12 +96,12 @@ class _Moments:
     cross_GDO: torch.Tensor
 
     @classmethod
-    def of(cls, x_GRD: torch.Tensor, off_GRO: torch.Tensor) -> _Moments:
+    def of(cls, x_GRD: torch.Tensor, off_GRO: torch.Tensor, group: Group) -> _Moments:
         """Products in single precision, sums over folds and processes in double."""
         count = x_GRD.new_tensor(x_GRD.shape[1], dtype=torch.float64)
         sums = [t.sum(1, keepdim=True, dtype=torch.float64) for t in (x_GRD, off_GRO)]
         products = [(x_GRD.mT @ t).double() for t in (x_GRD, off_GRO)]
-        reduce_sum([count, *sums, *products])
+        reduce_sum([count, *sums, *products], group)
         return cls(count, *sums, *products)
 
     def parts(self) -> tuple[torch.Tensor, ...]:
@@ -118,14 +120,16 @@ class _Moments:
 class _Rows:
     """Rows by fold, centred where there is an intercept, and their moments."""
 
-    def __init__(self, x_GRD: torch.Tensor, off_GRO: torch.Tensor, counts: Sequence[int], intercept: bool) -> None:
-        self.intercept = intercept
+    def __init__(
+        self, x_GRD: torch.Tensor, off_GRO: torch.Tensor, counts: Sequence[int], *, intercept: bool, group: Group
+    ) -> None:
+        self.intercept, self.group = intercept, group
         self.mean_x, self.mean_off = torch.zeros_like(x_GRD[:, :1]), torch.zeros_like(off_GRO[:, :1])
         if intercept:
-            self.mean_x, self.mean_off = _means(x_GRD, off_GRO)
+            self.mean_x, self.mean_off = _means(x_GRD, off_GRO, group=group)
             x_GRD, off_GRO = x_GRD - self.mean_x, off_GRO - self.mean_off
         self.folds = list(zip(x_GRD.split(list(counts), 1), off_GRO.split(list(counts), 1), strict=True))
-        self.moments = [_Moments.of(*fold) for fold in self.folds]
+        self.moments = [_Moments.of(*fold, group) for fold in self.folds]
         self.all = _Moments(
             *(torch.stack(parts).sum(0) for parts in zip(*(m.parts() for m in self.moments), strict=True))
         )
@@ -142,13 +146,13 @@ class _Rows:
         for number in judged:
             changes = self.changes(options, self.all.without(self.moments[number]))
             errors += torch.stack([self._left(number, change) for change in changes]).cpu()
-        reduce_sum([errors])
+        reduce_sum([errors], self.group)
         return dict(zip(options, errors.tolist(), strict=True))
 
     def error(self, change: _Change) -> float:
         """The sum of squares that a change leaves on all rows."""
         total = torch.stack([self._left(number, change) for number in range(len(self.folds))]).sum()
-        reduce_sum([total])
+        reduce_sum([total], self.group)
         return float(total)
 
     def changes(self, options: Sequence[Option], moments: _Moments | None = None) -> list[_Change]:
@@ -184,23 +188,23 @@ def _solved(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tens
         ridge *= 10
 
 
-def _means(*rows_GRC: torch.Tensor) -> list[torch.Tensor]:
+def _means(*rows_GRC: torch.Tensor, group: Group) -> list[torch.Tensor]:
     """The mean over the rows of all processes."""
     sums = [rows.sum(1, keepdim=True, dtype=torch.float64) for rows in rows_GRC]
     count = sums[0].new_tensor(rows_GRC[0].shape[1])
-    reduce_sum([count, *sums])
+    reduce_sum([count, *sums], group)
     return [(total / count).float() for total in sums]
 
 
-def _variation(y_GRO: torch.Tensor) -> float:
+def _variation(y_GRO: torch.Tensor, group: Group) -> float:
     """The sum of squares of outputs about their means."""
-    (mean,) = _means(y_GRO)
+    (mean,) = _means(y_GRO, group=group)
     total = (y_GRO - mean).square().sum(dtype=torch.float64)
-    reduce_sum([total])
+    reduce_sum([total], group)
     return max(float(total), torch.finfo(torch.float32).tiny)
 
 
-def _is_nothing(off: torch.Tensor, targets: torch.Tensor) -> bool:
+def _is_nothing(off: torch.Tensor, targets: torch.Tensor, group: Group) -> bool:
     sizes = torch.stack([off.square().sum(), targets.square().sum()]).double()
-    reduce_sum([sizes])
+    reduce_sum([sizes], group)
     return bool(sizes[0] <= _NOTHING**2 * sizes[1])

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -25,7 +25,7 @@ from secateur.errors import ConfigError, InputError, SecateurError
 from secateur.progress import Tell, progress
 from secateur.torch.running.batch_norm import batch_norms
 from secateur.torch.running.data import Data
-from secateur.torch.running.distributed import active, agree, rank, reduce_sum, unwrapped, world_size
+from secateur.torch.running.distributed import Group, active, agree, rank, reduce_sum, unwrapped, world_size
 from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import flags_kept
 from secateur.torch.training.config import FinetuneConfig
@@ -59,7 +59,7 @@ class FinetuneResult:
 
 def finetune(
     model: nn.Module,
-    data_loader: Iterable[object],
+    data_loader: Iterable[object] | Data,
     *,
     epochs: int = 3,
     score_func: ScoreFunction | None = None,
@@ -70,7 +70,8 @@ def finetune(
 
     ``score_func(model)`` (higher is better) is asked before and after each epoch. ``teacher`` is the unpruned model, to
     learn its logits, or a `Distillation`. ``config`` has the options of `FinetuneConfig`: the learning rate or the
-    optimizer, what of a batch the model takes and how its loss is had, the schedule, and when to stop.
+    optimizer, what of a batch the model takes and how its loss is had, the schedule, and when to stop. A `Data` says itself
+    how to read a batch, how many make an epoch, and which processes train together (else those of a DDP wrapper).
 
     Raises InputError and ConfigError for what cannot be used, SecateurError where the loss stops being finite. The model
     (and an optimizer that was given) is then as it was.
@@ -79,8 +80,8 @@ def finetune(
     _check(epochs, score_func, options)
     network = unwrapped(model)
     with ExitStack() as stack:
-        stack.enter_context(seeded(options.seed + rank()))
-        data = Data(loader=data_loader, collect=options.collect_func, num_batches=sys.maxsize, loss=options.loss_func)
+        data = _source(model, data_loader, options)
+        stack.enter_context(seeded(options.seed + rank(data.group)))
         used = optimizer_for(network, options)
         for guard in (restored_on_error(network, used), flags_kept(network), rates_kept(used)):
             stack.enter_context(guard)
@@ -108,11 +109,12 @@ class _Run:
         self.network, self.data, self.optimizer, self.options = unwrapped(model), data, optimizer, options
         self.epochs, self.score_func = epochs, score_func
         self.device = device_of(self.network)
-        self.model = _parallel(model, self.device)
+        self.model = _parallel(model, self.device, data.group)
         self.dtype = options.autocast_dtype(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
-        self.per_epoch = len(data.loader) if hasattr(data.loader, "__len__") else None  # type: ignore[arg-type]
-        agree("the number of batches", str(self.per_epoch))
+        length = len(data.loader) if hasattr(data.loader, "__len__") else None  # type: ignore[arg-type]
+        self.per_epoch = None if length is None else min(length, data.num_batches)
+        agree("the number of batches", str(self.per_epoch), data.group)
 
     def __call__(self, lesson: Lesson | None, tell: Tell) -> FinetuneResult:
         started = time.perf_counter()
@@ -156,7 +158,7 @@ class _Run:
         if self.per_epoch is None:
             self.scheduler.step()
         sums[0] = total.double().cpu()
-        reduce_sum([sums])
+        reduce_sum([sums], self.data.group)
         loss = float(sums[0] / sums[1])
         if not math.isfinite(loss):
             rate = self.optimizer.param_groups[0]["lr"]
@@ -164,7 +166,7 @@ class _Run:
                 f"the loss of epoch {epoch + 1} is {loss}: lower the learning rate (now {rate:.1e}). "
                 "The model is as it was before fine-tuning."
             )
-        _average_statistics(self.network)
+        _average_statistics(self.network, self.data.group)
         return loss
 
     def _step(self, batch: object, lesson: Lesson | None) -> torch.Tensor:
@@ -196,10 +198,10 @@ class _Run:
             mean = torch.tensor([float(score)], dtype=torch.float64)
         except (TypeError, ValueError):
             raise InputError(f"score_func gives a number, not {type(score).__name__}") from None
-        reduce_sum([mean])
+        reduce_sum([mean], self.data.group)
         if not math.isfinite(float(mean)):
             raise InputError(f"score_func gave {float(score)}; a score is a finite number, higher is better")
-        return float(mean) / world_size()
+        return float(mean) / world_size(self.data.group)
 
 
 def _check(epochs: int, score_func: ScoreFunction | None, options: FinetuneConfig) -> None:
@@ -209,17 +211,28 @@ def _check(epochs: int, score_func: ScoreFunction | None, options: FinetuneConfi
         raise ConfigError("patience has no effect without a score_func")
 
 
-def _parallel(model: nn.Module, device: torch.device) -> nn.Module:
+def _source(model: nn.Module, given: Iterable[object] | Data, options: FinetuneConfig) -> Data:
+    """All batches of the data that are trained on, read as the options say where they say it."""
+    collect = options.collect_func if "collect_func" in options.model_fields_set else None
+    num_batches = None if isinstance(given, Data) else sys.maxsize
+    data = Data.of(given, collect=collect, num_batches=num_batches, loss=options.loss_func)
+    if data.group is None and isinstance(model, nn.parallel.DistributedDataParallel):
+        return replace(data, group=model.process_group)
+    return data
+
+
+def _parallel(model: nn.Module, device: torch.device, group: Group) -> nn.Module:
     """The model as each rank trains it: its gradients are averaged."""
-    if not active() or isinstance(model, nn.parallel.DistributedDataParallel):
+    if not active(group) or isinstance(model, nn.parallel.DistributedDataParallel):
         return model
-    return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    devices = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices, process_group=group)
 
 
-def _average_statistics(model: nn.Module) -> None:
-    if not active():
+def _average_statistics(model: nn.Module, group: Group) -> None:
+    if not active(group):
         return
     for norm in batch_norms(model):
         for statistic in (norm.running_mean, norm.running_var):
-            reduce_sum([statistic])
-            statistic /= world_size()
+            reduce_sum([statistic], group)
+            statistic /= world_size(group)
