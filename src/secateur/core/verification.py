@@ -89,16 +89,21 @@ class Verification:
         """The numbers that the closest comparison was made with."""
         return self.closest.dtype if self.closest is not None else ""
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The verdict, then a line for each comparison and what could not be compared."""
         if self.skipped is not None:
-            return f"not verified: {self.skipped}"
+            return (f"not verified: {self.skipped}",)
         rest = f"; {len(self.not_compared)} inexact by design, seen to run" if self.not_compared else ""
-        lines = [
-            f"{'verified' if self.passed else 'WRONG'}: narrowed = masked on {len(self.compared)} exact widths{rest}"
-        ]
-        lines += [f"  {one}" for one in self.comparisons]
-        lines += [f"  left whole: {name}: {reason}" for name, reason in self.frozen.items()]
-        return "\n".join([*lines, *(f"  not compared: {note}" for note in self.notes)])
+        return (
+            f"{'verified' if self.passed else 'WRONG'}: narrowed = masked on {len(self.compared)} exact widths{rest}",
+            *map(str, self.comparisons),
+            *(f"left whole: {name}: {reason}" for name, reason in self.frozen.items()),
+            *(f"not compared: {note}" for note in self.notes),
+        )
+
+    def __str__(self) -> str:
+        return "\n  ".join(self.lines)
 
 
 def listed(names: tuple[str, ...]) -> str:

@@ -38,7 +38,7 @@ def record_of(stage: Prune, result: PruneResult, scores: Scores) -> Pruning:
         notes=graph.notes,
         not_compared=result.verification.not_compared,
         verified=result.verification.passed,
-        verification=str(result.verification),
+        verification="; ".join(result.verification.lines),
         seconds=dict(result.seconds),
         evidence=json.loads(result.evidence.to_json()),
         compensation=compensation if isinstance(compensation, dict) else None,

@@ -161,7 +161,7 @@ def prune_stage(context: Context, stage: Prune, before: Path | None, search: Pat
         model, result = prune(model, mode, stage.constraints or None, example)
     keep_network(model, folder)
     record = record_of(stage, result, scores or scores_in(search, result.plan, mode.steps))
-    return {"pruning": record.model_dump(mode="json"), "said": f"{result.verification}"}
+    return {"pruning": record.model_dump(mode="json"), "said": result.verification.lines[0]}
 
 
 def mode_of(context: Context, stage: Prune, model: nn.Module, search: Path | None) -> Mode:
