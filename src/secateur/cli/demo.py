@@ -48,7 +48,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class DemoRun:
     """One run: the network before, pruned, and fine-tuned, and what was checked on the way."""
 
     before: Figures
@@ -59,7 +59,7 @@ class Comparison:
     seconds: float
 
 
-def run(*, seeds: int = 1, folder: str | None = None, quiet: bool = False) -> list[Comparison]:
+def run(*, seeds: int = 1, folder: str | None = None, quiet: bool = False) -> list[DemoRun]:
     """Run the demo once for each seed and print what came out; ``folder`` keeps the last artefact and ONNX file."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder or temporary)
@@ -71,7 +71,7 @@ def run(*, seeds: int = 1, folder: str | None = None, quiet: bool = False) -> li
     return outcomes
 
 
-def run_once(seed: int, folder: Path) -> Comparison:
+def run_once(seed: int, folder: Path) -> DemoRun:
     """One seed, from data to ONNX. Raises VerificationError where a restored or exported network is another one."""
     started = time.perf_counter()
     torch.manual_seed(seed)
@@ -87,7 +87,7 @@ def run_once(seed: int, folder: Path) -> Comparison:
         file_bytes = save_and_check(model, images, folder / "digits-pruned")
         step("exporting to ONNX")
         difference = export_onnx(model, images[:BATCH], folder / "digits-pruned.onnx")
-    return Comparison(
+    return DemoRun(
         before=before, pruned=pruned, tuned=figures_of(model, data, file_bytes), verification=str(result.verification),
         onnx_difference=difference, seconds=time.perf_counter() - started,
     )  # fmt: skip
@@ -120,7 +120,7 @@ def save_and_check(model: nn.Module, images: torch.Tensor, folder: Path) -> int:
     return (folder / "model.safetensors").stat().st_size
 
 
-def report(outcomes: Sequence[Comparison]) -> str:
+def report(outcomes: Sequence[DemoRun]) -> str:
     """The table, and below it what was checked; over several seeds, means with their ranges."""
     columns = [[getattr(o, name) for o in outcomes] for name in ("before", "pruned", "tuned")]
     rows = [

@@ -19,7 +19,7 @@ from typing import Self
 from pydantic import Field
 
 from secateur.core.json.strict import check_version, fit_json, read_json
-from secateur.core.record import Data, Origin
+from secateur.core.record import Origin, Strict
 from secateur.core.show import label, text_table
 from secateur.core.text import human
 from secateur.errors import ArtifactError
@@ -27,7 +27,7 @@ from secateur.errors import ArtifactError
 FORMAT_VERSION = 1
 
 
-class Quality(Data):
+class Quality(Strict):
     """A metric on ``num_samples`` samples; it lies between ``low`` and ``high`` with 95 % confidence."""
 
     value: float
@@ -37,7 +37,7 @@ class Quality(Data):
     higher_is_better: bool = True
 
 
-class Timing(Data):
+class Timing(Strict):
     """Seconds of each run of one forward pass on a batch, after ``num_warmup`` runs that do not count."""
 
     batch_size: int
@@ -58,7 +58,7 @@ class Timing(Data):
         return 1000 * cuts[0], 1000 * cuts[-1]
 
 
-class Resources(Data):
+class Resources(Strict):
     """Samples over time, ``seconds`` since the first: CPU in per cent of one core, memory of this process in bytes.
 
     GPU lists are empty where there is none, or none that can be asked.
@@ -71,7 +71,7 @@ class Resources(Data):
     gpu_memory_bytes: tuple[int, ...] = ()
 
 
-class Surroundings(Data):
+class Surroundings(Strict):
     """Where and how a measurement was made."""
 
     device: str
@@ -83,7 +83,7 @@ class Surroundings(Data):
     seed: int | None = None
 
 
-class Measurement(Data):
+class Measurement(Strict):
     """One network, measured. ``plan_id`` tells which plan made it, None for one that was never narrowed."""
 
     name: str

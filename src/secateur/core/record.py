@@ -10,13 +10,13 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
-class Data(BaseModel):
+class Strict(BaseModel):
     """Frozen, strict, finite: what measurements are made of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class WidthChange(Data):
+class WidthChange(Strict):
     """One width: what it was and what it becomes; the ``scores`` of its units, and which were ``kept``, where it is known."""
 
     name: str
@@ -27,7 +27,7 @@ class WidthChange(Data):
     kept: tuple[int, ...] = ()
 
 
-class LayerChange(Data):
+class LayerChange(Strict):
     """One module's share of the multiply-accumulates and of the parameters, before and after."""
 
     name: str
@@ -35,7 +35,7 @@ class LayerChange(Data):
     params: tuple[int, int]
 
 
-class Pruning(Data):
+class Pruning(Strict):
     """One pruning: what was asked, what was done, what was seen, and how it was proved."""
 
     mode: str
@@ -55,7 +55,7 @@ class Pruning(Data):
     compensation: dict[str, JsonValue] | None = None
 
 
-class Event(Data):
+class Event(Strict):
     """Something that happened to a run: a stage begun, ended, found done, or gone on with after an interruption."""
 
     at: str  # ISO 8601, UTC
@@ -65,7 +65,7 @@ class Event(Data):
     detail: str = ""
 
 
-class Origin(Data):
+class Origin(Strict):
     """The run that a measurement comes from: its scenario as text, and what happened."""
 
     scenario: str

@@ -98,7 +98,7 @@ class Working(Frontend, Protocol):
         ...
 
 
-class Compensation(Protocol):
+class RefitReport(Protocol):
     """What was re-fitted, and what was left as it was, with the reason."""
 
     @property
@@ -115,6 +115,6 @@ class Compensation(Protocol):
 class Compensating(Protocol):
     """Fits weights of the working copy to what the whole network computes."""
 
-    def fit(self, plan: Plan, *, share: float, tell: Tell) -> Compensation:
+    def fit(self, plan: Plan, *, share: float, tell: Tell) -> RefitReport:
         """Fit after all that ``plan`` removed so far, on this share of the data."""
         ...

@@ -13,7 +13,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.show import plan_table
 from secateur.core.verification import Verification
-from secateur.modes.frontend import Compensation
+from secateur.modes.frontend import RefitReport
 from secateur.search.evidence import Evidence
 
 
@@ -36,7 +36,7 @@ class PruneResult:
     verification: Verification
     refitted: tuple[str, ...] = ()
     left_as_they_are: Mapping[str, str] = field(default_factory=dict)
-    compensation: Compensation | None = field(default=None, compare=False, repr=False)
+    compensation: RefitReport | None = field(default=None, compare=False, repr=False)
     history: Any = field(default=None, compare=False, repr=False)  # the front-end's own: which weight became which
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
@@ -67,7 +67,7 @@ def result_of(
     evidence: Evidence,
     verification: Verification,
     *,
-    compensation: Compensation | None = None,
+    compensation: RefitReport | None = None,
     **more: Any,
 ) -> PruneResult:
     """The result of pruning a graph's network by a plan; ``more`` are the fields that only a front-end knows."""

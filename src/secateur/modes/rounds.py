@@ -21,7 +21,7 @@ from secateur.core.compose import composed
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import Indices
 from secateur.core.plan import Plan
-from secateur.modes.frontend import Compensating, Compensation, Frontend
+from secateur.modes.frontend import Compensating, Frontend, RefitReport
 from secateur.modes.task import Mode, Task
 from secateur.progress import Tell
 from secateur.search.evidence import Evidence, Found
@@ -41,7 +41,7 @@ class Outcome:
     plan: Plan
     evidence: Evidence
     weights: Mapping[str, Any]
-    compensation: Compensation | None = None
+    compensation: RefitReport | None = None
 
 
 def outcome_of(recipe: Mode, frontend: Frontend, budget: Budget, tell: Tell) -> Outcome:
@@ -65,7 +65,7 @@ class _Rounds:
         self.working = frontend.copied()
         self.kept: dict[str, Indices] = {}
         self.found: list[Found] = []
-        self.compensation: Compensation | None = None
+        self.compensation: RefitReport | None = None
 
     def run(self, budget: Budget, tell: Tell) -> Outcome:
         """All rounds; the plan for the original, and the weights of the copy where they are not slices of it."""

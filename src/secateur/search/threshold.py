@@ -60,21 +60,21 @@ def choose(search_space: Graph, curves: Curves, budget: Budget, objective: Objec
     check_reachable(search_space, budget)
     if budget.satisfied(budget.costs(search_space, maximum(search_space))):
         return maximum(search_space)
-    room = _Room(search_space, budget, slopes)
-    found = [_filled(room, _threshold(room))]
+    bounded = _Bounded(search_space, budget, slopes)
+    found = [_filled(bounded, _threshold(bounded))]
     if objective == "sum":
-        found += _balanced(room)
-    return {**maximum(search_space), **room.counts(min(found, key=room.loss))}
+        found += _balanced(bounded)
+    return {**maximum(search_space), **bounded.counts(min(found, key=bounded.loss))}
 
 
-def _threshold(room: _Room) -> Ints:
+def _threshold(bounded: _Bounded) -> Ints:
     """The position under the smallest threshold that fits."""
-    slopes = room.slopes
+    slopes = bounded.slopes
     thresholds = np.unique(np.concatenate([slope.losses for slope in slopes]))
     too_low, enough = -1, len(thresholds) - 1
     while enough - too_low > 1:
         middle = (too_low + enough) // 2
-        if room.fits(_below(slopes, thresholds[middle])):
+        if bounded.fits(_below(slopes, thresholds[middle])):
             enough = middle
         else:
             too_low = middle
@@ -105,7 +105,7 @@ class _Slope:
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
+class _Bounded:
     """What fits. A position holds for each width the place of its count among its choices."""
 
     search_space: Graph
@@ -131,45 +131,45 @@ class _Room:
         return np.broadcast_to(self.budget.satisfied(costs), len(which) + 1)[:-1], used[:-1] - used[-1]
 
 
-def _balanced(room: _Room) -> list[Ints]:
+def _balanced(bounded: _Bounded) -> list[Ints]:
     """Positions where a further share of the budget would save the same loss in every width.
 
     What a unit of one width costs depends on all others: the price is taken at the whole network first, then at what was
     found.
     """
     found: list[Ints] = []
-    position = np.array([len(slope.counts) - 1 for slope in room.slopes], dtype=np.int64)
+    position = np.array([len(slope.counts) - 1 for slope in bounded.slopes], dtype=np.int64)
     for _ in range(ROUNDS):
-        priced = _at_price(room, _unit_costs(room, position))
+        priced = _at_price(bounded, _unit_costs(bounded, position))
         if priced is None or any((priced == earlier).all() for earlier in found):
             break
         found.append(priced)
         position = priced
-    return [_filled(room, position) for position in found]
+    return [_filled(bounded, position) for position in found]
 
 
-def _unit_costs(room: _Room, position: Ints) -> Floats:
+def _unit_costs(bounded: _Bounded, position: Ints) -> Floats:
     """The used shares that one unit of each width adds, the other widths as they are."""
-    every = np.arange(len(room.slopes))
-    lasts = np.array([len(slope.counts) - 1 for slope in room.slopes], dtype=np.int64)
-    _, extra = room.weigh(position, np.tile(every, 2), np.concatenate([lasts, 0 * lasts]))
-    steps = np.array([max(int(s.counts[-1] - s.counts[0]), 1) for s in room.slopes])
+    every = np.arange(len(bounded.slopes))
+    lasts = np.array([len(slope.counts) - 1 for slope in bounded.slopes], dtype=np.int64)
+    _, extra = bounded.weigh(position, np.tile(every, 2), np.concatenate([lasts, 0 * lasts]))
+    steps = np.array([max(int(s.counts[-1] - s.counts[0]), 1) for s in bounded.slopes])
     return (extra[: len(every)] - extra[len(every) :]) / steps
 
 
-def _at_price(room: _Room, unit_costs: Floats) -> Ints | None:
+def _at_price(bounded: _Bounded, unit_costs: Floats) -> Ints | None:
     """The position at the lowest price of the budget that fits: each width has the least loss + price × cost."""
 
     def at(exponent: float) -> Ints:
         price = 2.0**exponent * unit_costs
-        return np.array([np.argmin(s.losses + u * s.counts) for s, u in zip(room.slopes, price, strict=True)])
+        return np.array([np.argmin(s.losses + u * s.counts) for s, u in zip(bounded.slopes, price, strict=True)])
 
     low, high = PRICES
-    if not room.fits(at(high)):
+    if not bounded.fits(at(high)):
         return None
     while high - low > 1e-3:
         middle = (low + high) / 2
-        low, high = (low, middle) if room.fits(at(middle)) else (middle, high)
+        low, high = (low, middle) if bounded.fits(at(middle)) else (middle, high)
     return at(high)
 
 
@@ -179,16 +179,16 @@ def _below(slopes: list[_Slope], threshold: float) -> Ints:
     return np.array(places, dtype=np.int64)
 
 
-def _filled(room: _Room, position: Ints) -> Ints:
+def _filled(bounded: _Bounded, position: Ints) -> Ints:
     """Let widths go up as long as one fits: first where it saves most loss for its cost, then where it uses most."""
     while True:
-        which, places = _higher(room.slopes, position)
+        which, places = _higher(bounded.slopes, position)
         if not len(which):
             return position
-        fits, extra = room.weigh(position, which, places)
+        fits, extra = bounded.weigh(position, which, places)
         if not fits.any():
             return position
-        losses = [room.slopes[i].losses for i in which]
+        losses = [bounded.slopes[i].losses for i in which]
         saved = np.array([at[position[i]] - at[p] for at, i, p in zip(losses, which, places, strict=True)])
         worth = np.where(fits, np.round(saved / np.maximum(extra, 1e-12), 9), -1.0)
         best = np.lexsort((-extra, -worth))[0]

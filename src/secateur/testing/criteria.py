@@ -35,7 +35,7 @@ def check_criterion(
     that looks at data (a `DataDriven`) is given `small_batches`, whatever data it has, and checked further;
     ``per_sample=False`` is for one whose scores depend on how samples are grouped into batches.
     """
-    case = _Case(criterion)
+    case = _JudgedModel(criterion)
     on_data = isinstance(criterion, DataDriven)
     claims = [
         (True, case.has_a_name),
@@ -59,7 +59,7 @@ def check_criterion(
     return [Check(claim.__name__, claim) for asked, claim in claims if asked]
 
 
-class _Case:
+class _JudgedModel:
     """One criterion on one network; a class because every check wants the same graph, model and scores."""
 
     def __init__(self, criterion: Criterion) -> None:

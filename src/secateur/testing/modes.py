@@ -36,7 +36,7 @@ def check_mode(
 
     ``constraints=None`` is for a mode whose config says how much goes.
     """
-    case = _Case(mode, dict(config or {}), constraints)
+    case = _SearchedModel(mode, dict(config or {}), constraints)
     claims = (
         *((case.meets_the_constraints,) if constraints else ()),
         case.is_verified,
@@ -49,7 +49,7 @@ def check_mode(
     return [Check(claim.__name__, claim) for claim in claims]
 
 
-class _Case:
+class _SearchedModel:
     """One mode and its options; a class because every check runs the same call with something else in it."""
 
     def __init__(self, mode: str | Mode, config: dict[str, object], constraints: Mapping[str, str] | None) -> None:

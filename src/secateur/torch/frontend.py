@@ -17,7 +17,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.modes import Mode
-from secateur.modes.frontend import Compensation, CompensationMethod
+from secateur.modes.frontend import CompensationMethod, RefitReport
 from secateur.progress import Tell
 from secateur.search.measured import Evaluation, Measure, Running
 from secateur.search.ranked import Given, Judge
@@ -116,11 +116,11 @@ class TorchWorking(TorchFrontend):
 
     def compensator(
         self, method: CompensationMethod, *, ridge: float | Literal["auto"], samples: int, tell: Tell
-    ) -> _Compensating:
+    ) -> _BoundCompensator:
         assert self.data is not None
         assert method != "none"
         fitter = Compensator(self.model, self.data, method=method, ridge=ridge, samples=samples, tell=tell)
-        return _Compensating(self.model, fitter)
+        return _BoundCompensator(self.model, fitter)
 
     def remeasure(self) -> None:
         if self.data is not None and batch_norms(self.model):
@@ -131,11 +131,11 @@ class TorchWorking(TorchFrontend):
 
 
 @dataclass(frozen=True, slots=True)
-class _Compensating:
+class _BoundCompensator:
     model: nn.Module
     fitter: Compensator
 
-    def fit(self, plan: Plan, *, share: float, tell: Tell) -> Compensation:
+    def fit(self, plan: Plan, *, share: float, tell: Tell) -> RefitReport:
         return self.fitter.fit(self.model, plan, share=share, tell=tell)
 
 

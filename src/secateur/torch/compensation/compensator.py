@@ -27,7 +27,7 @@ from secateur.torch.compensation.evidence import Compensation
 from secateur.torch.compensation.folds import folds_of, looks
 from secateur.torch.compensation.lockstep import Lockstep
 from secateur.torch.compensation.passes import Batch, Brought, Recorder, Refitter
-from secateur.torch.compensation.records import Record
+from secateur.torch.compensation.records import Original
 from secateur.torch.compensation.rows import num_inputs
 from secateur.torch.compensation.solve import RIDGES, Option
 from secateur.torch.running.contractions import Site, taps
@@ -67,7 +67,7 @@ class Compensator:
         self.data, self.method = data, method
         self.ridge: Ridge = ridge if ridge == "auto" else float(ridge)
         self.batches = tuple(data.limited(model, samples).loader)
-        self.record = Record()
+        self.record = Original()
         self._record(model, tell)
 
     def _record(self, model: nn.Module, tell: Tell) -> None:

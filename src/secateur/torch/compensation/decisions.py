@@ -20,7 +20,7 @@ from secateur.core.plan import Plan
 from secateur.torch.compensation.evidence import LayerFit
 from secateur.torch.compensation.norms import Statistics, settled
 from secateur.torch.compensation.passes import Addition, Arrival, Brought, Incoming, NormCall
-from secateur.torch.compensation.records import Contraction, Record
+from secateur.torch.compensation.records import Contraction, Original
 from secateur.torch.compensation.rows import weight_of_rows, weight_rows
 from secateur.torch.compensation.solve import Fit, Option, refit
 from secateur.torch.running.contractions import Site
@@ -50,7 +50,7 @@ class Choices:
 class Decisions:
     """Called by `Lockstep` with a point and what each pass brings; state, because a sum is decided after its contraction."""
 
-    def __init__(self, record: Record, plan: Plan, choices: Choices) -> None:
+    def __init__(self, record: Original, plan: Plan, choices: Choices) -> None:
         self.record, self.plan, self.choices = record, plan, choices
         contractions, norms = record.contractions.values(), record.norms.values()
         visits = Counter(c.weight for c in contractions)

@@ -97,7 +97,7 @@ def settled(
 
 
 @dataclass(frozen=True, slots=True)
-class _Moments:
+class _ChannelMoments:
     """Mean and variance of each channel, over ``count`` positions."""
 
     mean_C: torch.Tensor
@@ -110,11 +110,11 @@ class _FoldSums:
     reference_C: torch.Tensor
     sums_3KC: torch.Tensor  # how many, first, second
 
-    def of(self, folds: Sequence[int]) -> _Moments:
+    def of(self, folds: Sequence[int]) -> _ChannelMoments:
         count_C, first_C, second_C = self.sums_3KC[:, list(folds)].sum(1)
         off_C = first_C / count_C
         variance_C = (second_C / count_C - off_C.square()).clamp_min(0)
-        return _Moments(self.reference_C.double() + off_C, variance_C, float(count_C[0]))
+        return _ChannelMoments(self.reference_C.double() + off_C, variance_C, float(count_C[0]))
 
 
 def _by_fold(sums: Sequence[ChannelSums], fold_S: torch.Tensor, group: Group) -> _FoldSums:
@@ -126,7 +126,7 @@ def _by_fold(sums: Sequence[ChannelSums], fold_S: torch.Tensor, group: Group) ->
     return _FoldSums(sums[0].reference_C, sums_3KC)
 
 
-def _matched(now: _Moments, then: _Moments, trained: Statistics) -> Statistics:
+def _matched(now: _ChannelMoments, then: _ChannelMoments, trained: Statistics) -> Statistics:
     trust_C = _TRUST * trained.spread_C.square()
     ratio_C = ((now.variance_C + trust_C) / (then.variance_C + trust_C)).sqrt()
     spread_C = trained.spread_C * ratio_C
@@ -134,7 +134,7 @@ def _matched(now: _Moments, then: _Moments, trained: Statistics) -> Statistics:
     return Statistics(mean_C, (spread_C.square() - trained.eps).clamp_min(0), trained.eps)
 
 
-def _off(now: _Moments, then: _Moments, found: Statistics, trained: Statistics) -> float:
+def _off(now: _ChannelMoments, then: _ChannelMoments, found: Statistics, trained: Statistics) -> float:
     """How far means and spreads are from what the original gave on the same samples."""
     mean_C = (now.mean_C - found.mean_C) / found.spread_C - (then.mean_C - trained.mean_C) / trained.spread_C
     spread_C = now.variance_C.sqrt() / found.spread_C - then.variance_C.sqrt() / trained.spread_C

@@ -31,7 +31,7 @@ from secateur.torch.compensation.chain import (
 )
 from secateur.torch.compensation.folds import owners
 from secateur.torch.compensation.norms import ChannelSums, Statistics, channel_sums
-from secateur.torch.compensation.records import Contraction, Norm, Record, Seen
+from secateur.torch.compensation.records import Contraction, Norm, Original, Sampled
 from secateur.torch.compensation.rows import input_rows, num_inputs, num_outputs, outline, output_rows, positions
 from secateur.torch.running.contractions import Site
 
@@ -71,7 +71,7 @@ class NormCall:
 class Watcher:
     """Follows contractions through one forward pass; state, because functions are called back."""
 
-    def __init__(self, model: nn.Module, batch: Batch, record: Record) -> None:
+    def __init__(self, model: nn.Module, batch: Batch, record: Original) -> None:
         self.batch = batch
         self.record = record
         self.visits: Counter[str] = Counter()
@@ -169,7 +169,7 @@ Limit = Callable[[Site], int]  # how many positions to look at in one pass
 class Recorder(Watcher):
     """Keeps what the original network gives."""
 
-    def __init__(self, model: nn.Module, batch: Batch, record: Record, limit: Limit) -> None:
+    def __init__(self, model: nn.Module, batch: Batch, record: Original, limit: Limit) -> None:
         super().__init__(model, batch, record)
         self.limit = limit
         self.order: list[str] = []
@@ -178,7 +178,7 @@ class Recorder(Watcher):
         self.order.append(self._here)
         contraction = self.record.contractions.setdefault(self._here, self._contraction_of(site))
         at = positions(y, site, self.limit(site), self.batch.number)
-        contraction.seen[self.batch.number] = Seen(
+        contraction.seen[self.batch.number] = Sampled(
             at=at,
             owner=owners(at, y.numel() // y.shape[site.features], self.batch.samples),
             rows=output_rows(y, site, at),
@@ -246,7 +246,7 @@ Meet = Callable[[int, str, Brought], None]  # (pass, point, what it brings): bac
 class Refitter(Watcher):
     """Waits at every point for what is decided there; ``sums`` are points, too."""
 
-    def __init__(self, model: nn.Module, batch: Batch, record: Record, meet: Meet, *, sums: bool = True) -> None:
+    def __init__(self, model: nn.Module, batch: Batch, record: Original, meet: Meet, *, sums: bool = True) -> None:
         super().__init__(model, batch, record)
         self.meet, self.sums = meet, sums
         self.strange: set[str] = set()  # weights whose inputs have other rows than in the original
@@ -276,13 +276,13 @@ class Refitter(Watcher):
             y = step(y)
         return y + other
 
-    def _seen(self, visit: str, site: Site) -> Seen | None:
+    def _seen(self, visit: str, site: Site) -> Sampled | None:
         """What the original gave in this pass, where the same rows come in."""
         contraction = self.record.contractions.get(visit)
         seen = None if contraction is None else contraction.seen.get(self.batch.number)
         return seen if seen is not None and seen.outline == outline(site) else None
 
-    def _awaited(self, chain: Chain) -> Seen | None:
+    def _awaited(self, chain: Chain) -> Sampled | None:
         """The same, where the contraction is fitted only when its output is added; what comes between runs again then."""
         seen = self._seen(chain.visit, chain.site)
         return seen if self.sums and seen is not None and seen.sums is not None else None

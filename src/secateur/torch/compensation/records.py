@@ -1,7 +1,7 @@
 """What the original network gave, and where: kept once, compared with every narrowed version.
 
-    visit  "conv1.weight#1"   the first use of that weight in a pass       Record.contractions
-           "bn1.running_mean#1"                                            Record.norms
+    visit  "conv1.weight#1"   the first use of that weight in a pass       Original.contractions
+           "bn1.running_mean#1"                                            Original.norms
     seen   of a visit, by the number of the pass: rows of the output at some positions, and whose they are
 
 Invariant: nothing here changes once the original has been run over all batches.
@@ -17,7 +17,7 @@ from secateur.torch.compensation.norms import ChannelSums, Statistics
 
 
 @dataclass(slots=True)
-class Seen:
+class Sampled:
     """One contraction in one pass: rows of its output ``[R, outputs]`` and of the sum it flows into, if it does.
 
     ``at`` are the flat positions of the rows, ``owner`` the numbers of their samples, ``spatial`` the spatial sizes of the
@@ -41,7 +41,7 @@ class Contraction:
     bias: str | None
     left: str | None  # why it is not fitted
     norm: Statistics | None = None
-    seen: dict[int, Seen] = field(default_factory=dict)
+    seen: dict[int, Sampled] = field(default_factory=dict)
 
     @property
     def is_summed(self) -> bool:
@@ -59,7 +59,7 @@ class Norm:
 
 
 @dataclass(slots=True)
-class Record:
+class Original:
     """All that is kept of the original network; ``order`` is that in which points of decision come up."""
 
     contractions: dict[str, Contraction] = field(default_factory=dict)

@@ -67,7 +67,7 @@ def refit(
     off = y - x @ start_GDO  # of the rows, not of their moments: these would cancel
     if _is_nothing(off, y, group):
         return None
-    rows = _Rows(x, off, fold_R.bincount(minlength=FOLDS).tolist(), intercept=intercept, group=group)
+    rows = _Regression(x, off, fold_R.bincount(minlength=FOLDS).tolist(), intercept=intercept, group=group)
     scale = _variation(y, group)
     held_out: dict[Option, float] = {o: error / scale for o, error in rows.held_out(options).items()}
     option = min(options, key=lambda o: held_out.get(o, 0.0))
@@ -117,7 +117,7 @@ class _Moments:
         return self.gram_GDD - mean_x @ self.x_G1D, self.cross_GDO - mean_x @ self.off_G1O
 
 
-class _Rows:
+class _Regression:
     """Rows by fold, centred where there is an intercept, and their moments."""
 
     def __init__(

@@ -102,7 +102,7 @@ def gate_scores(
         last = _by_parameters(graph, model, where)
         tally, count = Tally.of(graph, model, data.group), 0
         for batch in batches(criterion.name, data, model):
-            run = _Run(seen=seen, readers=where, begin=begin or _as_it_is)
+            run = _Gates(seen=seen, readers=where, begin=begin or _as_it_is)
             run.batch = batch_size(Example.of(model, data.collect(batch))) if per == "sample" else 1
             _backward(run, model, data, batch, [carrier.tensor for carrier in last])
             run.add_parameters(last, graph)
@@ -112,7 +112,7 @@ def gate_scores(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Run:
+class _Gates:
     """A tap that collects s of every unit and sample over one batch; state, because hooks write into it."""
 
     seen: Contractions
@@ -189,7 +189,7 @@ class _Run:
         return {name: values.to(wide(values.device)) for name, values in self.changes.items()}
 
 
-def _backward(run: _Run, model: nn.Module, data: Data, batch: object, parameters: list[torch.Tensor]) -> None:
+def _backward(run: _Gates, model: nn.Module, data: Data, batch: object, parameters: list[torch.Tensor]) -> None:
     for parameter in parameters:
         parameter.requires_grad_()
     with taps(model, run):

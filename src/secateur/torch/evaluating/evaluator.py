@@ -91,7 +91,7 @@ class Evaluator:
                 reestimate_batch_norm(model, replace(self.data, loader=self._batches, collect=_itself))
 
 
-class _Read:
+class _FromLoader:
     """What the model takes of each batch, read from the loader each time; no more batches than hold so many samples."""
 
     def __init__(self, data: Data, model: nn.Module, samples: int | None) -> None:
@@ -111,10 +111,10 @@ def _kept(data: Data, model: nn.Module, samples: int | None) -> Iterable[Any]:
     """The batches in a list if that is small enough."""
     found: list[Any] = []
     size = 0
-    for given in _Read(data, model, samples):
+    for given in _FromLoader(data, model, samples):
         size += sum(t.nbytes for t in tree_leaves(given) if isinstance(t, torch.Tensor))
         if size > MOST_BYTES:
-            return _Read(data, model, samples)
+            return _FromLoader(data, model, samples)
         found.append(given)
     return found
 

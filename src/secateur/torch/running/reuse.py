@@ -43,7 +43,7 @@ _PURE: frozenset[Function] = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _Before:
     """A tensor as it was: ``version`` tells whether it was written into since, ``numbers`` are what it had."""
 
     tensor: torch.Tensor
@@ -52,7 +52,7 @@ class _Seen:
     pointer: int
 
     @classmethod
-    def of(cls, tensor: torch.Tensor) -> _Seen:
+    def of(cls, tensor: torch.Tensor) -> _Before:
         return cls(tensor, tensor.detach(), tensor._version, tensor.data_ptr())
 
     @property
@@ -76,23 +76,23 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """One call: tensors among its arguments as `_Seen`, and the running statistics that it leaves behind."""
+class _RecordedCall:
+    """One call: tensors among its arguments as `_Before`, and the running statistics that it leaves behind."""
 
     function: Function
     given: tuple[Any, ...]
-    output: _Seen
+    output: _Before
     statistics: tuple[torch.Tensor, ...]
 
     @property
     def is_intact(self) -> bool:
-        return self.output.unchanged and all(not isinstance(e, _Seen) or e.unchanged for e in self.given)
+        return self.output.unchanged and all(not isinstance(e, _Before) or e.unchanged for e in self.given)
 
     def matches(self, function: Function, given: Sequence[Any]) -> bool:
         if function is not self.function or len(given) != len(self.given) or not self.output.unchanged:
             return False
         for then, now in zip(self.given, given, strict=True):
-            if type(then) is _Seen:
+            if type(then) is _Before:
                 if not isinstance(now, torch.Tensor) or not then.equals(now):
                     return False
             elif type(now) is not type(then) or now != then:
@@ -107,7 +107,7 @@ class Replay(TorchFunctionMode):
         super().__init__()
         self.hits = 0
         self._room = most_bytes
-        self._calls: dict[tuple[str, int], _Call] = {}
+        self._calls: dict[tuple[str, int], _RecordedCall] = {}
         self._storages: set[int] = set()  # of recorded outputs, which are kept alive by their records
         self._begun: set[str] = set()
         self._phase, self._place, self._records = "", 0, False
@@ -160,7 +160,7 @@ class Replay(TorchFunctionMode):
         seen = self._seen(given) if self._records and self._room > 0 and _is_pure(args, kwargs) else None
         output = function(*args, **kwargs)
         if seen is not None and type(output) is torch.Tensor:
-            self._calls[place] = _Call(function, seen, _Seen.of(output), tuple(t.clone() for t in written))
+            self._calls[place] = _RecordedCall(function, seen, _Before.of(output), tuple(t.clone() for t in written))
             self._storages.add(output.untyped_storage().data_ptr())
             self._room -= output.nbytes
         return output
@@ -172,9 +172,9 @@ class Replay(TorchFunctionMode):
             if not isinstance(entry, torch.Tensor):
                 return entry
             if isinstance(entry, nn.Parameter) or entry.untyped_storage().data_ptr() in self._storages:
-                return _Seen.of(entry)
+                return _Before.of(entry)
             self._room -= entry.nbytes
-            return _Seen.of(entry.clone(memory_format=torch.preserve_format))
+            return _Before.of(entry.clone(memory_format=torch.preserve_format))
 
         return tuple(map(one, given))
 

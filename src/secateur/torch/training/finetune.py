@@ -89,11 +89,11 @@ def finetune(
         if teacher is not None:
             wish = teacher if isinstance(teacher, Distillation) else Distillation(teacher=teacher)
             lesson = stack.enter_context(lessons(network, wish, data))
-        run = _Run(model=model, data=data, optimizer=used, options=options, epochs=epochs, score_func=score_func)
+        run = _Training(model=model, data=data, optimizer=used, options=options, epochs=epochs, score_func=score_func)
         return run(lesson, stack.enter_context(progress("finetune")))
 
 
-class _Run:
+class _Training:
     """One fine-tuning. State, because optimizer, scheduler and scaler go through all steps together."""
 
     def __init__(
