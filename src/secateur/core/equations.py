@@ -125,11 +125,14 @@ def solve(
     equations = list(equations)
     settled: dict[Attribute, Equation | None] = {}
     values = dict(old)
+    # attributes that are a size by themselves come first: they are certain, and the rest is inverted from them
     for equation in equations:
         if isinstance(equation.expression, Attribute):
             _settle(equation.expression, int(size_of(equation.axis, counts)), equation, values, settled)
     pending = [e for e in equations if not isinstance(e.expression, Attribute)]
-    while any(_infer(e, values, settled, counts) for e in pending):
+    while any(
+        _infer(e, values, settled, counts) for e in pending
+    ):  # each value found may leave another equation one open
         pass
     wrong = [e for e in pending if not _holds(e, values, counts)]
     if wrong:
@@ -170,7 +173,7 @@ def _infer(
     if len(open_ones) != 1:
         return False
     value = _invert(equation.expression, int(size_of(equation.axis, counts)), open_ones[0], values, counts)
-    if value is None or value < 1:
+    if value is None or value < 1:  # no size: left as it was, so that the equation is reported as not holding
         return False
     settled[open_ones[0]] = equation
     values[open_ones[0]] = value
@@ -190,7 +193,7 @@ def _invert(
     if not isinstance(expression, Operation):
         return None
     on_left = unknown in attributes_of(expression.left)
-    if on_left and unknown in attributes_of(expression.right):
+    if on_left and unknown in attributes_of(expression.right):  # d // d: any value would do
         return None
     branch, other_branch = (expression.left, expression.right) if on_left else (expression.right, expression.left)
     try:
@@ -206,7 +209,7 @@ def _invert(
         case "*":
             needed = target // other if other and target % other == 0 else None
         case "//" if on_left:
-            needed = target * other
+            needed = target * other  # of all that divide to the target, the one that leaves no remainder in the code
         case "//":
             needed = other // target if target and other % target == 0 else None
         case _:

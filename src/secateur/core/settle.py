@@ -56,6 +56,7 @@ def settle(facts: SizeFacts) -> None:
     for origin, space, where in facts.equations:
         if isinstance(origin, Space) and origin.root().size == space.root().size and not _always_equal(origin, space):
             unify(origin, space, where)
+    # what is learnt or unified changes what other equations say, so: again, until all hold or nothing helps
     for attempt in range(6):
         wrong = _failing(facts, meaning)
         if not wrong:
@@ -64,7 +65,9 @@ def settle(facts: SizeFacts) -> None:
         if any(learnt):
             continue
         for origin, space, where in wrong:
-            if attempt < 4:
+            if (
+                attempt < 4
+            ):  # joining two dimensions may break a third equation; in the end only freezing is sure to end
                 _relate(origin, space, where, meaning, facts.attributes)
             else:
                 _freeze_equation(origin, space, where, meaning)
@@ -166,7 +169,7 @@ def _spaces_of(origin: Origin, meaning: Mapping[Attribute, Space]) -> list[Space
 def _failing(facts: SizeFacts, meaning: Mapping[Attribute, Space]) -> list[RawEquation]:
     """The equations that do not hold for some random widths."""
     wrong: list[RawEquation] = []
-    for seed in range(2):
+    for seed in range(2):  # one draw may fulfil by chance what does not hold
         generator = random.Random(seed)
         sizes: dict[int, int] = {}
         for equation in facts.equations:
@@ -273,6 +276,7 @@ def _relate(
     """Unify what an equation says is equal; freeze where that cannot be said in spaces."""
     if isinstance(origin, tuple) and origin[0] == "//":
         whole, divisor = _as_space(origin[1], meaning, old), _as_space(origin[2], meaning, old)
+        # a division that came out even is meant to: the whole is the product, or a remainder would be lost when narrowed
         if whole is not None and divisor is not None and whole.size == divisor.size * space.root().size:
             unify(whole, merge([divisor, space]), where)
             return

@@ -98,7 +98,7 @@ def align(space: Space, multiple: int) -> None:
         for part in top.children:
             align(part, multiple)
     else:
-        *outer, inner = factors(top)
+        *outer, inner = factors(top)  # one factor answers for the multiple: the others may then take any size
         if is_frozen(inner) and outer:
             align(merge(outer), multiple // math.gcd(multiple, inner.size))
         else:
@@ -215,7 +215,7 @@ def unify(a: Space, b: Space, reason: str = "equal dimensions") -> Space:
     if not agreed:
         freeze(a, f"incompatible views ({reason})")
         freeze(b, f"incompatible views ({reason})")
-    return _link(a, b)
+    return _link(a, b)  # even where they disagreed: both are frozen, and what is said of one now holds for the other
 
 
 def _composite(form: Form, size: int, children: Sequence[Space]) -> Space:
@@ -231,7 +231,7 @@ def _occurs(needle: Space, space: Space) -> bool:
 
 def _bind(leaf: Space, target: Space) -> Space:
     if _occurs(leaf, target):
-        freeze(target, "a dimension that contains itself")
+        freeze(target, "a dimension that contains itself")  # x = 2 · x: no count but the present one solves it
         return target
     if leaf.frozen:
         freeze(target, leaf.frozen)
@@ -252,7 +252,7 @@ def _link(a: Space, b: Space) -> Space:
 
 def _split_leaf(top: Space, sizes: Sequence[int]) -> list[Space]:
     pieces = [Space(n, top.frozen, top.inexact) if n != 1 else constant(1, ONE) for n in sizes]
-    top.form, top.children = Form.PRODUCT, tuple(p for p in pieces if p.size != 1)
+    top.form, top.children = Form.PRODUCT, tuple(p for p in pieces if p.size != 1)  # views may differ in sizes of one
     if top.multiple > 1:
         align(top, top.multiple)
     return pieces
@@ -291,7 +291,7 @@ def _split_sum(top: Space, sizes: Sequence[int]) -> list[Space] | None:
     stacked = _stack(parts(top), outer)
     if stacked is not None:
         rest = split(stacked, inner)
-        return None if rest is None else [constant(outer, "stacked parts"), *rest]
+        return None if rest is None else [constant(outer, "stacked parts"), *rest]  # q, k, v: no part goes alone
     return _split_inner(parts(top), inner)
 
 

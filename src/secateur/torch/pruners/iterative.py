@@ -157,7 +157,7 @@ class IterativePruner:
             else:
                 found = self._found(self._wish(constraints, threshold), objective)
             planned = time.perf_counter()
-            small = apply(self.model, found.plan)
+            small = apply(self.model, found.plan)  # without masks: these are as wide as the whole network
         verification = verification_of(small)
         assert verification is not None
         seconds = {"plan": planned - started, "apply": time.perf_counter() - planned - verification.seconds}
@@ -197,7 +197,7 @@ class IterativePruner:
     def _bare(self) -> Iterator[None]:
         """The model without masks, zeros where they were, for the length of a block; then with those of the plan."""
         if self.plan is not None:
-            remove_masks(self.model, leave_zeros=True)
+            remove_masks(self.model, leave_zeros=True)  # zeros: it computes what it did under masks
         try:
             yield
         finally:
@@ -220,6 +220,7 @@ class IterativePruner:
         if objective not in get_args(Objective):
             raise InputError(f"objective is one of {', '.join(get_args(Objective))}, not {objective!r}")
         sensitivity, ranked = self._measured(), self._ranked()
+        # without a curve nobody knows what narrowing it loses, and a guess of nothing would take it first
         others = [w.name for w in ranked.search_space.widths if w.name not in sensitivity.scores]
         ranked = replace(ranked, search_space=ranked.search_space.frozen(others, "not analysed"))
         if self.plan is not None:

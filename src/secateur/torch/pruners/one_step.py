@@ -106,6 +106,7 @@ class OneStepPruner:
         """
         _check_count("num_candidates", num_candidates)
         started, budget = time.perf_counter(), Budget.of(constraints, self.graph)
+        # units are ranked once: candidates differ in how many stay of each width, never in which of them are better
         ranked = judged(restrict(self.graph, self.limits), judge_of(self._criterion, self.model))
         proposer = Proposer(graph=ranked.search_space, budget=budget, removal_ratio=_removed(budget), seed=self._seed)
         data = None if data_loader is None else Data.of(data_loader)
@@ -136,7 +137,7 @@ class OneStepPruner:
         """
         plan, found = self.plan_of(index), self._found()
         small = apply(self.model, plan)
-        found.evaluator.calibrate(small)
+        found.evaluator.calibrate(small)  # the statistics it was judged with; the whole network's would be worth less
         verification = verification_of(small)
         assert verification is not None
         seconds = {**self.graph.seconds, "plan": found.evidence.seconds, "verify": verification.seconds}
@@ -148,7 +149,7 @@ class OneStepPruner:
         found = self._found()
         by_index = {candidate.index: candidate for candidate in self.results}
         index = self.results[0].index if index is None else index
-        if isinstance(index, bool) or index not in by_index:
+        if isinstance(index, bool) or index not in by_index:  # True would pass for candidate number 1
             raise InputError(f"there is no candidate {index!r}: they have numbers from 0 to {max(by_index)}")
         return by_index[index].plan(found.ranked, self.graph)
 
@@ -179,6 +180,7 @@ def _write_results(journal: Path, results: Sequence[Candidate]) -> None:
     """The results beside their journal, best first, replaced at once."""
     place = journal / "results.json" if journal.is_dir() else journal.with_suffix(".results.json")
     temporary = place.with_name(place.name + ".new")
+    # written aside and put in its place: nobody ever reads half a list
     temporary.write_text(json.dumps([asdict(candidate) for candidate in results], indent=1) + "\n", "utf-8")
     os.replace(temporary, place)
 

@@ -128,6 +128,7 @@ def _inner_widths(seen: Observation, names: Names) -> dict[int, Space]:
         _strike_out(tensor, outer)
     for record in records if outer else []:
         _strike_out_mixed(record, outer)
+    # one level only: kept sets are a vector, or a matrix with a row for each outer index
     return {inner: o for inner, o in outer.items() if id(o) not in outer}
 
 
@@ -203,9 +204,13 @@ def _costs(seen: Observation, layouts: Mapping[str, Layout], axis: Callable[[Spa
     tensors = named_tensors(model)
     norms = {name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase)}
     params = [(1, layouts[n], n.rpartition(".")[0]) for n, _ in model.named_parameters()]
-    distinct = {id(t): n for n, t in reversed(list(tensors.items()))}
+    distinct = {
+        id(t): n for n, t in reversed(list(tensors.items()))
+    }  # a tied tensor is paid for once, by its first name
     stored = [(tensors[n].element_size(), layouts[n], n.rpartition(".")[0]) for n in distinct.values()]
-    macs = Counter(seen.tracer.macs)
+    macs = Counter(
+        seen.tracer.macs
+    )  # a layer run a hundred times is one term, or a recurrent network would have thousands
     memory = [(number, tuple(axis(s) for s in spaces), module) for number, spaces, module in seen.tracer.memory_events]
     return {
         "macs": Polynomial.of([(n * k, tuple(axis(s) for s in spaces), m) for (n, spaces, m), k in macs.items()]),
