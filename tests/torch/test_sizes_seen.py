@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,18 @@ def test_a_branch_by_divisibility_holds_the_width_to_multiples() -> None:
         lambda h: h * float(np.asarray(h.detach()).argmax() >= 0),
         lambda h: h * float(sum(h.detach().flatten().tolist()) > -1),
         lambda h: h * float(len(bytes(h.untyped_storage())) > 0),
+        lambda h: h / math.log(h.shape[-1]),
+        lambda h: h * math.isqrt(h.shape[-1]),
+        lambda h: h * math.gcd(h.shape[-1], 12),
+        lambda h: h * int(h.shape[-1]),
+        lambda h: h * len(h[0]),
+        lambda h: h / h[0].numel(),
+        lambda h: h / h.shape.numel(),
+        lambda h: h * (hash(h.shape[-1]) % 7),
+        lambda h: h * torch.tensor([1.0 * int(h.shape[-1])]),
+        lambda h: h * torch.from_numpy(np.array([int(h.shape[-1])], dtype=np.float32)),
+        lambda h: sum((h * 0.1 for _ in range(h.shape[-1])), h),
+        lambda h: h if int(h.shape[-1]) > 6 else -h,
     ],
 )
 def test_what_cannot_be_followed_keeps_the_width_whole(between: Any) -> None:
@@ -83,6 +96,52 @@ def test_cuts_of_a_tensor_split_are_places_and_no_sizes() -> None:
             return self.b(torch.cat([right, left], -1))
 
     assert 8 in [w.size for w in sc.trace(Split(), X).free]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda h: h.view(-1, int(h.shape[-1])),
+        lambda h: h + torch.zeros(int(h.shape[-1])),
+        lambda h: h * math.log(len(h) + 7) + math.prod(range(1, 4)),
+        lambda h: h.reshape(len(h), int(h.shape[1])) * 0.5,
+    ],
+)
+def test_a_number_that_follows_the_size_keeps_it_free(between: Any) -> None:
+    assert width(between).frozen is None
+
+
+def test_the_place_in_the_code_is_named() -> None:
+    assert f"{__name__.rpartition('.')[2]}.py:" in str(width(lambda h: h / math.log2(h.shape[-1])).frozen)
+
+
+class SaysItsSize(nn.Module):
+    """Uses what its layers say of themselves: in a view, as a number, to make a state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.q, self.cell, self.out = (
+            nn.Embedding(9, 8),
+            nn.Linear(8, 10),
+            nn.LSTMCell(10, 7),
+            nn.Linear(7, 3),
+        )
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        h = self.table(ids) * self.table.embedding_dim**0.5
+        h = self.q(h).view(-1, self.q.out_features)
+        state = torch.zeros(len(h), self.cell.hidden_size), torch.zeros(len(h), self.cell.hidden_size)
+        return self.out(self.cell(h, state)[0])
+
+
+def test_what_a_layer_says_of_itself_follows_its_tensors() -> None:
+    ids = torch.arange(6).view(2, 3)
+    graph = sc.trace(SaysItsSize(), ids)
+    assert {w.size for w in graph.free} == {8, 10, 7}
+    assert not graph["table.embedding_dim"].exact
+    small = sc.apply(SaysItsSize(), graph.plan({w.name: range(w.size - 3) for w in graph.free}))
+    assert (small.table.embedding_dim, small.q.out_features, small.cell.hidden_size) == (5, 7, 4)
+    assert small(ids).shape == (6, 3)
 
 
 def test_code_may_make_another_number_of_a_sizes_type() -> None:

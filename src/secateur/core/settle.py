@@ -39,6 +39,13 @@ class SizeFacts:
     branches: dict[tuple[Origin, str, Origin], tuple[bool, str]] = field(default_factory=dict)
     losses: list[tuple[Origin, str]] = field(default_factory=list)
 
+    def mentioned(self) -> set[Attribute]:
+        """The attributes that the code was heard to use, in expressions too."""
+        origins = [o for o, *_ in (*self.equations, *self.float_uses, *self.losses)]
+        origins += [o for a, b, _ in self.differences for o in (a, b)]
+        origins += [o for a, _, b in self.branches for o in (a, b)]
+        return {found for origin in origins for found in _attributes_in(origin)}
+
     def join(self, other: SizeFacts) -> None:
         """What another run of the same code said holds too."""
         self.attributes.update(other.attributes)
@@ -81,6 +88,19 @@ def settle(facts: SizeFacts) -> None:
         if not _comes_out_alike(left, symbol, right, outcome, facts, meaning):
             for space in [*_spaces_of(left, meaning), *_spaces_of(right, meaning)]:
                 freeze(space, f"the code takes a branch by its size in {where or 'the model'}")
+
+
+def _attributes_in(origin: Origin) -> list[Attribute]:
+    if isinstance(origin, tuple):
+        return [*_attributes_in(origin[1]), *_attributes_in(origin[2])]
+    return [origin] if isinstance(origin, Attribute) else []
+
+
+def counted(facts: SizeFacts) -> set[int]:
+    """Identities of the leaves whose size the code is known to use as a number."""
+    meaning = _attribute_spaces(facts)
+    found = (space for origin, _ in facts.float_uses for space in _spaces_of(origin, meaning))
+    return {id(leaf) for space in found for leaf in leaves(space)}
 
 
 def _comes_out_alike(

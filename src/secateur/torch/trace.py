@@ -23,7 +23,7 @@ from secateur.torch.running.example import Example, Examples
 from secateur.torch.tracing.build import build
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.names import Names
-from secateur.torch.tracing.observe import Observation, listen, listen_in_training, observe
+from secateur.torch.tracing.observe import Observation, listen, listen_in_training, observe, say_own_sizes
 from secateur.torch.tracing.selfcheck import ROUNDS, check_by_running
 from secateur.torch.tracing.unreached import place_unreached
 
@@ -52,6 +52,7 @@ def trace(
     for place, other in enumerate(example.further):
         listen(seen, other, f"also[{place}]", interface=interface)
     listen_in_training(seen, interface=interface)
+    say_own_sizes(seen)
     settle(seen.tracer.facts)
     place_unreached(seen)
     freeze_idle(seen)

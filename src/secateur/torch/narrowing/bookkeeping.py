@@ -69,6 +69,10 @@ def _of_rnn(module: Any) -> dict[str, Any]:
     return {"input_size": inputs, "hidden_size": hidden}
 
 
+def _of_bilinear(module: Any) -> dict[str, Any]:
+    return dict(zip(("out_features", "in1_features", "in2_features"), module.weight.shape, strict=True))
+
+
 _BOOKKEEPING: tuple[tuple[Any, Any], ...] = (
     (nn.Linear, _of_linear),
     (nn.modules.conv._ConvNd, _of_conv),
@@ -77,5 +81,7 @@ _BOOKKEEPING: tuple[tuple[Any, Any], ...] = (
     (nn.GroupNorm, _of_group_norm),
     ((nn.Embedding, nn.EmbeddingBag), _of_embedding),
     (nn.RNNBase, _of_rnn),
+    (nn.RNNCellBase, lambda m: {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]}),
+    (nn.Bilinear, _of_bilinear),
     (nn.PReLU, lambda m: {"num_parameters": m.weight.shape[0]}),
 )

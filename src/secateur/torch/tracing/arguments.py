@@ -24,6 +24,7 @@ from secateur.torch.running.calls import Args, Function, Kwargs, Result
 from secateur.torch.running.listening import Listening
 from secateur.torch.running.switches import onednn_off
 from secateur.torch.tracing.arithmetic import ARITHMETIC
+from secateur.torch.tracing.heard import call_of
 from secateur.torch.tracing.tracer import Tracer
 
 Reading = Iterator[tuple[Any, torch.Tensor, int]]  # (integer, tensor, dimension it is the size of)
@@ -51,6 +52,8 @@ class Sizes(Listening):
         self.tracer, self.reading = tracer, reading
 
     def called(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
+        if self.tracer.abstract and (call := call_of(func, args, kwargs)) is not None:
+            self.tracer.hears(call)
         whole = FUNCTION_RULES.get(func)
         if whole is not None:
             return self._whole(func, args, kwargs)

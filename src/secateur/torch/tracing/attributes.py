@@ -10,7 +10,7 @@ Invariant: a Sized compares, hashes, prints and pickles as the plain integer it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -33,6 +33,20 @@ TORCH_SIZES = frozenset(
         "hidden_size",
         "unflattened_size",
     ]
+)
+
+
+# what a torch.nn module says of itself -> the tensor and the axis that it is the size of
+_OWN_SIZES: tuple[tuple[Any, dict[str, tuple[str, int]]], ...] = (
+    (nn.Linear, {"out_features": ("weight", 0), "in_features": ("weight", 1)}),
+    (nn.modules.conv._ConvTransposeNd, {"in_channels": ("weight", 0), "out_channels": ("weight", 1)}),
+    (nn.modules.conv._ConvNd, {"out_channels": ("weight", 0), "in_channels": ("weight", 1)}),
+    (nn.modules.batchnorm._NormBase, {"num_features": ("weight", 0)}),
+    (nn.GroupNorm, {"num_channels": ("weight", 0)}),
+    ((nn.Embedding, nn.EmbeddingBag), {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}),
+    (nn.Bilinear, {"out_features": ("weight", 0), "in1_features": ("weight", 1), "in2_features": ("weight", 2)}),
+    (nn.RNNBase, {"input_size": ("weight_ih_l0", 1)}),
+    (nn.RNNCellBase, {"input_size": ("weight_ih", 1), "hidden_size": ("weight_hh", 1)}),
 )
 
 
@@ -63,8 +77,9 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
 
     for name, module in model.named_modules():
         builtin = type(module).__module__.startswith("torch.nn.modules")
+        own = _own_sizes(module)
         for key, value in list(vars(module).items()):
-            if builtin and key not in TORCH_SIZES:
+            if builtin and key not in TORCH_SIZES and key not in own:
                 continue
             if key.startswith("_") and key[1:2] != "" and type(value) is not int:
                 continue
@@ -72,6 +87,19 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
             if wrapped is not value:
                 module.__dict__[key] = wrapped
     return values
+
+
+def own_sizes(model: nn.Module) -> Iterator[tuple[Attribute, str, int]]:
+    """What modules of torch.nn say of themselves: the attribute, and the tensor and axis that it is the size of."""
+    for name, module in model.named_modules():
+        for key, (tensor, axis) in _own_sizes(module).items():
+            yield Attribute(name, key), f"{name}.{tensor}" if name else tensor, axis
+
+
+def _own_sizes(module: nn.Module) -> dict[str, tuple[str, int]]:
+    if getattr(module, "groups", 1) != 1:
+        return {}
+    return next((sizes for kind, sizes in _OWN_SIZES if isinstance(module, kind)), {})
 
 
 def _few_integers(values: Sequence[object]) -> bool:

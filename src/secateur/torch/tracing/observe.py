@@ -26,7 +26,7 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
-from secateur.torch.tracing.attributes import sized_attributes
+from secateur.torch.tracing.attributes import own_sizes, sized_attributes
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.tracer import Tracer
@@ -125,6 +125,15 @@ def listen_in_training(seen: Observation, *, interface: bool = True) -> None:
         if not run.training:
             with contextlib.suppress(Exception):
                 _again(seen, run.example, interface, training=True)
+
+
+def say_own_sizes(seen: Observation) -> None:
+    """Where the code uses what a torch.nn module says of itself, that is the size of its tensor."""
+    facts = seen.tracer.facts
+    used = facts.mentioned()
+    for attribute, tensor, axis in own_sizes(seen.example.model):
+        if attribute in used and tensor in seen.spaces:
+            facts.equations.append((attribute, seen.spaces[tensor][axis], f"the size of {tensor}"))
 
 
 def _again(seen: Observation, example: Example, interface: bool, *, training: bool) -> None:

@@ -2,7 +2,8 @@
 
     narrow every free width, each to another share ──► run ──► each operator gives the sizes its spaces foretold?
                 ▲                                          │ no: freeze what that operator touched, why
-                └──────────────────────────────────────────┘
+                └──────────────────────────────────────────┤ the same calls, with the same numbers?
+                                                           │ no: freeze the widths whose size the code uses unseen
 
 Runs on tensors without data (milliseconds a round), or on real ones where the trace needed them.
 
@@ -12,7 +13,7 @@ Invariant: ends with a graph whose narrowed network has been seen to run.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -25,7 +26,7 @@ from secateur.core.equations import Contradiction, solve
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import size_of
 from secateur.core.plan import Plan
-from secateur.core.settle import size_now
+from secateur.core.settle import counted, size_now
 from secateur.core.space import Space, freeze, is_frozen, leaves
 from secateur.errors import PlanError, TraceError
 from secateur.torch.narrowing.bookkeeping import refresh
@@ -35,12 +36,13 @@ from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
+from secateur.torch.tracing.heard import Call, is_alike, place_of_code
 from secateur.torch.tracing.observe import Observation, Run, real_like
-from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.tracer import Tracer, _flat
 
 ROUNDS = 60
+SHARES = ((0.3, 0.8), (0.1, 0.3))  # of each width, drawn between these: a threshold in the code lies on one side
 
 
 class Mismatch(Exception):
@@ -50,9 +52,11 @@ class Mismatch(Exception):
 class Rehearsal(Tracer):
     """Runs operators without rules and holds their output sizes against the record of the trace."""
 
-    def __init__(self, *, abstract: bool, records: list[Record], sizes: dict[int, int]) -> None:
-        super().__init__(abstract=abstract)
-        self.expected, self.sizes = records, sizes
+    def __init__(self, run: Run, sizes: dict[int, int]) -> None:
+        super().__init__(abstract=run.tracer.abstract)
+        self.expected, self.sizes = run.tracer.records, sizes
+        self.due = iter(run.tracer.calls)
+        self.differs: str | None = None  # where the code called something else, or with another number
         self.place = 0
         self.following = True
         self._random = random.Random(0)
@@ -80,6 +84,16 @@ class Rehearsal(Tracer):
             self.compare(name, tensor, layout)
         self.place += 1
 
+    def hears(self, call: Call) -> None:
+        """Hold a call against the one that is due."""
+        if self.differs is None and not ((due := next(self.due, None)) and is_alike(due, call)):
+            self.differs = f"{call[0]} at {place_of_code()}"
+
+    def ends(self) -> None:
+        """The run is over: nothing more may be due."""
+        if self.differs is None and (missing := next(self.due, None)):
+            self.differs = f"{missing[0]} is not called"
+
     def compare(self, name: str, tensor: torch.Tensor, layout: list[Space]) -> None:
         """Raise Mismatch unless a tensor has the sizes that its spaces foretell."""
         for got, space in zip(tensor.shape, layout, strict=False):
@@ -91,28 +105,71 @@ class Rehearsal(Tracer):
 
 
 def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space]) -> str | None:
-    """Narrow and run once; None if all went as foretold, else what was frozen because of it."""
-    generator = random.Random(0)
-    counts = {w.name: _some_count(w, generator.uniform(0.3, 0.8)) for w in graph.free if len(w.choices) > 1}
-    try:
-        plan = _without_coincidence(graph, counts)
-    except PlanError as error:
-        return _freeze_contradiction(graph, counts, leaf_of, str(error))
-    sizes = {id(leaf_of[name].root()): count for name, count in counts.items()}
+    """Narrow and run, to middling counts and to small ones; None if all went as foretold, else what was frozen because of it."""
+    for least, most in SHARES:
+        generator = random.Random(0)
+        shares = {w.name: generator.uniform(least, most) for w in graph.free if len(w.choices) > 1}
+        counts = {name: _some_count(graph[name], share) for name, share in shares.items()}
+        try:
+            plan = _without_coincidence(graph, counts)
+        except PlanError as error:
+            return _freeze_contradiction(graph, counts, leaf_of, str(error))
+        if found := _check_plan(seen, graph, plan, leaf_of):
+            return found
+    return None
+
+
+def _check_plan(seen: Observation, graph: Graph, plan: Plan, leaf_of: dict[str, Space]) -> str | None:
+    sizes = {id(leaf_of[name].root()): plan.sizes[name] for name in plan.kept}
     for run in _different(seen.runs, sizes):
-        rehearsal = Rehearsal(abstract=run.tracer.abstract, records=run.tracer.records, sizes=sizes)
+        rehearsal = Rehearsal(run, sizes)
         try:
             _run_narrowed(run, plan, rehearsal, seen.outside)
         except Exception as error:
             return _freeze_around(seen, run, rehearsal, f"{type(error).__name__}: {error}".splitlines()[0][:160])
+        if rehearsal.differs and (found := _freeze_told(seen, run, graph, plan, leaf_of)):
+            return found
     return None
+
+
+def _freeze_told(seen: Observation, run: Run, graph: Graph, plan: Plan, leaf_of: dict[str, Space]) -> str | None:
+    """Freeze the widths on whose size depends what the code calls, in a way that no equation says; what was frozen."""
+    known = counted(seen.tracer.facts)
+    where = ""
+
+    def differs(names: Sequence[str]) -> bool:
+        nonlocal where
+        try:
+            part = graph.plan({name: plan.arrays[name] for name in names})
+            rehearsal = Rehearsal(run, {id(leaf_of[n].root()): part.sizes[n] for n in names})
+            _run_narrowed(run, part, rehearsal, seen.outside)
+        except Exception:
+            return False  # it runs with all of them: that one is looked into by itself
+        where = rehearsal.differs or where
+        return rehearsal.differs is not None
+
+    suspects = [name for name in plan.kept if id(leaf_of[name].root()) not in known]
+    found = _those(suspects, differs)
+    for name in found:
+        freeze(leaf_of[name], f"the code uses its size where it cannot be followed ({where})")
+    return ", ".join(found) or None
+
+
+def _those(names: Sequence[str], differs: Callable[[Sequence[str]], bool]) -> list[str]:
+    """The names that by themselves, or only with others of their half, make a difference."""
+    if not names or not differs(names):
+        return []
+    if len(names) == 1:
+        return list(names)
+    middle = len(names) // 2
+    return _those(names[:middle], differs) + _those(names[middle:], differs) or list(names)
 
 
 def _different(runs: list[Run], narrowed: Collection[int]) -> Iterator[Run]:
     """The runs that came to their end, without those that took the course of one before: most train as they evaluate."""
     courses = []
     for run in runs:
-        course = run.tracer.abstract, _course(run, narrowed)
+        course = run.tracer.abstract, run.tracer.calls, _course(run, narrowed)
         if run.whole and course not in courses:
             courses.append(course)
             yield run
@@ -130,8 +187,9 @@ def _course(run: Run, narrowed: Collection[int]) -> list[tuple[object, ...]]:
 
 
 def _some_count(width: Width, share: float) -> int:
-    """A count that is allowed, near this share of the width, and less than all."""
-    return min(width.choices[:-1], key=lambda count: abs(count - share * width.size))
+    """A count that is allowed, near this share of the width, less than all, and more than one: sizes of one are special."""
+    choices = [count for count in width.choices[:-1] if count > 1] or width.choices[:-1]
+    return min(choices, key=lambda count: abs(count - share * width.size))
 
 
 def _without_coincidence(graph: Graph, counts: dict[str, int]) -> Plan:
@@ -167,6 +225,7 @@ def _run_narrowed(run: Run, plan: Plan, rehearsal: Rehearsal, outside: Outside) 
         _refresh_all(twin)
 
     def look(output: Any) -> None:
+        rehearsal.ends()
         for tensor, layout in zip(output_tensors(output), run.outputs, strict=False):
             if abstract:
                 rehearsal.compare("the model", tensor, layout)

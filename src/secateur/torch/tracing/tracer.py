@@ -24,6 +24,7 @@ from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexac
 from secateur.torch.rules.registry import find
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.generators import Generators
+from secateur.torch.tracing.heard import Call
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 from secateur.torch.tracing.records import Memory, Record, Value
 
@@ -50,6 +51,7 @@ class Tracer(TorchDispatchMode):
         self.kept: set[int] = set()  # numbers of the contents of tensors that the run began with
         self.returned: list[int] = []  # and of those that it gave
         self.near: dict[str, list[Space]] = {}  # what the code of each module that ran had before it
+        self.calls: list[Call] = []
         self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
         self._over: list[Space] = []
         self.made: list[weakref.ref[torch.Tensor]] = []
@@ -158,6 +160,10 @@ class Tracer(TorchDispatchMode):
         spaces = [s for t in _held(value) if (known := self.known(t)) is not None for s in known.spaces]
         self.near.setdefault(caller, []).extend(spaces)
         self.near.setdefault(called, []).extend(spaces)
+
+    def hears(self, call: Call) -> None:
+        """The code calls a function with these numbers."""
+        self.calls.append(call)
 
     def forget(self) -> None:
         """Let go of tensors that are not the run's: constants of the model's code."""

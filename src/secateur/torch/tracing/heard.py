@@ -1,0 +1,84 @@
+"""What the code called, and with which numbers: a size that went where it cannot be followed shows in these.
+
+    h / math.log(h.shape[1])      trace: div 2.48     narrowed: div 1.79      the same code, another number
+    for i in range(width): …      trace: 12 × add     narrowed: 7 × add       the same code, another course
+
+``math.log``, ``range``, ``int()``, ``len`` and C code take a plain number out of an integer and tell nobody. What comes of it
+reaches a tensor in the end, and differs when the same code runs on a narrower network.
+
+Invariant: sizes, which differ by nature, are no part of a call.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from secateur.core.sized import Sized
+from secateur.torch.running.calls import Args, Function, Kwargs
+from secateur.torch.tracing.arithmetic import ARITHMETIC
+
+Number = float | None  # None: an integer that is known to be a size
+Call = tuple[str, tuple[Number, ...]]
+
+_MOST = 64  # numbers of an array that are looked at
+_QUIET = frozenset(
+    ["__get__", "__set__", "size", "dim", "numel", "__len__", "is_floating_point", "stride", "is_complex"]
+)
+_NUMBERS = frozenset(
+    ["full", "new_full", "full_like", "as_tensor", "from_numpy", "new_tensor", "asarray", "masked_fill"]
+)
+
+
+def call_of(func: Function, args: Args, kwargs: Kwargs) -> Call | None:
+    """A call as its name and its numbers; None for one that only asks about a tensor."""
+    name = func.__name__
+    if name in _QUIET:
+        return None
+    return name, tuple(_numbers((args, kwargs), whole=name in ARITHMETIC or name in _NUMBERS))
+
+
+def is_alike(one: Call, other: Call) -> bool:
+    """Whether two calls are of one function with the same numbers, as far as these are no sizes."""
+    if one[0] != other[0] or len(one[1]) != len(other[1]):
+        return False
+    return all(a is None or b is None or a == b or a != a for a, b in zip(one[1], other[1], strict=True))
+
+
+def place_of_code() -> str:
+    """``file:line`` of the code, neither PyTorch's nor ours, that is running."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if owner not in ("torch", "secateur") and not frame.f_code.co_filename.startswith("<"):
+            return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "its code"
+
+
+def _numbers(tree: Any, *, whole: bool) -> Iterator[Number]:
+    """The floats in a call's arguments; with ``whole``, integers too."""
+    if isinstance(tree, (bool, str)):
+        return
+    if isinstance(tree, torch.Tensor):
+        if not tree.is_meta and tree.is_floating_point() and tree.dim() > 0 and tree.numel() <= _MOST:
+            with _disable_current_modes():  # a constant that the code made outside PyTorch
+                yield from tree.detach().flatten().tolist()
+        return
+    if isinstance(tree, int):
+        if whole:
+            yield None if isinstance(tree, Sized) else float(tree)
+    elif isinstance(tree, (float, complex)):
+        yield complex(tree).real
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from _numbers(item, whole=whole)
+    elif isinstance(tree, dict):
+        yield from _numbers(tuple(tree.values()), whole=whole)
+    elif isinstance(tree, np.generic | np.ndarray) and np.asarray(tree).dtype.kind in "iufb":
+        yield from np.asarray(tree, dtype=float).ravel()[:_MOST].tolist()
