@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import secateur as sc
 from secateur.core.json.graph import graph_to_json
+from secateur.pruners import IterativePruner
 
 WORKERS = ("residual", "mobile", "vision", "tagger", "experts", "tied", "parametrised", "residual")
 ROUNDS = 2
@@ -167,3 +168,40 @@ def test_threads_trace_prune_and_verify_beside_one_that_serves_and_users_with_mo
     assert not state.changes(State.of({"models": others}))
     assert all(torch.equal(weights[name], tensor) for name, tensor in served.model.state_dict().items())
     assert not process_changes(process, process_state())
+
+
+def small_network() -> nn.Module:
+    layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Flatten(), nn.Linear(80, 4)]
+    return nn.Sequential(*layers)
+
+
+def judgements(model: nn.Module, x: Tensor) -> list[Callable[[], Any]]:
+    """What looks at a model with data: criteria of every kind, and a search that scores candidates."""
+    batches = [(x, torch.arange(len(x)) % 4)] * 2
+    graph = sc.trace(model, x[:1])
+
+    def scored(name: str) -> Callable[[], Any]:
+        criterion = sc.criteria.CRITERIA[name]()
+        given = replace(criterion, data_loader=batches)  # type: ignore[type-var]
+        return lambda: {width: values.tolist() for width, values in given(graph, model).items()}
+
+    def analysed() -> Any:
+        pruner = IterativePruner(model, x[:1])
+        found = pruner.analyze(lambda m: float(m(x).softmax(1).var()), ratios=(0.5,), data_loader=[x])
+        return {name: dict(curve) for name, curve in found.scores.items()}
+
+    return [*map(scored, ("taylor", "fisher", "gate_gradient", "second_moment", "apoz")), analysed]
+
+
+def test_criteria_and_searches_look_at_a_model_that_serves_and_asks_for_gradients(often_switched: None) -> None:
+    model, x = small_network().eval(), torch.randn(8, 3, 8, 8)
+    model[3].weight.grad = torch.ones_like(model[3].weight)
+    looks = judgements(model, x)
+    alone = [look() for look in looks]
+    state, process = State.of({"model": model}), process_state()
+    with in_background(serving(model, x)), ThreadPoolExecutor(len(looks)) as pool:
+        together = list(pool.map(lambda look: look(), looks))
+    assert together == alone
+    assert not state.changes(State.of({"model": model}))
+    assert not process_changes(process, process_state())
+    assert all(p.requires_grad for p in model.parameters())
