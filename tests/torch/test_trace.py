@@ -274,3 +274,22 @@ def test_the_same_model_gives_the_same_graph() -> None:
     one, other = sc.trace(convolutional(), IMAGE), sc.trace(convolutional(), IMAGE)
     assert one == other
     assert sc.Graph.from_json(one.to_json()) == one
+
+
+class _Routed(nn.Module):
+    """One of two experts, by what the stem gives: a narrowed stem gives less, and the other one runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 8)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)) for _ in range(2))
+        nn.init.ones_(self.stem.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.stem(x)
+        return self.experts[0 if float(h.sum()) > 28 else 1](h)
+
+
+def test_another_expert_than_the_traced_one_is_no_contradiction() -> None:
+    graph = sc.trace(_Routed(), torch.ones(1, 4))
+    assert graph["experts.0.0.out_features"].frozen is None
