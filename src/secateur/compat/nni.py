@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -207,10 +208,14 @@ def _chosen(
 
 
 def _of_types(types: Sequence[str], layers: Mapping[str, Sequence[str]], where: str) -> Iterator[str]:
+    """The layers of these types. A type of torch's own that this model lacks is a note, as long as another one is there."""
     known = {word for words in layers.values() for word in words}
-    for wanted in types:
-        if wanted != "default" and wanted not in known:
+    lacking = [wanted for wanted in types if wanted != "default" and wanted not in known]
+    for wanted in lacking:
+        if len(lacking) == len(types) or not hasattr(nn, wanted):
             raise ConfigError(f"{where}: op_types: no layer is a {wanted!r}.{nearest(wanted, known)}")
+        warnings.warn(f"{where}: op_types: no layer of this model is a {wanted}", stacklevel=5)
+    for wanted in types:
         yield from (name for name, words in layers.items() if wanted == "default" or wanted in words)
 
 

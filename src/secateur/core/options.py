@@ -10,12 +10,22 @@ Invariant: what exists is valid; a key that nobody knows and a value of another 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secateur.errors import ConfigError, nearest
+
+# What other tools, and earlier versions, call some options.
+_ELSEWHERE = {
+    "keep": "exclude", "excludes": "exclude", "ignored_layers": "exclude", "channel_divisible": "multiple_of",
+    "round_to": "multiple_of", "dataloader": "data_loader", "train_loader": "data_loader", "eval_fn": "score_func",
+    "eval_func": "score_func", "loss_fn": "loss_func", "criterion_func": "loss_func", "learning_rate": "lr",
+    "max_iter_data_loader": "num_batches", "training_steps": "num_batches",
+}  # fmt: skip
 
 
 class Options(BaseModel):
@@ -44,6 +54,34 @@ class Options(BaseModel):
             raise ConfigError(f"{cls.called} is a dict of options, not {_brief(given)}")
         return cls(**given)
 
+    def __str__(self) -> str:
+        """What these options mean, and each with its type, its default and what it is now."""
+        return f"{cleandoc(type(self).__doc__ or '')}\n\n{options_table(type(self), self)}"
+
+
+def options_table(kind: type[Options], now: Options | None = None) -> str:
+    """The options of a kind as a table: type, default, and what is set where that is another."""
+    from secateur.core.show import text_table
+
+    rows = []
+    for name, field in kind.model_fields.items():
+        default = "needed" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+        value = _shown(getattr(now, name)) if now is not None else default
+        rows.append((name, _type_name(field.annotation), default, "" if value == default else value))
+    return text_table(kind.__name__, ("option", "type", "default", "set to"), rows)
+
+
+def _type_name(annotation: object) -> str:
+    text = (
+        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    )
+    return re.sub(r"(?:\w+\.)+(\w+)", r"\1", text.replace("NoneType", "None"))
+
+
+def _shown(value: object) -> str:
+    text = getattr(value, "__name__", None) or repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
 
 def _sentence(error: ValidationError, options: type[Options]) -> str:
     known = list(options.model_fields)
@@ -51,7 +89,9 @@ def _sentence(error: ValidationError, options: type[Options]) -> str:
     for problem in error.errors():
         place = str(problem["loc"][0]) if problem["loc"] else ""
         if problem["type"] == "extra_forbidden":
-            sentences.append(f"unknown option {place!r}.{nearest(place, known)} Known are {', '.join(known)}.")
+            meant = _ELSEWHERE.get(place)
+            hint = f" Here it is called {meant!r}." if meant in known else nearest(place, known)
+            sentences.append(f"unknown option {place!r}.{hint} Known are {', '.join(known)}.")
         elif problem["type"] == "value_error":  # one of ours, which says all there is to say
             sentences.append((f"option {place!r}: " if place else "") + str(problem.get("ctx", {}).get("error")))
         else:

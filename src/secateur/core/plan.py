@@ -9,7 +9,7 @@ Invariant: kept indices are sorted, unique, in range and never empty; ``sizes`` 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -39,9 +39,11 @@ class Edit:
 class KeptSets(dict[str, KeptSet]):
     """Kept sets of the narrowed widths; asking for one that stays whole gives all of its indices."""
 
-    def __init__(self, kept: Mapping[str, KeptSet], sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self, kept: Mapping[str, KeptSet] | Iterable[tuple[str, KeptSet]], sizes: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__(kept)
-        self._sizes = sizes
+        self._sizes = sizes or {}  # none where `dataclasses.asdict` copies it
 
     def __missing__(self, name: str) -> KeptSet:
         if name not in self._sizes:

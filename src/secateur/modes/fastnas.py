@@ -19,6 +19,7 @@ from typing import Any, get_args
 from pydantic import Field
 
 from secateur.core.plan import Plan
+from secateur.errors import ConfigError
 from secateur.modes.journalled import journal_path, origin
 from secateur.modes.task import MODES, CriterionOption, Mode, Task
 from secateur.modes.thresholds import allocated_under, plan_under, ranked_for
@@ -37,7 +38,8 @@ from secateur.search.threshold import Objective
 class FastNAS(Mode):
     """Options of the fastnas mode.
 
-    ``score_func(model)`` gives a number, higher is better; each candidate is given in evaluation mode, without gradients.
+    ``score_func(model)``, which is needed, gives a number, higher is better; each candidate is given in evaluation mode,
+    without gradients.
     Batch norm is measured again for each on ``num_batches`` of the ``data_loader``, or on fewer that hold
     ``batch_norm_samples``. What a candidate computes as the whole network does is computed once (``reuse``; give
     ``reuse=False`` if ``score_func`` measures time).
@@ -49,7 +51,7 @@ class FastNAS(Mode):
     ``"largest"`` drop or the ``"sum"`` of all; ``seed`` is what every evaluation begins with.
     """
 
-    score_func: Callable[..., Any]
+    score_func: Callable[..., Any] | None = None
     checkpoint: str | Path | None = None
     max_evaluations: int | None = Field(default=None, ge=1)
     most_points: int = Field(default=8, ge=1)
@@ -61,6 +63,8 @@ class FastNAS(Mode):
 
     def search(self, task: Task) -> Found:
         """Measure sensitivities, find thresholds, and take the plan that scores best."""
+        if self.score_func is None:
+            raise ConfigError("config: fastnas needs a score_func(model) that gives a number, higher is better")
         task.tell(0.0, "ranking units")
         judge = task.frontend.judge(self.criterion, seed=self.seed)
         ranked = ranked_for(task, self, judge)

@@ -5,8 +5,9 @@ Invariant: a result is data; it prints as tables, and says what was left whole a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from secateur.core.graph import Graph
@@ -14,7 +15,7 @@ from secateur.core.plan import Plan
 from secateur.core.show import plan_table
 from secateur.core.verification import Verification
 from secateur.modes.frontend import RefitReport
-from secateur.search.evidence import Evidence
+from secateur.search.evidence import Evidence, finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,32 @@ class PruneResult:
     def params(self) -> int:
         """Parameters of the narrowed network."""
         return self.after["params"]
+
+    @property
+    def score(self) -> float | None:
+        """What ``score_func`` said of the network that was chosen, None for a mode that asks for none."""
+        found = self.plan.provenance.get("score")
+        return float(found) if isinstance(found, int | float) else None
+
+    def to_json(self) -> str:
+        """All of it but tensors as JSON text; what is no finite number is null."""
+        return json.dumps(self.as_dict(), allow_nan=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data; ``Plan.from_json`` reads what stands under ``plan``."""
+        return {
+            "plan": json.loads(self.plan.to_json()),
+            "before": dict(self.before),
+            "after": dict(self.after),
+            "score": finite(self.score),
+            "frozen": dict(self.frozen),
+            "verification": {**finite(asdict(self.verification)), "passed": self.verification.passed},
+            "evidence": json.loads(self.evidence.to_json()),
+            "refitted": list(self.refitted),
+            "left_as_they_are": dict(self.left_as_they_are),
+            "compensation": None if self.compensation is None else finite(self.compensation.as_dict()),
+            "seconds": dict(self.seconds),
+        }
 
     def __str__(self) -> str:
         lines = [

@@ -8,10 +8,7 @@ Invariant: everything in the record is in the result; nothing is made up, rounde
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
-
-from pydantic import JsonValue
 
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
@@ -19,13 +16,14 @@ from secateur.core.record import LayerChange, Pruning, WidthChange
 from secateur.modes.result import PruneResult
 from secateur.scenario.schema import Prune
 from secateur.scenario.scores import Scores
+from secateur.search.evidence import finite
 
 
 def record_of(stage: Prune, result: PruneResult, scores: Scores) -> Pruning:
     """The record of one pruning, with the scores of units where they are known."""
     graph = result.plan.graph
     assert graph is not None
-    compensation = None if result.compensation is None else _finite(result.compensation.as_dict())
+    compensation = None if result.compensation is None else finite(result.compensation.as_dict())
     return Pruning(
         mode=stage.mode,
         constraints=stage.constraints,
@@ -75,14 +73,3 @@ def _layers(graph: Graph, plan: Plan) -> tuple[LayerChange, ...]:
         )
         for name in names
     )
-
-
-def _finite(value: object) -> JsonValue:
-    """Plain JSON values; what is no finite number is null."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -60,7 +60,7 @@ class Evidence:
 
     def to_json(self) -> str:
         """All of it as JSON text; what is no finite number is null."""
-        return json.dumps(_plain(asdict(self)), allow_nan=False)
+        return json.dumps(finite(asdict(self)), allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +100,10 @@ def _candidates(candidates: Iterable[Candidate]) -> str:
     return text_table("Candidates", ("Candidate", "score", "share of the data", "MACs"), rows)
 
 
-def _plain(value: object) -> Any:
+def finite(value: object) -> Any:
+    """Plain JSON values; what is no finite number is null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -27,6 +27,7 @@ from secateur.torch.evaluating.metrics import METRICS, Metric, classes_of, quali
 from secateur.torch.evaluating.resources import sampled
 from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example, batch_size
+from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import flags_kept, named_tensors
 from secateur.torch.trace import trace
@@ -68,7 +69,8 @@ def measure(
     with flags_kept(model), seeded(0), torch.no_grad(), sampled(device) as samples:
         model.eval()
         graph = trace(model, given, check=False)
-        found, confusion = _quality(model, source, _named(metrics)) if source is not None else ({}, ())
+        with data_explained(model, source):
+            found, confusion = _quality(model, source, _named(metrics)) if source is not None else ({}, ())
         times = _times(Example.of(model, given), timings or Timings(), device)
         by_layer = layer_times(Example.of(model, given).beside_model())
     return Measurement(

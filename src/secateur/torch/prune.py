@@ -8,13 +8,15 @@ Invariant: the model that comes back meets every constraint, or an error was rai
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from secateur.core.budget import Budget
 from secateur.core.graph import Graph
+from secateur.core.plan import Plan
 from secateur.core.show import constraint_table
 from secateur.errors import ConfigError, VerificationError
 from secateur.modes import MODES, Mode
@@ -25,20 +27,25 @@ from secateur.search.limits import restrict
 from secateur.torch.apply import DIFFERED, apply_fitted, verification_of
 from secateur.torch.frontend import TorchFrontend
 from secateur.torch.narrowing.history import history_of
+from secateur.torch.running.explaining import data_explained
 from secateur.torch.trace import trace
+
+ModeOption = str | Mode | Mapping[str, Any] | Sequence[Any]  # Any: a name, or a pair of a name and its options
+_LARGE_CUT = 0.8  # of the MACs, and less, is left
 
 
 def prune(
     model: nn.Module,
-    mode: str | Mode = "magnitude",
+    mode: ModeOption = "magnitude",
     constraints: Mapping[str, Any] | None = None,
     dummy_input: object = None,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, PruneResult]:
     """Narrow a model in place until it meets the constraints; the model and what was done.
 
-    ``mode`` is a name, with its options in ``config``, or a mode object. ``constraints`` are upper bounds, absolute or
-    relative: ``{"macs": "60%", "params": 3e6}``. ``dummy_input`` is a tensor, a tuple of arguments, or a tuple ending in a
+    ``mode`` is a name, with its options in ``config``, or a mode object; ``[("magnitude", {…})]`` and ``{"magnitude": {…}}``
+    are read as well. ``constraints`` are upper bounds, absolute or relative: ``{"macs": "60%", "params": 3e6}``; one that is
+    None holds nothing. ``dummy_input`` is a tensor, a tuple of arguments, or a tuple ending in a
     dict of keyword arguments.
 
     Raises ConfigError for an option that is unknown or of the wrong type, Infeasible where no network of the search space
@@ -70,25 +77,40 @@ def _prune(
 def _searched_and_applied(model: nn.Module, graph: Graph, recipe: Mode, budget: Budget, tell: Tell) -> PruneResult:
     started = time.perf_counter()
     frontend = TorchFrontend.of(model, graph, recipe)
-    outcome = outcome_of(recipe, frontend, budget, tell)
+    with data_explained(model, frontend.data):
+        outcome = outcome_of(recipe, frontend, budget, tell)
     searched = time.perf_counter()
     if recipe.verbose:
         say(outcome.evidence)
     tell(0.7, "narrowing and verifying" if recipe.verify else "narrowing")
     frontend.ranks.agree("the plan", outcome.plan)
     apply_fitted(model, outcome.plan, outcome.weights, verify=recipe.verify)
+    if not frontend.has_data and getattr(recipe, "score_func", None) is None:
+        _warn_of_blindness(graph, outcome.plan)
     return _result(model, graph, outcome, searched - started, time.perf_counter() - searched)
 
 
+def _warn_of_blindness(graph: Graph, plan: Plan) -> None:
+    """A large cut made without looking at data usually costs most of the quality."""
+    left = int(graph.cost("macs", plan.sizes)) / max(graph.macs, 1)
+    if left < _LARGE_CUT:
+        warnings.warn(
+            f"{1 - left:.0%} of the MACs went with no data looked at, which usually costs much of the quality. Give a "
+            'data_loader and mode="progressive", or compensate="least_squares", or fine-tune',
+            stacklevel=5,
+        )
+
+
 def _budget(constraints: Mapping[str, Any] | None, graph: Graph, recipe: Mode) -> Budget:
-    if constraints:
-        return Budget.of(constraints, graph)
+    bounds = {metric: bound for metric, bound in constraints.items() if bound is not None} if constraints else None
+    if bounds:
+        return Budget.of(bounds, graph)
     if recipe.needs_budget:
         raise ConfigError('constraints are needed, for example {"macs": "60%"} or {"params": 3e6}')
     return Budget(entries=())
 
 
-def _recipe(mode: str | Mode, config: Mapping[str, Any] | None) -> Mode:
+def _recipe(mode: ModeOption, config: Mapping[str, Any] | None) -> Mode:
     """The mode with its options."""
     if isinstance(mode, Mode):
         if config is not None:
@@ -96,12 +118,32 @@ def _recipe(mode: str | Mode, config: Mapping[str, Any] | None) -> Mode:
         recipe = mode
     elif isinstance(mode, str):
         recipe = MODES[mode].read(config)
+    elif isinstance(mode, Mapping | Sequence):
+        return _recipe(*_one_of(mode, config))
     else:
         raise ConfigError(f"a mode is a name such as 'magnitude', not {type(mode).__name__}")
     criterion = getattr(recipe, "criterion", None)
     if criterion is not None:
         TorchFrontend.check_criterion(criterion)
     return recipe
+
+
+def _one_of(mode: ModeOption, config: Mapping[str, Any] | None) -> tuple[str | Mode, Mapping[str, Any] | None]:
+    """The one mode of a list or a dict, with the options beside it."""
+    entries: list[Any] = list(mode.items() if isinstance(mode, Mapping) else mode)  # type: ignore[union-attr]
+    if len(entries) != 1:
+        raise ConfigError(
+            f"mode names {len(entries)} modes: call prune once for each, with the constraints that each is to meet"
+            if entries
+            else "mode names no mode: write one, such as 'progressive'"
+        )
+    name, options = entries[0] if isinstance(entries[0], tuple | list) and len(entries[0]) == 2 else (entries[0], None)
+    if not isinstance(name, str | Mode):
+        raise ConfigError(f"a mode is a name such as 'magnitude', not {type(name).__name__}")
+    twice = sorted(set(options or ()) & set(config or ()))
+    if twice:
+        raise ConfigError(f"{twice[0]!r} is given beside the mode and in config: once will do")
+    return name, {**(options or {}), **(config or {})} if options or config else None
 
 
 def _result(model: nn.Module, graph: Graph, outcome: Outcome, searching: float, applying: float) -> PruneResult:

@@ -56,6 +56,11 @@ class Data:
     def __post_init__(self) -> None:
         if self.num_batches < 1:
             raise InputError(f"num_batches is at least 1, not {self.num_batches}")
+        if isinstance(self.loader, torch.Tensor):
+            raise InputError(
+                f"the data loader is one tensor {tuple(self.loader.shape)}, which would be read row by row: give batches, "
+                "[tensor] or list(zip(inputs.split(64), labels.split(64))), or a DataLoader"
+            )
         if not hasattr(self.loader, "__iter__"):
             raise InputError(f"a data loader can be iterated over; {type(self.loader).__name__} cannot")
         if isinstance(self.loader, Iterator):  # not iter(loader): that draws a random number
@@ -139,11 +144,13 @@ class Data:
         Raises InputError where none of these can be had.
         """
         if self.loss is not None:
-            value = self.loss(output, batch)
+            value = _of_torch(self.loss, output, batch) if is_torch_loss(self.loss) else self.loss(output, batch)
         elif isinstance(getattr(output, "loss", None), torch.Tensor):
             value = output.loss
         else:
-            value = _cross_entropy(output, batch)
+            value = _cross_entropy(output, batch, alone=self.collect is _itself)
+        if isinstance(value, nn.Module):
+            raise InputError(f"loss_func is a class: write {type(value).__name__}(), with brackets")
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             raise InputError(f"the loss is a tensor with one element, not {_described(value)}")
         return value
@@ -153,11 +160,45 @@ def _itself(batch: object) -> Batch:
     return batch
 
 
-def _cross_entropy(output: object, batch: object) -> torch.Tensor:
-    logits = getattr(output, "logits", output)
-    labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-    if isinstance(logits, torch.Tensor) and isinstance(labels, torch.Tensor) and _are_labels(labels, logits):
+def is_torch_loss(loss: object) -> bool:
+    """Whether this is a loss of torch's own, which takes predictions and labels."""
+    ours = getattr(torch.nn.functional, getattr(loss, "__name__", ""), None)
+    return isinstance(loss, nn.modules.loss._Loss) or (callable(loss) and ours is loss)
+
+
+def _of_torch(loss: Loss, output: Batch, batch: object) -> torch.Tensor:
+    """``nn.CrossEntropyLoss()`` and its like, as everybody means them: of the logits and the labels."""
+    labels = _labels(batch)
+    if labels is None:
+        raise InputError(
+            f"loss_func is {_name(loss)}, which takes logits and labels, and the batches are not (inputs, labels): give "
+            "loss_func=lambda output, batch: …"
+        )
+    return loss(getattr(output, "logits", output), labels)
+
+
+def _name(loss: object) -> str:
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+def _labels(batch: Batch) -> torch.Tensor | None:
+    """The second of a pair, or what a mapping calls its labels."""
+    if isinstance(batch, (tuple, list)):
+        labels = batch[1] if len(batch) > 1 else None
+    else:
+        labels = batch.get("labels") if hasattr(batch, "keys") and hasattr(batch, "get") else None
+    return labels if isinstance(labels, torch.Tensor) else None
+
+
+def _cross_entropy(output: object, batch: object, *, alone: bool) -> torch.Tensor:
+    logits, labels = getattr(output, "logits", output), None if alone else _labels(batch)
+    if isinstance(logits, torch.Tensor) and labels is not None and _are_labels(labels, logits):
         return torch.nn.functional.cross_entropy(logits, labels)
+    if alone:
+        raise InputError(
+            "no loss: a forward_loop gives the model's inputs alone, and this looks at gradients of a loss. Give a "
+            "data_loader of (inputs, labels), or loss_func(output, inputs) that needs no labels"
+        )
     raise InputError(
         "no loss: batches are not (inputs, integer labels) and the model's output has no .loss; "
         "pass loss_func, called as loss_func(output, batch)"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 
 from secateur.core.options import Options
@@ -53,6 +53,17 @@ class FinetuneConfig(Options):
     clip_norm: float | None = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     seed: int = 0
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _no_name(cls, given: object) -> object:
+        if isinstance(given, str):
+            name = given.rpartition(".")[2]
+            known = name if hasattr(torch.optim, name) else "AdamW"
+            raise ValueError(
+                f"{given!r} is a name: give torch.optim.{known}, or lambda p: torch.optim.{known}(p, lr=1e-4)"
+            )
+        return given
 
     def autocast_dtype(self, device: torch.device) -> torch.dtype | None:
         """What to compute in on this device, or None for the model's own type."""

@@ -26,6 +26,7 @@ from secateur.progress import Tell, progress
 from secateur.torch.running.batch_norm import batch_norms
 from secateur.torch.running.data import Data
 from secateur.torch.running.distributed import Group, active, agree, rank, reduce_sum, unwrapped, world_size
+from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import flags_kept
 from secateur.torch.training.config import FinetuneConfig
@@ -83,6 +84,7 @@ def finetune(
         data = _source(model, data_loader, options)
         stack.enter_context(seeded(options.seed + rank(data.group)))
         used = optimizer_for(network, options)
+        stack.enter_context(data_explained(network, data))
         for guard in (restored_on_error(network, used), flags_kept(network), rates_kept(used)):
             stack.enter_context(guard)
         lesson = None

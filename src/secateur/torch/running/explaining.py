@@ -1,0 +1,87 @@
+"""Why data and model did not go together, found out once something went wrong.
+
+    with data_explained(model, data): …     a raw TypeError from deep inside  ->  InputError: the model does not take a batch …
+
+Invariant: nothing is run twice unless it failed; a fault that has nothing to do with the data comes through as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from secateur.core.text import visible
+from secateur.errors import InputError, SecateurError
+from secateur.torch.running.data import Data, call
+from secateur.torch.running.twin import in_use, twin
+
+_FAULTS = (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError)
+
+
+@contextmanager
+def data_explained(model: nn.Module, data: Data | None) -> Iterator[None]:
+    """Within this block a fault that the first batch causes, too, is an InputError that names the argument and the way out."""
+    try:
+        yield
+    except (SecateurError, torch.OutOfMemoryError):
+        raise
+    except _FAULTS as fault:
+        said = None if data is None else _misfit(model, data)
+        if said is None:
+            raise
+        raise InputError(said) from fault
+
+
+def _misfit(model: nn.Module, data: Data) -> str | None:
+    """What does not fit, or None where a batch goes through."""
+    try:
+        batch = next(iter(data.batches(model)))
+    except Exception:  # the loader's own fault, which says best itself what it is
+        return None
+    shown = described(batch)
+    try:
+        given = data.collect(batch)
+    except _FAULTS as fault:
+        return f"collect_func fails on a batch, which is {shown}: {_brief(fault)}"
+    with torch.no_grad():
+        beside = twin(model, in_use).eval()
+        try:
+            output = call(beside, given)
+        except _FAULTS as fault:
+            return (
+                f"the model cannot be run on a batch of the data_loader, which is {shown}; it was given {described(given)}: "
+                f"{_brief(fault)}. Say with collect_func=lambda batch: … what of a batch the model takes"
+            )
+        if data.loss is None:
+            return None
+        try:
+            data.loss_of(output, batch)
+        except SecateurError as fault:
+            return str(fault)
+        except _FAULTS as fault:
+            return f"loss_func fails on {described(output)} and a batch, which is {shown}: {_brief(fault)}. {_CALLED}"
+    return None
+
+
+_CALLED = "It is called as loss_func(output, batch); a loss of torch.nn gets the logits and the labels"
+
+
+def _brief(fault: BaseException) -> str:
+    text = visible(" ".join(str(fault).split()))
+    return f"{type(fault).__name__}: {text[:200]}"
+
+
+def described(value: object) -> str:
+    """A batch in a few words: its structure and the shapes in it."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping) or hasattr(value, "keys"):
+        keys = [visible(key) for key in list(value)[:6]]  # type: ignore[call-overload]
+        return f"a {type(value).__name__} with {', '.join(keys)}"
+    if isinstance(value, tuple | list):
+        inner = ", ".join(described(entry) for entry in value[:4])
+        return f"a {type(value).__name__} of {len(value)}: {inner}" if value else f"an empty {type(value).__name__}"
+    return f"a {type(value).__name__}"
