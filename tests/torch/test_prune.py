@@ -104,7 +104,7 @@ def test_an_option_that_cannot_be_used_is_an_error_that_names_it(config: dict, s
         ("magnitude", {"mac": "50%"}, "macs"),
         ("magnitude", {"macs": 0.5}, "50%"),
         ("magnitude", {}, "constraints"),
-        ([("magnitude", {})], {"macs": "50%"}, "a mode is a name"),
+        ([7], {"macs": "50%"}, "a mode is a name"),
     ],
 )
 def test_a_mode_or_constraint_that_is_not_known_is_an_error(mode: object, constraints: dict, says: str) -> None:
