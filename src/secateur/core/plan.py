@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -69,9 +69,13 @@ class Plan:
     edits: tuple[Edit, ...]
     fingerprint: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    graph: Graph | None = field(default=None, compare=False, repr=False)
+    if TYPE_CHECKING:
+        graph: Graph | None = field(default=None, compare=False, repr=False)
+    else:  # no field: what copies or compares a plan as data (`dataclasses.asdict`) leaves it alone
+        graph: InitVar[Graph | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, *graph: Graph | None) -> None:
+        object.__setattr__(self, "graph", graph[0] if graph else None)
         object.__setattr__(self, "kept", KeptSets(self.kept, self.sizes))
 
     @cached_property
