@@ -5,9 +5,10 @@
     python -m benchmarks.compensation [--size 224] [--crops 384] [--shares 0.8 --shares 0.6]
 
 Crops of five photographs to calibrate on, of three others to judge by: the Kullback-Leibler divergence from the whole
-network's answers, and how often the first answer is the same. One plan (magnitude) for every row: as narrowed, with batch
-norm measured again, and compensated. Prints a table as Markdown, with processor
-seconds, and what they are in forward-and-backward passes over the crops; without the packages a sentence.
+network's answers, and how often the first answer is the same. One plan for every row, made by mode "progressive" in one
+step (or of magnitudes, ``--plan-by l2``): as narrowed, with batch norm measured again, and compensated. Prints a table as
+Markdown, with processor seconds, and what they are in forward-and-backward passes over the crops; without the packages a
+sentence.
 """
 
 from __future__ import annotations
@@ -92,11 +93,22 @@ def seconds_of_a_pass(model: nn.Module, x: torch.Tensor) -> float:
     return (time.process_time() - started) * len(x) / len(part)
 
 
+def planned(whole: nn.Module, criterion: str, share: float, batches: list[torch.Tensor]) -> sc.Plan:
+    """The plan that is compared: of a criterion's scores, or what the mode decides before anything is compensated."""
+    budget = {"macs": f"{share:.0%}"}
+    if criterion != "progressive":
+        return sc.plan(sc.trace(whole, batches[0][:1]), criterion, budget)
+    config = {"data_loader": batches, "num_batches": len(batches), "compensate": "none", "steps": 1, "verify": False}
+    config["criterion"] = sc.criteria.GateGradient(target="output")  # there are no labels
+    return sc.prune(copy.deepcopy(whole), "progressive", budget, batches[0][:1], config)[1].plan
+
+
 def main(
     size: Annotated[int, typer.Option(help="pixels along a side")] = 224,
     crops_: Annotated[int, typer.Option("--crops", help="to calibrate on")] = 384,
     shares: Annotated[list[float] | None, typer.Option(help="of MACs")] = None,
     seed: Annotated[int, typer.Option(help="of the crops")] = 0,
+    plan_by: Annotated[str, typer.Option(help="progressive, or a criterion")] = "progressive",
 ) -> None:
     """Prune, compensate, compare."""
     try:
@@ -116,7 +128,7 @@ def main(
         "| MACs | | KL, seen | same answer | KL, unseen | same answer | s | passes |\n|---|---|---|---|---|---|---|---|"
     )
     for share in shares or [0.8, 0.6]:
-        plan = sc.plan(sc.trace(whole, seen[:1]), "l2", {"macs": f"{share:.0%}"})
+        plan = planned(whole, plan_by, share, list(seen.split(_BATCH)))
         narrowed = sc.apply(whole, plan, verify=False).to(memory_format=torch.channels_last)
         for way in ("as narrowed", "batch norm measured again", "compensated"):
             model, started = copy.deepcopy(narrowed), time.process_time()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from tests.interruptions.networks import SUBJECTS
 from tests.zoo.shim import declare_torchvision_operators
 from torch import multiprocessing, nn
 from torch.nn import functional as F
@@ -624,3 +625,32 @@ def test_ranks_of_which_one_has_lost_its_scores_score_together(ranks: Path) -> N
     for number in range(RANKS):
         assert json.loads((ranks / f"journalled{number}.json").read_text("utf-8")) == [True, True]
     assert len(list((ranks / "journals").iterdir())) == 2 * RANKS
+
+
+def _pruned_in_two_rounds(name: str) -> sc.PruneResult:
+    subject = SUBJECTS[name]
+    model, loader = subject.build(), [subject.inputs(4, seed) for seed in (1, 2)]
+    graph = sc.trace(model, subject.inputs(2))
+    smallest = graph.cost("params", {width.name: width.choices[0] for width in graph.free})
+    config = {"data_loader": loader, "collect_func": lambda batch: batch, "loss_func": _square, "steps": 2}
+    wanted = {"params": (graph.params + int(smallest)) // 2}
+    return sc.prune(model, "progressive", wanted, subject.inputs(2), {**config, "scoring_samples": 4})[1]
+
+
+def _square(output: Any, batch: Any) -> torch.Tensor:
+    return (output if isinstance(output, torch.Tensor) else output.logits).float().square().mean()
+
+
+def test_a_later_round_narrows_nothing_that_the_first_did_not_tie_together() -> None:
+    """Which experts run depends on numbers that compensation changes: a later trace may couple others."""
+    assert _pruned_in_two_rounds("experts").verification.passed
+
+
+def test_random_numbers_that_the_models_code_draws_are_none_of_the_callers() -> None:
+    def states() -> list[Any]:
+        numpy: Any = np.random.get_state()
+        return [random.getstate(), numpy[1].tolist(), torch.get_rng_state().tolist()]
+
+    before = states()
+    _pruned_in_two_rounds("keeper")
+    assert states() == before

@@ -128,6 +128,8 @@ def _as_free_as(first: Width | None, now: Width) -> Width:
     """A width as it is now, with no more freedom than it had in the first round."""
     if now.frozen is not None or first is None or first.frozen is not None:
         return now.whole("it was not free in the first round")
+    if set(now.uses) != set(first.uses):  # what the example happens to reach may be tied to other things now
+        return now.whole("it is not made of what it was in the first round")
     outer = now.outer if now.outer == first.outer else None  # where a size of one is gone, more seems possible
     return replace(now, outer=outer, choices=(*(c for c in first.choices if c < now.size), now.size))
 

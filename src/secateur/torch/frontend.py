@@ -35,6 +35,7 @@ from secateur.torch.running.distributed import ProcessRanks
 from secateur.torch.running.example import Example
 from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.switches import process_kept
 from secateur.torch.running.twin import twin
 from secateur.torch.trace import trace
 
@@ -119,12 +120,14 @@ class TorchWorking(TorchFrontend):
     ) -> _BoundCompensator:
         assert self.data is not None
         assert method != "none"
-        fitter = Compensator(self.model, self.data, method=method, ridge=ridge, samples=samples, tell=tell)
+        with process_kept():
+            fitter = Compensator(self.model, self.data, method=method, ridge=ridge, samples=samples, tell=tell)
         return _BoundCompensator(self.model, fitter)
 
     def remeasure(self) -> None:
         if self.data is not None and batch_norms(self.model):
-            reestimate_batch_norm(self.model, self.data)
+            with process_kept():
+                reestimate_batch_norm(self.model, self.data)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         return {name: tensor.detach() for name, tensor in named_tensors(self.model).items()}
@@ -136,7 +139,8 @@ class _BoundCompensator:
     fitter: Compensator
 
     def fit(self, plan: Plan, *, share: float, tell: Tell) -> RefitReport:
-        return self.fitter.fit(self.model, plan, share=share, tell=tell)
+        with process_kept():  # the model's code may draw random numbers
+            return self.fitter.fit(self.model, plan, share=share, tell=tell)
 
 
 def _data(model: nn.Module, options: Mode) -> Data | None:
