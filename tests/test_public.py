@@ -27,7 +27,7 @@ VERBS = ["apply", "measure", "narrowed", "plan", "plans_of", "prune", "restore",
 DATA = ["Budget", "Examples", "Graph", "Limits", "Measurement", "Plan", "PruneResult", "Verification", "Width"]
 ERRORS = ["ApplyError", "ArtifactError", "Coincidence", "ConfigError", "DeadNetwork", "Infeasible", "InputError", "PlanError",
           "SecateurError", "TraceError", "VerificationError"]  # fmt: skip
-MODULES = ["compat", "criteria", "modes", "pruners", "report", "rules", "scenario", "testing", "training"]
+MODULES = ["compat", "criteria", "hf", "modes", "pruners", "report", "rules", "scenario", "testing", "training"]
 
 MOST_PARAMETERS = 6
 

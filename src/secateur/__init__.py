@@ -4,7 +4,7 @@
     trace ──► plan ──► apply ──► verify                                                     its steps, one at a time
 
 What is for writing a part of one's own stands in a module: `criteria`, `rules`, `modes`, `pruners`, `training`, `testing`,
-and `compat` for what others' users have written.
+`hf` for checkpoints of transformers, and `compat` for what others' users have written.
 
 Importing this module imports no framework; the first name that needs one does.
 """
@@ -30,7 +30,7 @@ from secateur.errors import (
 from secateur.version import __version__
 
 if TYPE_CHECKING:
-    from secateur import compat, criteria, modes, pruners, report, rules, scenario, testing, training
+    from secateur import compat, criteria, hf, modes, pruners, report, rules, scenario, testing, training
     from secateur.core.budget import Budget
     from secateur.core.graph import Graph, Width
     from secateur.core.measurement import Measurement
@@ -71,7 +71,7 @@ _HOMES = {
     "trace": "secateur.torch.trace",
     "verify": "secateur.torch.verify",
 }
-_MODULES = ("compat", "criteria", "modes", "pruners", "report", "rules", "scenario", "testing", "training")
+_MODULES = ("compat", "criteria", "hf", "modes", "pruners", "report", "rules", "scenario", "testing", "training")
 
 __all__ = [  # noqa: RUF022  the version last
     "ApplyError",
@@ -97,6 +97,7 @@ __all__ = [  # noqa: RUF022  the version last
     "apply",
     "compat",
     "criteria",
+    "hf",
     "measure",
     "modes",
     "narrowed",

@@ -49,7 +49,7 @@ def gptj() -> tuple[nn.Module, list[Any]]:
         bos_token_id=0, eos_token_id=1, initializer_range=0.2,
     )  # fmt: skip
     ids = [torch.randint(0, 50, (4, 10)) for _ in range(3)]
-    return GPTJForCausalLM(config).eval(), [({"input_ids": x, "use_cache": False}, x) for x in ids]
+    return GPTJForCausalLM(config).eval(), [({"input_ids": x}, x) for x in ids]
 
 
 def of_labels(output: Any, batch: Any) -> torch.Tensor:

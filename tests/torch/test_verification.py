@@ -264,9 +264,9 @@ def test_prune_searches_again_without_what_is_at_fault(monkeypatch: pytest.Monke
 
     works = pruning.trace
 
-    def trace(model: TwoOfWhichOneLies, dummy_input: object) -> sc.Graph:
+    def trace(model: TwoOfWhichOneLies, dummy_input: object, **more: Any) -> sc.Graph:
         model.lies = False
-        graph = works(model, dummy_input)
+        graph = works(model, dummy_input, **more)
         model.lies = True
         return graph
 

@@ -30,11 +30,11 @@ _ENCODER = {
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
 }
-_DECODER = {**_ENCODER, "num_attention_heads": 8, "use_cache": False}
+_DECODER = {**_ENCODER, "num_attention_heads": 8}
 _GROUPED = {**_DECODER, "num_key_value_heads": 2}
 _GROUPED_WIDE = {**_GROUPED, "head_dim": 16}
 _EXPERTS = {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-_GPT = {**_TEXT, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "use_cache": False}
+_GPT = {**_TEXT, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
 _SEQ2SEQ = {
     **_TEXT,
     "d_model": 64,
@@ -46,7 +46,6 @@ _SEQ2SEQ = {
     "decoder_ffn_dim": 128,
     "max_position_embeddings": 64,
     "decoder_start_token_id": 2,
-    "use_cache": False,
 }
 _T5 = {
     "vocab_size": _V,
@@ -56,7 +55,6 @@ _T5 = {
     "num_layers": 2,
     "num_heads": 4,
     "decoder_start_token_id": 0,
-    "use_cache": False,
 }
 _VISION = {
     "image_size": 32,
@@ -83,7 +81,7 @@ _SPEECH = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
 }
-_MAMBA = {**_TEXT, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8, "use_cache": False}
+_MAMBA = {**_TEXT, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}
 _HYBRID = {
     **_GROUPED,
     "mamba_n_heads": 8,
@@ -334,21 +332,18 @@ _FAMILIES = (
             "num_heads": 4,
             "attention_types": [[["global", "local"], 1]],
             "max_position_embeddings": 64,
-            "use_cache": False,
         },
     ),
     _family("gpt_neox", "GPTNeoX", "ForCausalLM", _DECODER),
     _family("gpt_bigcode", "GPTBigCode", "ForCausalLM", _GPT),
     _family("codegen", "CodeGen", "ForCausalLM", {**_GPT, "rotary_dim": 8}),
     _family("opt", "OPT", "ForCausalLM", {**_DECODER, "word_embed_proj_dim": 64, "ffn_dim": 128}),
-    _family(
-        "bloom", "Bloom", "ForCausalLM", {**_TEXT, "hidden_size": 64, "n_layer": 2, "n_head": 4, "use_cache": False}
-    ),
+    _family("bloom", "Bloom", "ForCausalLM", {**_TEXT, "hidden_size": 64, "n_layer": 2, "n_head": 4}),
     _family(
         "mpt",
         "Mpt",
         "ForCausalLM",
-        {**_TEXT, "d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 64, "use_cache": False},
+        {**_TEXT, "d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
     ),
     _family("falcon", "Falcon", "ForCausalLM", {**_DECODER, "multi_query": True}),
     _family(
@@ -368,7 +363,6 @@ _FAMILIES = (
             "attention_heads": 4,
             "ffn_dim": 128,
             "max_position_embeddings": 64,
-            "use_cache": False,
         },
     ),
     _family("llama_mha", "Llama", "ForCausalLM", _DECODER),
@@ -707,7 +701,6 @@ _FAMILIES = (
             "attention_hidden_size": 64,
             "intermediate_size": 128,
             "context_length": 64,
-            "use_cache": False,
         },
     ),
     # Time series.

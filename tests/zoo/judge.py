@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import secateur
 from secateur.core.graph import Graph
 from secateur.errors import ApplyError, Infeasible, SecateurError, VerificationError
+from secateur.torch.running.interface import pinned
 from secateur.torch.running.outputs import output_tensors
 
 from .entry import Entry, Inputs, forward
@@ -240,15 +241,13 @@ def _twice(value: Any) -> Any:
     return type(value)(map(_twice, value)) if isinstance(value, (tuple, list)) else value
 
 
-def shape_of(output: Any) -> Any:
-    """The nesting of an output with a shape and dtype in place of each tensor."""
-    if isinstance(output, Tensor):
-        return f"{str(output.dtype).removeprefix('torch.')}{list(output.shape)}"
-    if isinstance(output, dict):
-        return {str(key): shape_of(item) for key, item in output.items()}
-    if isinstance(output, (tuple, list)):
-        return [shape_of(item) for item in output]
-    return [type(output).__name__, *map(shape_of, output_tensors(output))]
+def shape_of(output: Any) -> dict[str, str]:
+    """Shape and dtype of everything in an output that is the model's interface, by place."""
+    return {
+        place: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        for place, tensor, own in pinned(output, True)
+        if own
+    }
 
 
 @torch.no_grad()

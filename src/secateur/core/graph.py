@@ -74,6 +74,7 @@ class Graph:
     differences: tuple[Difference, ...] = ()
     outputs: tuple[Layout, ...] = ()
     notes: tuple[str, ...] = ()
+    numbers: frozenset[Attribute] = frozenset()  # those that the code calculates with
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     example: Any = field(default=None, compare=False, repr=False)
     outputs_also: tuple[tuple[Layout, ...], ...] = field(default=(), compare=False, repr=False)  # of further examples

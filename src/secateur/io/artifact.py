@@ -29,7 +29,7 @@ from secateur.core.text import visible
 from secateur.errors import ArtifactError, InputError, PlanError
 from secateur.io.atomic import PLAN, WEIGHTS, glance, hash_of, replace_artifact, weights_path
 from secateur.io.fitting import check_fits, check_saveable
-from secateur.io.host_config import write_host_config
+from secateur.io.host_config import described, write_host_config
 from secateur.io.plan_file import Manifest, Stored, manifest_from_json, manifest_to_json
 from secateur.io.state import collect, narrowed_names, stored_names
 from secateur.torch.apply import plans_of
@@ -221,7 +221,8 @@ def _put_in(model: nn.Module, plans: tuple[Plan, ...], tensors: dict[str, Tensor
         key = (id(tensor), isinstance(live[name], nn.Parameter))
         ready[name] = made[key] if key in made else made.setdefault(key, renewed(live[name], tensor))
     edits = [edit for plan in plans for edit in plan.edits]
-    install(model, ready, edits, there=narrowed_names(plans), notes={"_secateur_plans": plans})
+    notes, fields = described(model, plans)
+    install(model, ready, edits, there=narrowed_names(plans), notes={"_secateur_plans": plans, **notes}, fields=fields)
 
 
 def _versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Protocol, runtime_checkable
@@ -20,6 +20,7 @@ from torch import nn
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.io.atomic import write_file
+from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, Said, config_of, said_by_config
 from secateur.torch.narrowing.installing import set_attribute
 
 
@@ -37,12 +38,23 @@ def write_host_config(model: nn.Module, plans: Sequence[Plan], folder: Path) -> 
     config = getattr(model, "config", None)
     if not isinstance(config, HostConfig):
         return
+    original = model.__dict__.get(ORIGINAL_CONFIG)
     try:
-        text = _original(config, plans).to_json_string()
+        text = (original or _original(config, plans)).to_json_string()
     except Exception as problem:  # other people's code; the artefact does not need it
         warnings.warn(f"config.json was not written: {visible(problem)[:200]}", stacklevel=3)
         return
     write_file(folder / "config.json", text)
+
+
+def described(model: nn.Module, plans: Sequence[Plan]) -> tuple[dict[str, object], Mapping[str, int]]:
+    """Notes for a whole model that these plans narrow, and what its own configuration says afterwards."""
+    config = config_of(model)
+    if config is None:
+        return {}, {}
+    said = said_by_config(model, plans[0]) if len(plans) == 1 else Said(reason="it was narrowed in several steps")
+    assert said is not None
+    return {UNSAID: said.reason, ORIGINAL_CONFIG: config}, said.fields
 
 
 def _original(config: HostConfig, plans: Sequence[Plan]) -> HostConfig:

@@ -8,6 +8,7 @@ from secateur.modes.activation import Activation
 from secateur.modes.fastnas import FastNAS
 from secateur.modes.gradnas import GradNAS
 from secateur.modes.magnitude import Magnitude
+from secateur.modes.minitron import Minitron
 from secateur.modes.progressive import Progressive
 from secateur.modes.task import MODES, Mode, Task
 from secateur.search.evidence import Evidence, Found
@@ -20,6 +21,7 @@ __all__ = [
     "Found",
     "GradNAS",
     "Magnitude",
+    "Minitron",
     "Mode",
     "Progressive",
     "Task",

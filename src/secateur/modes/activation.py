@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -38,11 +38,14 @@ class Activation(Mode):
     lowest units first, of each layer at ``most`` so much. ``criterion`` says which units those are.
     """
 
-    needs_budget: ClassVar[bool] = False
-
     criterion: CriterionOption = "apoz"
     remove: Mapping[str, float] | Removal = Field(default_factory=dict)
     totals: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def needs_budget(self) -> bool:
+        """The shares of layers say how much goes."""
+        return False
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -9,6 +9,7 @@ Invariant: no method of a `Frontend` changes the user's network; what a `Working
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Literal, Protocol
 
 from secateur.core.graph import Graph
@@ -65,6 +66,14 @@ class Frontend(Protocol):
 
     def output_axis(self, tensor: str) -> int:
         """The axis of a weight along which its layer gives units."""
+        ...
+
+    def said(self, plan: Plan) -> tuple[Mapping[str, int], str | None]:
+        """What the network's own configuration says of what a plan leaves; or the reason why it cannot."""
+        ...
+
+    def admits(self, changes: Mapping[str, Fraction]) -> bool:
+        """Whether fields of the configuration may change by these shares; without one, they may."""
         ...
 
     def digests(self, seed: int) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -64,8 +64,6 @@ class Mode(Limits):
 
     called = "config"
 
-    needs_budget: ClassVar[bool] = True  # False where the options themselves say how much goes
-
     verify: bool = True
     on_mismatch: Literal["raise", "freeze"] = "raise"
     verbose: bool = False
@@ -86,6 +84,15 @@ class Mode(Limits):
         if self.compensate != "none" and self.data_loader is None and self.forward_loop is None:
             raise ValueError(f"compensate={self.compensate!r} needs a data_loader or a forward_loop")
         return self
+
+    @property
+    def needs_budget(self) -> bool:
+        """False where the options themselves say how much goes."""
+        return True
+
+    def with_constraints(self, constraints: Mapping[str, Any] | None) -> tuple[Mode, Mapping[str, Any] | None]:
+        """The mode that heeds these constraints, and those of them that are bounds on costs."""
+        return self, constraints
 
     def allocated(self, task: Task, judge: Judge, allocation: str, sizes: Mapping[str, int] | None = None) -> Plan:
         """Score once and allocate once, within the limits of these options."""

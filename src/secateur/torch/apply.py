@@ -7,8 +7,9 @@ Invariant: the result holds new, smaller parameters under the same names; dtype,
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from secateur.core.verification import Verification
 from secateur.errors import ApplyError, InputError, SecateurError, VerificationError
 from secateur.torch.narrowing.fingerprint import check_fingerprint
 from secateur.torch.narrowing.history import history_with
+from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, config_of, said_by_config
 from secateur.torch.narrowing.in_place import fits_beside, stream
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed, slices_of
@@ -71,8 +73,10 @@ def apply(
         return model
     notes = _notes(model, plan, outcome)
     with _named_faults():
+        described = _described(model, plan, notes)
         target = counterpart(model, _narrowed_or_copied(model, plan))
-        install(target, {}, plan.edits, there=plan.narrowed, notes=notes | history_with(model, plan, target))
+        notes |= history_with(model, plan, target)
+        install(target, {}, plan.edits, there=plan.narrowed, notes=notes, fields=described)
         return target
 
 
@@ -85,16 +89,43 @@ def apply_fitted(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tenso
     _narrow(model, plan, weights, check(model, plan) if verify else _UNVERIFIED)
 
 
-def _narrow(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], outcome: Verification) -> None:
+def apply_undescribed(model: nn.Module, plan: Plan) -> None:
+    """Narrow a working copy: nothing is verified, and what its own configuration says is left as it is."""
+    check_fingerprint(model, plan.fingerprint)
+    _narrow(model, plan, {}, _UNVERIFIED, describe=False)
+
+
+def _narrow(
+    model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], outcome: Verification, *, describe: bool = True
+) -> None:
     notes = _notes(model, plan, outcome)
     with _named_faults():
         notes |= history_with(model, plan, model)
+        fields = _described(model, plan, notes) if describe else {}
+        put_in = partial(install, edits=plan.edits, notes=notes, fields=fields)
         if weights:
-            _put_fitted(model, plan, weights, notes)
+            _put_fitted(model, plan, weights, put_in)
         elif fits_beside(model, plan):
-            install(model, _slices(model, plan), plan.edits, notes=notes)
+            put_in(model, _slices(model, plan))
         else:
-            stream(model, plan, lambda: install(model, {}, plan.edits, there=plan.narrowed, notes=notes))
+            stream(model, plan, lambda: put_in(model, {}, there=plan.narrowed))
+
+
+def _described(model: nn.Module, plan: Plan, notes: dict[str, object]) -> Mapping[str, int]:
+    """What the model's own configuration says from now on; warns in one sentence where it cannot say what is left."""
+    said = said_by_config(model, plan) if plan.narrowed else None
+    if said is None:
+        return {}
+    notes[UNSAID] = said.reason
+    if said.reason is None:
+        notes[ORIGINAL_CONFIG] = model.__dict__.get(ORIGINAL_CONFIG, config_of(model))
+        return said.fields
+    warnings.warn(
+        f"the configuration of {type(model).__name__} cannot say what is left ({said.reason}): its own save_pretrained would "
+        "write a checkpoint that from_pretrained rejects; secateur.hf.save_pretrained and from_pretrained keep it",
+        stacklevel=5,
+    )
+    return {}
 
 
 def _notes(model: nn.Module, plan: Plan, outcome: Verification) -> dict[str, object]:
@@ -132,7 +163,7 @@ def _named_faults() -> Iterator[None]:
         raise ApplyError(f"narrowing stopped and was undone: {type(error).__name__}: {error}") from error
 
 
-def _put_fitted(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], notes: Mapping[str, object]) -> None:
+def _put_fitted(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], put_in: Callable[..., None]) -> None:
     """Install what was fitted in place of slices, and write the rest into the tensors that stay, in one step."""
     slices = _slices(model, plan)
     stays = {id(t): (n, t.detach()) for n, t in named_tensors(model).items() if not plan.narrows(n)}.values()
@@ -145,7 +176,7 @@ def _put_fitted(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor
     take_back = partial(deque, map(torch.Tensor.copy_, written, [tensor.clone() for tensor in written]), 0)
     try:
         deque(map(torch.Tensor.copy_, written, numbers.values()), 0)
-        install(model, slices, plan.edits, notes=notes)
+        put_in(model, slices)
     except BaseException:
         take_back()
         raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -21,12 +22,13 @@ from secateur.modes.frontend import CompensationMethod, RefitReport
 from secateur.progress import Tell
 from secateur.search.measured import Evaluation, Measure, Running
 from secateur.search.ranked import Given, Judge
-from secateur.torch.apply import apply
+from secateur.torch.apply import apply_undescribed
 from secateur.torch.compensation import Compensator
 from secateur.torch.criteria.judge import judge_of
 from secateur.torch.criteria.protocol import make, recognised
 from secateur.torch.evaluating.evaluator import Evaluator, keep_freed_memory
 from secateur.torch.evaluating.reading import evaluation_of
+from secateur.torch.narrowing.host_config import admits, said_by_config
 from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Data
@@ -94,6 +96,13 @@ class TorchFrontend:
         types = self.graph.module_types.get(tensor.rpartition(".")[0], ())
         return 1 if any(kind in types for kind in _OUTPUTS_SECOND) else 0
 
+    def said(self, plan: Plan) -> tuple[Mapping[str, int], str | None]:
+        said = said_by_config(self.model, plan)
+        return ({}, None) if said is None else (said.fields, said.reason)
+
+    def admits(self, changes: Mapping[str, Fraction]) -> bool:
+        return admits(self.model, changes)
+
     def digests(self, seed: int) -> Mapping[str, Any]:
         loader = None if self.data is None else self.data.loader
         return {
@@ -112,8 +121,9 @@ class TorchWorking(TorchFrontend):
     """A copy of a model that gets narrower. State, because its graph is another one after each narrowing."""
 
     def narrow(self, plan: Plan) -> None:
-        apply(self.model, plan, in_place=True, verify=False)
-        self.graph = trace(self.model, _example(self.graph).as_dummy_input())
+        apply_undescribed(self.model, plan)
+        example = _example(self.graph)
+        self.graph = trace(self.model, example.as_dummy_input(), interface=example.interface)
 
     def compensator(
         self, method: CompensationMethod, *, ridge: float | Literal["auto"], samples: int, tell: Tell

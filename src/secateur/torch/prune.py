@@ -28,6 +28,7 @@ from secateur.torch.apply import DIFFERED, apply_fitted, verification_of
 from secateur.torch.frontend import TorchFrontend
 from secateur.torch.narrowing.history import history_of
 from secateur.torch.running.explaining import data_explained
+from secateur.torch.running.interface import Interface
 from secateur.torch.trace import trace
 
 ModeOption = str | Mode | Mapping[str, Any] | Sequence[Any]  # Any: a name, or a pair of a name and its options
@@ -40,27 +41,28 @@ def prune(
     constraints: Mapping[str, Any] | None = None,
     dummy_input: object = None,
     config: Mapping[str, Any] | None = None,
+    *,
+    interface: Interface = True,
 ) -> tuple[nn.Module, PruneResult]:
     """Narrow a model in place until it meets the constraints; the model and what was done.
 
     ``mode`` is a name, with its options in ``config``, or a mode object; ``[("magnitude", {…})]`` and ``{"magnitude": {…}}``
     are read as well. ``constraints`` are upper bounds, absolute or relative: ``{"macs": "60%", "params": 3e6}``; one that is
-    None holds nothing. ``dummy_input`` is a tensor, a tuple of arguments, or a tuple ending in a
-    dict of keyword arguments.
+    None holds nothing. ``dummy_input`` is a tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments.
+    ``interface`` says which outputs keep their dimensions, as for `trace`.
 
     Raises ConfigError for an option that is unknown or of the wrong type, Infeasible where no network of the search space
     meets the constraints, VerificationError where the result does not compute what it should. The model is then unchanged.
     """
-    recipe = _recipe(mode, config)
+    recipe, constraints = _recipe(mode, config).with_constraints(constraints)
     with progress("prune") as tell:
-        return _prune(model, recipe, constraints, dummy_input, tell)
+        tell(0.0, "tracing")
+        return _prune(model, trace(model, dummy_input, interface=interface), recipe, constraints, tell)
 
 
 def _prune(
-    model: nn.Module, recipe: Mode, constraints: Mapping[str, Any] | None, dummy_input: object, tell: Tell
+    model: nn.Module, graph: Graph, recipe: Mode, constraints: Mapping[str, Any] | None, tell: Tell
 ) -> tuple[nn.Module, PruneResult]:
-    tell(0.0, "tracing")
-    graph = trace(model, dummy_input)
     budget = _budget(constraints, graph, recipe)
     if recipe.verbose:
         search_space = restrict(graph, recipe.limits())

@@ -20,6 +20,7 @@ from secateur.core.graph import Graph
 from secateur.core.settle import settle
 from secateur.errors import TraceError
 from secateur.torch.running.example import Example, Examples
+from secateur.torch.running.interface import Interface, check_interface
 from secateur.torch.tracing.build import build
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.names import Names
@@ -33,7 +34,7 @@ def trace(
     dummy_input: object,
     *,
     also: Sequence[object] = (),
-    interface: bool = True,
+    interface: Interface = True,
     check: bool = True,
 ) -> Graph:
     """Run a model once on ``dummy_input`` and find out what can be narrowed.
@@ -42,16 +43,18 @@ def trace(
     pass a dict itself). ``also`` are further examples, each like it, that take other branches: what the first does not
     reach would stay whole, and so may what shares a width with it. Plans are verified on all of them; costs are those of
     the first. (Verbs without this argument take ``dummy_input=Examples(x, also=[…])``.)
-    ``interface=False`` also frees the model's output dimensions. ``check=False`` skips the self-check.
+    The dimensions of the model's outputs stay as they are, but for caches and looks inside (hidden states, attentions, the
+    encoder's output beside the decoder's); ``interface=["logits", "pooler_*"]`` names those that stay, ``interface=False``
+    frees all. ``check=False`` skips the self-check.
 
     Raises InputError for an unusable ``dummy_input`` and TraceError where the model does not run on it.
     """
-    example = Example.of(model, Examples(dummy_input, also))
+    example = replace(Example.of(model, Examples(dummy_input, also)), interface=check_interface(interface))
     started = time.perf_counter()
-    seen = observe(example, interface=interface)
+    seen = observe(example)
     for place, other in enumerate(example.further):
-        listen(seen, other, f"also[{place}]", interface=interface)
-    listen_in_training(seen, interface=interface)
+        listen(seen, other, f"also[{place}]")
+    listen_in_training(seen)
     say_own_sizes(seen)
     settle(seen.tracer.facts)
     place_unreached(seen)

@@ -150,6 +150,7 @@ class GraphDocument(BaseModel):
     parameters: list[Name]
     outputs: list[list[AxisField]]
     notes: list[str]
+    numbers: list[tuple[Name, Name]]
     seconds: dict[Name, float]
 
 
@@ -181,6 +182,7 @@ def graph_to_json(graph: Graph) -> str:
         "parameters": sorted(graph.parameters),
         "outputs": [[to_json(axis) for axis in layout] for layout in graph.outputs],
         "notes": list(graph.notes),
+        "numbers": sorted([a.module, a.path] for a in graph.numbers),
         "seconds": {name: float(value) for name, value in graph.seconds.items()},
     }
     return write_json(data, "the graph", InputError)
@@ -203,6 +205,7 @@ def graph_from_json(text: str | bytes) -> Graph:
         parameters=frozenset(document.parameters),
         outputs=tuple(map(tuple, document.outputs)),
         notes=tuple(document.notes),
+        numbers=frozenset(Attribute(module, path) for module, path in document.numbers),
         seconds=document.seconds,
     )
 

@@ -5,6 +5,7 @@
 Invariant: a criterion reads the model and changes nothing, not even the state of a random generator.
 """
 
+from secateur.torch.criteria.activation_norm import ActivationNorm
 from secateur.torch.criteria.activations import APoZ, MeanRank, SecondMoment
 from secateur.torch.criteria.fisher import Fisher
 from secateur.torch.criteria.fpgm import FPGM
@@ -23,6 +24,7 @@ __all__ = [
     "L2",
     "LAMP",
     "APoZ",
+    "ActivationNorm",
     "BatchNormScale",
     "Criterion",
     "DataDriven",

@@ -18,6 +18,7 @@ from torch import nn
 from secateur.core.plan import Edit
 from secateur.errors import PlanError
 from secateur.torch.narrowing.bookkeeping import refresh
+from secateur.torch.narrowing.host_config import configs_held, put_config
 from secateur.torch.running.restoring import Undo, flags_kept, relink, shallow_copy, undo_of
 
 
@@ -29,19 +30,24 @@ def install(
     there: Iterable[str] = (),
     notes: Mapping[str, object] | None = None,
     undo: Undo | None = None,
+    fields: Mapping[str, int] | None = None,
 ) -> None:
     """Put tensors in, rewrite attributes, refresh what torch.nn modules say of themselves, leave notes on the model.
 
-    ``there`` names narrowed tensors that are in already. If anything stops this, ``undo`` is called: by default it makes the
-    model what it was before this call.
+    ``there`` names narrowed tensors that are in already; ``fields`` are what the model's own configuration says from now on,
+    which all modules share again. If anything stops this, ``undo`` is called: by default it makes the model what it was
+    before this call.
     """
     undo = undo_of(model) if undo is None else undo
     try:
         modules = dict(model.named_modules(remove_duplicate=False))
+        configs = configs_held(model) if fields else {}
         resized = _put_in(modules, tensors)
         resized |= _rewrite(modules, edits) | {name.rpartition(".")[0] for name in there}
         for owner in resized:
             refresh(modules[owner])
+        if fields:
+            put_config(model, configs, fields)
         _drop_caches(model)
         model.__dict__.update(notes or {})
     except BaseException:

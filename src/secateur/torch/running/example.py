@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import InputError
+from secateur.torch.running.interface import Interface
 from secateur.torch.running.twin import copied
 
 
@@ -42,12 +43,16 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A model with the arguments of one forward pass; ``also`` are those of further ones."""
+    """A model with the arguments of one forward pass; ``also`` are those of further ones.
+
+    ``interface`` says which of its outputs are read outside.
+    """
 
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     also: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = ()
+    interface: Interface = True
 
     @classmethod
     def of(cls, model: nn.Module, dummy_input: Any) -> Example:
@@ -82,7 +87,7 @@ class Example:
     def map(self, function: Any) -> Example:
         """A copy of the example, objects that hold tensors included, with every tensor replaced by ``function(tensor)``."""
         args, kwargs = copied((self.args, self.kwargs), function)
-        return Example(self.model, args, kwargs)
+        return replace(self, args=args, kwargs=kwargs)
 
     def tensors(self) -> list[torch.Tensor]:
         """Every tensor among the arguments, whatever objects hold them, in their order."""

@@ -54,13 +54,20 @@ def _walk(value: Any, place: str, seen: set[int]) -> Iterator[tuple[str, Number]
     elif isinstance(value, (np.ndarray, np.generic)):
         if value.dtype.kind in "fciub":
             yield place, np.asarray(value)
-    elif not isinstance(value, (str, bytes, int, type, nn.Module, type(None))) and id(value) not in seen:
+    elif is_holder(value) and id(value) not in seen:
         seen.add(id(value))
-        for key, item in _items(value):
+        for key, item in items_of(value):
             yield from _walk(item, f"{place}{key}" if place else key.removeprefix("."), seen)
 
 
-def _items(value: Any) -> Iterable[tuple[str, Any]]:
+def is_holder(value: object) -> bool:
+    """Whether a value that is no number may hold some."""
+    numbers = (torch.Tensor, np.ndarray, np.generic, float, complex)
+    return not isinstance(value, (*numbers, str, bytes, int, type, nn.Module, type(None)))
+
+
+def items_of(value: Any) -> Iterable[tuple[str, Any]]:
+    """What a holder holds, each with the step that leads to it: ``.name`` or ``[0]``. Iterators are used up."""
     if isinstance(value, Mapping):
         return [(f".{key}" if str(key).isidentifier() else f"[{key!r}]", item) for key, item in value.items()]
     if isinstance(value, AbstractSet):

@@ -5,16 +5,19 @@ Invariant: building reads spaces and changes none; the same observation gives th
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 from torch import nn
 
 from secateur.core.cost import Cost, Peak, Polynomial
+from secateur.core.equations import Attribute
 from secateur.core.graph import Graph, Use, Width
 from secateur.core.layout import Along, Axis, Layout, Product, Sum
 from secateur.core.settle import axis_of, differences_for, equations_for
+from secateur.core.sized import Origin
 from secateur.core.space import Form, Space, factors, leaves
 from secateur.torch.narrowing.fingerprint import fingerprint
 from secateur.torch.running.restoring import named_tensors
@@ -48,6 +51,7 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
         module_types=module_types(model),
         parameters=frozenset(parameters),
         notes=_notes(seen),
+        numbers=frozenset(a for origin, _ in seen.tracer.facts.float_uses for a in _attributes(origin)),
         seconds=dict(seconds),
         outputs=tuple(tuple(axis(s) for s in layout) for layout in seen.outputs),
         example=seen.example,
@@ -221,10 +225,20 @@ def _costs(seen: Observation, layouts: Mapping[str, Layout], axis: Callable[[Spa
     }
 
 
+def _attributes(origin: Origin) -> Iterator[Attribute]:
+    if isinstance(origin, Attribute):
+        yield origin
+    elif isinstance(origin, tuple):
+        yield from (*_attributes(origin[1]), *_attributes(origin[2]))
+
+
 def _notes(seen: Observation) -> tuple[str, ...]:
     notes = [
         f"no rule for {count} × {name}: what it touches is kept whole" for name, count in seen.tracer.unknown.items()
     ]
+    inside = dict.fromkeys(re.split(r"[.\[]", place)[0] for place in seen.interior)
+    if inside and seen.example.interface:
+        notes.append(f"not pinned: {', '.join(inside)} (interface=[…] pins what it names)")
     if seen.fallback:
         notes.append(f"traced with real tensors, since the code reads values ({seen.fallback})")
     if seen.tracer.data_dependent:

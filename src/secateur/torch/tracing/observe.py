@@ -23,7 +23,7 @@ import secateur.torch.rules  # noqa: F401  importing them registers them
 from secateur.core.space import ONE, Space, constant, freeze
 from secateur.errors import InputError, SecateurError, TraceError
 from secateur.torch.running.example import Example
-from secateur.torch.running.outputs import output_tensors
+from secateur.torch.running.interface import pinned
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.tracing.attributes import own_sizes, sized_attributes
@@ -47,7 +47,8 @@ class Run:
 
 @dataclass(slots=True)
 class Observation:
-    """What the runs said. ``spaces`` by tensor name; ``outputs`` in order; ``tracer`` holds records and equations.
+    """What the runs said. ``spaces`` by tensor name; ``outputs`` in order, ``interior`` the places of those that are no part
+    of the interface; ``tracer`` holds records and equations.
 
     The first run is that of the example in evaluation mode: its ``tracer`` has the costs, and the facts of all.
     """
@@ -58,6 +59,7 @@ class Observation:
     spaces: dict[str, list[Space]]
     outputs: list[list[Space]]
     inputs: list[Space] = field(default_factory=list)
+    interior: list[str] = field(default_factory=list)
     fallback: str | None = None
     further: list[Run] = field(default_factory=list)
 
@@ -72,8 +74,8 @@ class Observation:
         return (record for run in self.runs for record in run.tracer.records)
 
 
-def observe(example: Example, *, interface: bool = True) -> Observation:
-    """Run the model once and listen. ``interface``: the model's output dimensions are frozen.
+def observe(example: Example) -> Observation:
+    """Run the model once and listen. The dimensions of what belongs to the example's interface are frozen.
 
     Raises InputError for a model that nobody can narrow, and TraceError, with the model's own error as its cause, where it
     cannot be run on this example.
@@ -85,14 +87,14 @@ def observe(example: Example, *, interface: bool = True) -> Observation:
         )
     outside = Outside(example.model)
     try:
-        return _observe(example, outside, interface, abstract=True)
+        return _observe(example, outside, abstract=True)
     except SecateurError:
         raise
     except Exception as abstract_error:
         if any(t.is_meta for t in named_tensors(example.model).values()):
             raise TraceError(_sentence(example, abstract_error)) from abstract_error
         try:
-            seen = _observe(example, outside, interface, abstract=False)
+            seen = _observe(example, outside, abstract=False)
         except SecateurError:
             raise
         except Exception as error:
@@ -109,22 +111,22 @@ def _sentence(example: Example, error: Exception) -> str:
     )
 
 
-def listen(seen: Observation, example: Example, name: str, *, interface: bool = True) -> None:
+def listen(seen: Observation, example: Example, name: str) -> None:
     """Run a further example on the same spaces. Raises TraceError, with its ``name``, where the model does not run on it."""
     try:
-        _again(seen, example, interface, training=False)
+        _again(seen, example, training=False)
     except SecateurError:
         raise
     except Exception as error:
         raise TraceError(f"{name}: {_sentence(example, error)}") from error
 
 
-def listen_in_training(seen: Observation, *, interface: bool = True) -> None:
+def listen_in_training(seen: Observation) -> None:
     """Run each example once more in training mode. One that the model does not train on adds what was heard until then."""
     for run in seen.runs:
         if not run.training:
             with contextlib.suppress(Exception):
-                _again(seen, run.example, interface, training=True)
+                _again(seen, run.example, training=True)
 
 
 def say_own_sizes(seen: Observation) -> None:
@@ -136,17 +138,14 @@ def say_own_sizes(seen: Observation) -> None:
             facts.equations.append((attribute, seen.spaces[tensor][axis], f"the size of {tensor}"))
 
 
-def _again(seen: Observation, example: Example, interface: bool, *, training: bool) -> None:
+def _again(seen: Observation, example: Example, *, training: bool) -> None:
     """One more run on the spaces of the first; on real tensors where those without data do not do."""
     try:
-        run = _heard(seen, example, training, abstract=seen.tracer.abstract)
+        _heard(seen, example, training, abstract=seen.tracer.abstract)
     except Exception:
         if not seen.tracer.abstract or any(t.is_meta for t in named_tensors(example.model).values()):
             raise
-        run = _heard(seen, example, training, abstract=False)
-    for layout in run.outputs if interface else []:
-        for space in layout:
-            freeze(space, OUTPUT)
+        _heard(seen, example, training, abstract=False)
 
 
 def _heard(seen: Observation, example: Example, training: bool, *, abstract: bool) -> Run:
@@ -163,12 +162,9 @@ def _heard(seen: Observation, example: Example, training: bool, *, abstract: boo
     return run
 
 
-def _observe(example: Example, outside: Outside, interface: bool, *, abstract: bool) -> Observation:
+def _observe(example: Example, outside: Outside, *, abstract: bool) -> Observation:
     seen = Observation(example, outside, Tracer(abstract=abstract), {}, [])
     seen.outputs = _perform(seen.runs[0], seen)
-    for layout in seen.outputs if interface else []:
-        for space in layout:
-            freeze(space, OUTPUT)
     return seen
 
 
@@ -193,14 +189,18 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
         tracer.facts.attributes.update(sized_attributes(twin, tracer))
         seen.spaces.update(_scripted(twin, tracer))
 
-    def look(output: Any) -> list[list[Space]]:
-        returned = output_tensors(output)
-        tracer.read(returned)
-        tracer.returned.extend(tracer.value(t).number for t in returned)
-        return [list(tracer.spaces(t)) for t in returned]
+    def look(output: Any) -> list[tuple[str, list[Space], bool]]:
+        returned = pinned(output, run.example.interface)
+        tracer.read(t for _, t, _ in returned)
+        tracer.returned.extend(tracer.value(t).number for _, t, _ in returned)
+        return [(place, list(tracer.spaces(t)), own) for place, t, own in returned]
 
     staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training)
-    return perform(run.example, tracer, staging, look, seen.outside)
+    returned = perform(run.example, tracer, staging, look, seen.outside)
+    for space in (space for _, layout, own in returned if own for space in layout):
+        freeze(space, OUTPUT)
+    seen.interior.extend(place for place, _, own in returned if not own)
+    return [layout for _, layout, _ in returned]
 
 
 def _scripted(twin: nn.Module, tracer: Tracer) -> dict[str, list[Space]]:

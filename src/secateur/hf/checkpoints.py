@@ -1,0 +1,121 @@
+"""Saving and loading narrowed models of Hugging Face's transformers.
+
+    a configuration can say it   ──►  config.json, model.safetensors     stock from_pretrained loads it, without Secateur
+    none can                     ──►  the same files and plan.json       `from_pretrained` here builds, narrows, loads
+
+No code is written and none is loaded from a checkpoint: classes are those of the installed transformers.
+
+Invariant: what is loaded gives, bit for bit, what was saved; a folder that would load as something else is never written.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.text import visible
+from secateur.errors import ArtifactError, InputError
+from secateur.io.artifact import restore, save
+from secateur.io.atomic import PLAN, write_file
+from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, config_of
+from secateur.torch.running.restoring import named_tensors
+
+_CONFIG = "config.json"
+_GENERATION = "generation_config.json"
+
+
+def save_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a model to a folder: as an ordinary checkpoint where a configuration can say what is left of it.
+
+    Otherwise (each layer with widths of its own, kept rotary pairs) as an artefact of ours, with a warning that says why.
+    Raises InputError for a model that is none of transformers, ArtifactError where the folder cannot be written.
+    """
+    writes = getattr(model, "save_pretrained", None)
+    if config_of(model) is None or not callable(writes):
+        raise InputError(f"{type(model).__name__} is no model of transformers; use secateur.save and secateur.restore")
+    folder = Path(path)
+    if (folder / PLAN).exists() and model.__dict__.get(UNSAID) is None:
+        raise ArtifactError(f"{visible(folder)} holds an artefact with a plan; choose an empty or a new folder")
+    reason = model.__dict__.get(UNSAID)
+    if reason is None:
+        writes(folder)
+        return
+    save(model, folder)
+    _write_config(model, folder)
+    warnings.warn(
+        f"saved with a plan of ours, to be loaded with secateur.hf.from_pretrained: no configuration can say it ({reason})",
+        stacklevel=2,
+    )
+
+
+def from_pretrained(path: str | os.PathLike[str], model_class: type[nn.Module] | None = None) -> nn.Module:
+    """Load what `save_pretrained` wrote, in evaluation mode; an ordinary checkpoint, too.
+
+    ``model_class`` is what to build where the configuration does not name a class of transformers. Raises ArtifactError for
+    a folder that is neither.
+    """
+    folder = Path(path)
+    kind = model_class or _class_named(folder)
+    if not (folder / PLAN).exists():
+        return kind.from_pretrained(folder)  # type: ignore[attr-defined]
+    config = kind.config_class.from_pretrained(folder)  # type: ignore[attr-defined]
+    model: Any = kind(config)
+    dtype = getattr(config, "dtype", None)
+    model = model.to(dtype) if isinstance(dtype, torch.dtype) else model
+    restore(model, folder)
+    if (folder / _GENERATION).exists():
+        model.generation_config = type(model.generation_config).from_pretrained(folder)
+    return model.eval()
+
+
+def _write_config(model: nn.Module, folder: Path) -> None:
+    """The configuration of the whole network, which is built before the plan narrows it, and how to generate."""
+    config = copy.deepcopy(_original(model, folder))
+    config.architectures = [type(model).__name__]
+    first = next((t for t in named_tensors(model).values() if t.is_floating_point()), None)
+    config.dtype = None if first is None else first.dtype
+    write_file(folder / _CONFIG, config.to_json_string())
+    generation: Any = getattr(model, "generation_config", None)
+    if generation is not None:
+        write_file(folder / _GENERATION, generation.to_json_string())
+
+
+def _original(model: nn.Module, folder: Path) -> Any:
+    """The configuration before the first narrowing, as the artefact has it."""
+    kept = model.__dict__.get(ORIGINAL_CONFIG)
+    if kept is not None:
+        return kept
+    config = config_of(model)
+    assert config is not None
+    return type(config).from_dict(json.loads((folder / _CONFIG).read_text("utf-8")))
+
+
+def _class_named(folder: Path) -> Any:
+    """The class that a checkpoint's configuration names. Raises ArtifactError where transformers has none of that name."""
+    try:
+        names = json.loads((folder / _CONFIG).read_text("utf-8")).get("architectures") or []
+    except (OSError, ValueError, AttributeError) as problem:
+        raise ArtifactError(
+            f"{visible(folder)} is no checkpoint: {_CONFIG} cannot be read ({visible(problem)})"
+        ) from problem
+    found = next((kind for name in names if isinstance(kind := getattr(_transformers(), str(name), None), type)), None)
+    if found is None or not issubclass(found, nn.Module):
+        named = visible(", ".join(map(str, names)) or "that its configuration names")
+        raise ArtifactError(f"{visible(folder)}: transformers has no class {named}; pass model_class")
+    return found
+
+
+def _transformers() -> ModuleType:
+    try:
+        import transformers
+    except ImportError as problem:
+        raise InputError("transformers is not installed: pip install 'secateur[hf]'") from problem
+    return transformers

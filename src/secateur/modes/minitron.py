@@ -1,0 +1,184 @@
+"""``mode="minitron"``: smaller widths for a language model, ranked by activations on calibration text.
+
+    score widths where they are read ──► sizes that were asked for, or the best under the budget ──► plan
+
+Sizes are given as a configuration, ``{"export_config": {"hidden_size": 2048, "ffn_hidden_size": 5632}}``, or searched: all
+uniform networks under the budget are weighed by what they keep of their scores, and ``score_func`` decides among the first.
+
+Invariant: with ``uniform``, all blocks of a stack have the same widths, other units each, as a configuration can say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from secateur.core.graph import Graph
+from secateur.core.plan import Plan
+from secateur.core.profile import minimum
+from secateur.errors import ConfigError, Infeasible, InputError
+from secateur.modes.task import MODES, CriterionOption, Mode, Task
+from secateur.search.allocate import allocate
+from secateur.search.chosen import best_of
+from secateur.search.evidence import Evidence, Found
+from secateur.search.grid import proposed
+from secateur.search.journal import Journal
+from secateur.search.limits import restrict
+from secateur.search.measured import Measured
+from secateur.search.ranked import Ranked, judged, plan_within, planned
+from secateur.search.refusal import check_reachable
+from secateur.search.roles import sizes_asked
+from secateur.search.sayable import ratios, sayable
+from secateur.search.ties import Tie, counts_of, ties_of, uniform
+
+
+@MODES.add("minitron")
+@MODES.add("mcore_minitron")
+@MODES.add("mcore_gpt_minitron")
+class Minitron(Mode):
+    """Options of the minitron mode.
+
+    Sizes: ``export_config`` with the names of Megatron or of a Hugging Face configuration (it may stand among the constraints,
+    too), or a budget. Under a budget the ``top_k`` uniform networks that keep most of their scores are measured with
+    ``score_func(model)``, higher is better; without one, the first is taken. ``max_width_pruning`` is the largest share that any
+    width may lose in a search. ``uniform=False`` gives every layer widths of its own. ``criterion`` is `ActivationNorm`, whose
+    ``batch`` and ``sequence`` say how activations are summed up, or another.
+    """
+
+    criterion: CriterionOption = "activation_norm"
+    export_config: dict[str, Any] = Field(default_factory=dict)
+    uniform: bool = True
+    score_func: Callable[..., Any] | None = None
+    top_k: int = Field(default=10, ge=1)
+    max_width_pruning: float = Field(default=0.4, gt=0, lt=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sizes_at_once(self) -> Self:
+        if self.export_config and self.steps > 1:
+            raise ValueError("export_config is reached in one step: leave steps at 1")
+        return self
+
+    def with_constraints(self, constraints: Mapping[str, Any] | None) -> tuple[Mode, Mapping[str, Any] | None]:
+        """Take the export configuration out of the constraints. Raises ConfigError where it stands in both places."""
+        given = dict(constraints or {})
+        export = given.pop("export_config", None)
+        if export is None:
+            return self, constraints
+        if self.export_config:
+            raise ConfigError("export_config is given among the constraints and in config: once is enough")
+        if not isinstance(export, Mapping) or not export:
+            raise ConfigError('export_config is written as {"hidden_size": 2048, "ffn_hidden_size": 5632}')
+        return type(self)(**{**dict(self), "export_config": dict(export)}), given or None
+
+    @property
+    def needs_budget(self) -> bool:
+        """Sizes make a budget unnecessary."""
+        return not self.export_config
+
+    def search(self, task: Task) -> Found:
+        """Score once; take the sizes asked for, or the best that the budget allows."""
+        search_space = restrict(task.graph, self.limits())
+        search_space = uniform(search_space) if self.uniform else search_space
+        check_reachable(search_space, task.budget)
+        judge = task.frontend.judge(self.criterion, seed=self.seed)
+        task.tell(0.1, f"scoring with {judge.described['name']}")
+        ranked = judged(search_space, judge)
+        check_reachable(ranked.search_space, task.budget)
+        if self.export_config:
+            return self._as_asked(task, ranked)
+        return self._searched(task, ranked) if self.uniform else self._each_its_own(task, ranked)
+
+    def _as_asked(self, task: Task, ranked: Ranked) -> Found:
+        space = uniform(ranked.search_space)
+        chosen = sizes_asked(self.export_config, space)
+        plan = task.graph.plan(ranked.kept(counts_of(chosen, ties_of(space))))
+        reason = task.frontend.said(plan)[1] if self.uniform else None
+        if reason is not None:
+            raise InputError(
+                f"export_config: the model's configuration cannot say these sizes ({reason}). Ask for sizes that go together "
+                "(heads × head width = hidden, where it has no field for the head width), or give uniform=False."
+            )
+        for metric, cost in task.budget.costs(task.graph, plan.sizes).items():
+            if cost > task.budget.bounds[metric]:
+                raise Infeasible(
+                    f"export_config leaves {metric} = {int(cost):,}, more than the bound {int(task.budget.bounds[metric]):,}. "
+                    "Ask for smaller sizes, raise the bound, or leave one of the two out.",
+                    metric=metric,
+                    bound=task.budget.bounds[metric],
+                    reachable=int(cost),
+                )
+        return Found(plan=self._recorded(task, ranked, plan), evidence=Evidence(method="minitron"))
+
+    def _searched(self, task: Task, ranked: Ranked) -> Found:
+        task.tell(0.4, "asking what a configuration can say")
+        ties, unsaid = sayable(uniform(ranked.search_space), task.frontend.said)
+        space = ranked.search_space.frozen(unsaid, "the model's configuration cannot say it")
+        check_reachable(space, task.budget)
+        plans = self._proposed(task, ranked, space, ties)
+        task.tell(0.6, f"{len(plans)} networks to choose from")
+        if self.score_func is None:
+            plan, evidence = next(iter(plans.values())), Evidence(method="minitron")
+            return Found(plan=self._recorded(task, ranked, plan, unsaid), evidence=evidence)
+        measure = task.frontend.evaluator(self.score_func, seed=self.seed)
+        with Journal.open(None, {}) as journal:
+            measured = Measured(journal, measure, task.frontend.ranks)
+            _, plan, candidates = best_of(plans, measured, task.graph)
+        evidence = Evidence(method="minitron", candidates=candidates, num_measured=measured.num_made)
+        return Found(plan=self._recorded(task, ranked, plan, unsaid), evidence=evidence)
+
+    def _proposed(self, task: Task, ranked: Ranked, space: Graph, ties: Sequence[Tie]) -> dict[str, Plan]:
+        """The best networks by prediction that a configuration can say: within ``max_width_pruning`` if there are such."""
+        top, found = (self.top_k if self.score_func else 1), dict[str, Plan]()
+        for within in ([_near(tie, 1 - self.max_width_pruning) for tie in ties], ties):
+            admits = partial(_admitted, task.frontend.admits, within)
+            for chosen in proposed(space, within, ranked.scores, task.budget, top=2 * top, admits=admits):
+                plan = planned(ranked, lambda _, one=chosen, these=within: counts_of(one, these), task.graph)
+                if task.frontend.said(plan)[1] is None:
+                    found[f"#{len(found) + 1}"] = plan
+                if len(found) == top:
+                    return found
+            if found:
+                return found
+        raise Infeasible(
+            "no network that the model's configuration can say meets the constraints. uniform=False gives each layer widths "
+            "of its own, which secateur.hf.save_pretrained keeps.",
+            metric=task.budget.entries[0].metric,
+            bound=task.budget.entries[0].most,
+            reachable=int(task.budget.costs(space, minimum(space))[task.budget.entries[0].metric]),
+        )
+
+    def _each_its_own(self, task: Task, ranked: Ranked) -> Found:
+        plan = plan_within(
+            task.graph,
+            ranked.search_space,
+            lambda space: allocate(space, ranked.scores, task.budget, allocation="local"),
+        )
+        return Found(plan=self._recorded(task, ranked, plan), evidence=Evidence(method="minitron"))
+
+    def _recorded(self, task: Task, ranked: Ranked, plan: Plan, unsaid: Mapping[str, str] | None = None) -> Plan:
+        record = {
+            "mode": "minitron",
+            "criterion": ranked.made_by,
+            "not_scored": list(ranked.not_scored),
+            "left_whole": dict(unsaid or {}),
+            "uniform": self.uniform,
+            "export_config": dict(self.export_config),
+            "budget": task.budget.to_json(),
+            "costs": {metric: int(task.graph.cost(metric, plan.sizes)) for metric in task.graph.costs},
+        }
+        return replace(plan, provenance=record)
+
+
+def _near(tie: Tie, least: float) -> Tie:
+    """The tie with the choices that leave at least this share of it."""
+    return replace(tie, choices=tuple(c for c in tie.choices if c >= least * tie.size) or tie.choices[-1:])
+
+
+def _admitted(admits: Callable[[Mapping[str, Fraction]], bool], ties: Sequence[Tie], chosen: Mapping[str, int]) -> bool:
+    return admits(ratios(chosen, ties))

@@ -1,0 +1,169 @@
+"""What people call the sizes of a transformer, and which widths of a graph these are.
+
+    {"num_attention_heads": 16, "ffn_hidden_size": 5632}   ──►   {"model.layers.*.self_attn.queries_per_group": 4, …}
+
+Megatron's names and those of Hugging Face configurations are synonyms. Which width plays which role is read from the graph:
+the hidden width is the one with most uses, a mixer's heads are those beside a state, a feed-forward width is a whole axis
+of a block that is none of these.
+
+Invariant: every name gets what it asks for, or InputError says what would be possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from secateur.core.graph import Graph, Width
+from secateur.errors import InputError, nearest
+from secateur.search.ties import Tie, pattern_of, ties_of
+
+LAYERS = "layers"
+
+_SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "hidden_size": ("d_model", "n_embd", "embed_dim", "dim", "model_dim"),
+    "ffn_hidden_size": (
+        *("intermediate_size", "ffn_dim", "n_inner", "d_ff", "hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim"),
+        "ffn_size",
+    ),
+    "num_attention_heads": (
+        *("n_head", "n_heads", "num_heads", "heads", "encoder_attention_heads", "decoder_attention_heads"),
+        "attention_heads",
+    ),
+    "num_query_groups": ("num_key_value_heads", "num_kv_heads", "n_kv_heads"),
+    "kv_channels": ("head_dim", "d_kv", "attention_head_size"),
+    "mamba_num_heads": ("mamba_n_heads", "n_mamba_heads"),
+    "mamba_head_dim": ("mamba_d_head", "mamba_headdim"),
+    "mamba_state_dim": ("state_size", "ssm_state_size", "mamba_d_state", "d_state"),
+    "mamba_num_groups": ("n_groups", "mamba_n_groups", "mamba_ngroups"),
+    "num_moe_experts": ("num_experts", "num_local_experts", "n_routed_experts"),
+    "moe_ffn_hidden_size": ("moe_intermediate_size",),
+    "moe_shared_expert_intermediate_size": ("shared_expert_intermediate_size", "shared_intermediate_size"),
+    "num_layers": (
+        "num_hidden_layers",
+        "n_layer",
+        "n_layers",
+        "encoder_layers",
+        "decoder_layers",
+        "num_decoder_layers",
+    ),
+}
+_ROLE_OF = {name: role for role, names in _SYNONYMS.items() for name in (role, *names)}
+_TOTALS = {  # heads are counted over all groups
+    "num_attention_heads": ("num_query_groups", "num_attention_heads"),
+    "mamba_num_heads": ("mamba_num_groups", "mamba_num_heads"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One entry of an export configuration, and the ties it is about."""
+
+    name: str
+    count: int
+    ties: tuple[Tie, ...]
+
+
+def role_of(width: Width, graph: Graph) -> str | None:
+    """The role of a width in Megatron's words, or None."""
+    if width.kind == LAYERS:
+        return "num_layers"
+    if width.name == hidden_width(graph):
+        return "hidden_size"
+    mixer = _beside_a_state(width, graph)
+    match width.kind:
+        case "query_groups":
+            return "mamba_num_groups" if mixer else "num_query_groups"
+        case "queries_per_group" | "heads":
+            return "mamba_num_heads" if mixer else "num_attention_heads"
+        case "head_dim":
+            return "mamba_head_dim" if mixer else "kv_channels"
+        case "state":
+            return "mamba_state_dim"
+        case "experts":
+            return "num_moe_experts"
+        case "features" if "*" in pattern_of(width.name) and not mixer:
+            return _feed_forward(width)
+        case _:
+            return None
+
+
+def hidden_width(graph: Graph) -> str | None:
+    """The width of the residual stream: the one that most axes of tensors have."""
+    most = max(graph.widths, key=lambda width: len(width.uses), default=None)
+    return None if most is None else most.name
+
+
+def sizes_asked(export: Mapping[str, object], graph: Graph) -> dict[str, int]:
+    """Counts of ties, by name, from the names of a configuration. ``graph`` is one with `uniform` choices.
+
+    Raises InputError for a name that nothing here has, or a count that is not possible, saying which are.
+    """
+    ties = ties_of(graph)
+    roles = {tie.name: role_of(graph[tie.widths[0]], graph) for tie in ties}
+    chosen: dict[str, int] = {}
+    for name, count in sorted(export.items(), key=lambda entry: _ROLE_OF.get(entry[0]) in _TOTALS):
+        role = _ROLE_OF.get(name)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InputError(f"export_config: {name} is a whole number of at least 1, not {count!r}")
+        mine = [tie for tie in ties if roles[tie.name] == role] if role else [t for t in ties if t.name == name]
+        if not mine:
+            raise InputError(_nothing(name, role, graph, ties))
+        for tie in mine:
+            own = _in_each_group(name, count, tie, ties, roles, chosen) if role in _TOTALS else count
+            chosen[tie.name] = _checked(name, own, tie, count)
+    return chosen
+
+
+def _in_each_group(
+    name: str, count: int, tie: Tie, ties: Sequence[Tie], roles: Mapping[str, str | None], chosen: Mapping[str, int]
+) -> int:
+    """How many heads each query group has, where so many are asked for in all."""
+    if tie.kind == "heads":
+        return count
+    role = _TOTALS[_ROLE_OF[name]][0]
+    owner = tie.name.rpartition(".")[0]
+    groups = next((t for t in ties if roles[t.name] == role and t.name.rpartition(".")[0] == owner), None)
+    number = 1 if groups is None else chosen.get(groups.name, groups.size)
+    if count % number:
+        possible = ", ".join(str(choice * number) for choice in tie.choices)
+        raise InputError(
+            f"export_config: {name}={count} cannot be shared out among {number} query groups evenly. With {number} groups "
+            f"there can be {possible}"
+        )
+    return count // number
+
+
+def _checked(name: str, count: int, tie: Tie, asked: int) -> int:
+    if count not in tie.choices:
+        shown = [c * (asked // count) if count else c for c in tie.choices]
+        near = sorted(shown, key=lambda choice: abs(choice - asked))[:4]
+        raise InputError(
+            f"export_config: {name}={asked} is not possible for {tie.name} (now {tie.size}): the nearest counts are "
+            f"{', '.join(map(str, sorted(near)))}; there are at most {max(shown)}"
+        )
+    return count
+
+
+def _nothing(name: str, role: str | None, graph: Graph, ties: Sequence[Tie]) -> str:
+    here = {r for tie in ties if (r := role_of(graph[tie.widths[0]], graph)) is not None}
+    frozen = next((w for w in graph.widths if w.frozen and role is not None and role_of(w, graph) == role), None)
+    if frozen is not None:
+        return f"export_config: {name}: {frozen.name} is left whole: {frozen.frozen}"
+    if role is None:
+        return f"export_config: {name} is unknown.{nearest(name, _ROLE_OF)} This model has {', '.join(sorted(here))}"
+    return f"export_config: this model has no {name} that can be changed; it has {', '.join(sorted(here))}"
+
+
+def _beside_a_state(width: Width, graph: Graph) -> bool:
+    """Whether the module that a width is named after has a state dimension, as mixers of Mamba have."""
+    owner = width.name.rpartition(".")[0]
+    return any(w.kind == "state" and w.name.rpartition(".")[0] == owner for w in graph.widths)
+
+
+def _feed_forward(width: Width) -> str | None:
+    if width.name.endswith("]") and "expert" not in width.name:
+        return None  # a factor of an axis whose meaning the code does not say
+    if "shared_expert" in width.name or "shared_mlp" in width.name:
+        return "moe_shared_expert_intermediate_size"
+    return "moe_ffn_hidden_size" if "expert" in width.name else "ffn_hidden_size"

@@ -1,0 +1,311 @@
+"""What the model's own configuration must say for the constructor to build the narrowed network.
+
+    narrowed shapes ──► fields tried, one by one, on networks without data ──► {"hidden_size": 48, "num_attention_heads": 6}
+
+No table of families: a field is changed where the network that the constructor then builds is nearer to the narrowed one, in
+shapes and in the integers that its code reads. Works for whatever is built as ``type(model)(config)``, as Hugging Face's are.
+
+Invariant: a description is given only if the constructor builds exactly the narrowed shapes from it, and every number that it
+computes on the way is the one that the narrowed network has; else the reason is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import combinations, islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.equations import attributes_of
+from secateur.core.layout import Axis, Product, Sum, size_of
+from secateur.core.plan import Plan
+from secateur.search.ties import uneven
+from secateur.torch.running.randomness import undo_of_random_state
+
+ORIGINAL_CONFIG, UNSAID = "_secateur_config", "_secateur_unsaid"  # notes on a model that was narrowed
+
+_MOST_PAIRS = 60
+Config = Any  # somebody else's class: it has to_dict(), and fields as attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """New values of a configuration's fields, by dotted path; where none will do, the ``reason``."""
+
+    fields: Mapping[str, int] = field(default_factory=dict)
+    reason: str | None = None
+
+
+def config_of(model: nn.Module) -> Config | None:
+    """The configuration that a model is built from, or None where it has none of that kind."""
+    config = model.__dict__.get("config")
+    return config if callable(getattr(config, "to_dict", None)) and hasattr(config, "__dict__") else None
+
+
+def said_by_config(model: nn.Module, plan: Plan) -> Said | None:
+    """What the configuration has to say after a plan; None for a model that has no configuration."""
+    config = config_of(model)
+    if config is None:
+        return None
+    blocks = uneven(plan)
+    if blocks is not None:
+        return Said(reason=f"{blocks} has another size in each block")
+    undo = undo_of_random_state()
+    try:
+        return _Description(model, config, plan).found()
+    finally:
+        undo()
+
+
+def admits(model: nn.Module, changes: Mapping[str, Fraction]) -> bool:
+    """Whether a model's configuration takes fields that are changed by these shares; one without configuration does."""
+    config = config_of(model)
+    if config is None:
+        return True
+    try:
+        whole = {path: _value(config, path) for path in changes}
+        new = {path: value * changes[path] for path, value in whole.items() if isinstance(value, int)}
+        if any(value.denominator > 1 or value < 1 for value in new.values()):
+            return False
+        _valid(with_fields(config, {path: int(value) for path, value in new.items()}))
+    except Exception:  # other people's code, whose refusal is the answer
+        return False
+    return True
+
+
+def _valid(config: Config) -> Config:
+    """The configuration, checked by its own rules as when it is saved."""
+    check = getattr(config, "validate", None)
+    if callable(check):
+        check()
+    return config
+
+
+class _Unbuildable(Exception):
+    """The constructor refuses a configuration."""
+
+
+class _Description:
+    """The search for one description. State: networks that were built, which is what takes time."""
+
+    def __init__(self, model: nn.Module, config: Config, plan: Plan) -> None:
+        self.model, self.config, self.plan = model, config, plan
+        self.shapes = {n: tuple(t.shape) for n, t in _stored(model).items()}
+        self.wanted = {n: plan.shape(n) if plan.narrows(n) else shape for n, shape in self.shapes.items()}
+        self.numbers = _numbers_read(plan)
+        self.floats: dict[tuple[str, str], float] = {}
+
+    def found(self) -> Said:
+        """The fields, or why there are none."""
+        try:
+            whole = self._built({})
+        except _Unbuildable as problem:
+            return Said(reason=f"{type(self.model).__name__} cannot be built from its configuration ({problem})")
+        self.floats = dict(_floats(whole))
+        if {n: tuple(t.shape) for n, t in _stored(whole).items()} != self.shapes:
+            return Said(reason="its configuration does not describe the model as it is now")
+        computed = next((n for n in _not_stored(self.model) if self.plan.narrows(n)), None)
+        if computed is not None:
+            return Said(reason=f"{computed} is computed from the configuration, and holds a choice of its numbers now")
+        fields = self._fitted()
+        return Said(reason=self._what_is_left()) if fields is None else Said(fields=fields)
+
+    def _fitted(self) -> dict[str, int] | None:
+        open_fields = {path for path, value in _fields(self.config, "") if value is None}
+        proposals = dict(self._proposals())
+        fields: dict[str, int] = {}
+        far = self._distance(fields)
+        self.nearest = fields
+        while far:
+            better = next(
+                ((one, d) for one in self._steps(fields, proposals, open_fields) if (d := self._distance(one)) < far),
+                None,
+            )
+            if better is None:
+                return None
+            fields, far = better
+            self.nearest = fields
+        return fields
+
+    def _steps(
+        self, fields: dict[str, int], proposals: Mapping[str, list[int]], open_fields: set[str]
+    ) -> Iterator[dict[str, int]]:
+        """One field more, first those that are set; then two of them, where the constructor takes neither alone."""
+        moves = [(path, new) for path, news in proposals.items() for new in news if fields.get(path) != new]
+        known = [move for move in moves if move[0] not in open_fields]
+        for path, new in [*known, *(move for move in moves if move[0] in open_fields)]:
+            yield {**fields, path: new}
+        for (path, new), (other, also) in islice(combinations(known, 2), _MOST_PAIRS):
+            if path != other:
+                yield {**fields, path: new, other: also}
+
+    def _proposals(self) -> Iterator[tuple[str, list[int]]]:
+        """For each field the sizes that dimensions of its present size have after narrowing."""
+        became = _became(self.plan)
+        unset = sorted({*_sizes_within(self.plan), *(new for news in became.values() for new in news)})
+        for path, value in _fields(self.config, ""):
+            if value is None:
+                yield path, unset
+            elif value in became:
+                yield path, sorted(became[value])
+
+    def _distance(self, fields: Mapping[str, int]) -> float:
+        """How many tensors and numbers of a build are not as they have to be."""
+        try:
+            built = self._built(fields)
+        except _Unbuildable:
+            return float("inf")
+        return len(self._different(built)) + len(self._miscounted(built))
+
+    def _miscounted(self, built: nn.Module) -> list[str]:
+        """Numbers that the constructor computes, and that are not those that the narrowed network goes on with."""
+        modules, floats = dict(built.named_modules()), dict(_floats(built))
+        wrong = [f"{m}.{p}" for (m, p), n in self.numbers.items() if m in modules and _attribute(modules[m], p) != n]
+        return wrong + [f"{m}.{key}" for (m, key), value in self.floats.items() if floats.get((m, key)) != value]
+
+    def _different(self, built: nn.Module) -> list[str]:
+        shapes = {n: tuple(t.shape) for n, t in _stored(built).items()}
+        return [n for n in self.wanted.keys() | shapes.keys() if self.wanted.get(n) != shapes.get(n)]
+
+    def _built(self, fields: Mapping[str, int]) -> nn.Module:
+        try:
+            config = _valid(with_fields(self.config, fields))
+            with torch.device("meta"), torch.no_grad():
+                return type(self.model)(config)
+        except Exception as problem:  # other people's code, asked for combinations that it may never have seen
+            raise _Unbuildable(" ".join(f"{type(problem).__name__}: {problem}".split())[:160]) from problem
+
+    def _what_is_left(self) -> str:
+        built = self._built(self.nearest)
+        name = next((n for n in sorted(self._different(built)) if n in self.wanted), None)
+        if name is not None:
+            shape = "×".join(map(str, self.wanted[name]))
+            return f"no field of the configuration gives {name} the shape {shape} with the rest"
+        return f"{next(iter(self._miscounted(built)), 'a number')} is computed from the configuration, and would be another one"
+
+
+def with_fields(config: Config, fields: Mapping[str, int]) -> Config:
+    """A copy of a configuration with these values; sub-configurations are copied on the way."""
+    made = copy.deepcopy(config)
+    for path, value in fields.items():
+        *way, last = path.split(".")
+        holder = made
+        for step in way:
+            holder = getattr(holder, step)
+        setattr(holder, last, value)
+    return made
+
+
+def put_config(model: nn.Module, old: Mapping[int, Config], fields: Mapping[str, int]) -> None:
+    """Give every module that held a configuration before (``old``, by the module's id) one with these values."""
+    root = old[id(model)]
+    made: dict[int, Config] = {id(root): with_fields(root, fields)}
+    for path in {path.rpartition(".")[0] for path in fields} | _sub_configs(root):
+        before, after = root, made[id(root)]
+        for step in filter(None, path.split(".")):
+            before, after = getattr(before, step), getattr(after, step)
+        made[id(before)] = after
+    for module in model.modules():
+        config = old.get(id(module))
+        if config is not None:
+            if id(config) not in made:  # a copy of the model's, as the stacks of encoder–decoders have
+                own = {p: v for p, v in fields.items() if _value(config, p) == _value(root, p)}
+                made[id(config)] = with_fields(config, own)
+            module.__dict__["config"] = made[id(config)]
+
+
+def configs_held(model: nn.Module) -> dict[int, Config]:
+    """The configurations that modules hold now, by the module's id."""
+    return {id(m): c for m in model.modules() if (c := config_of(m)) is not None}
+
+
+def _sub_configs(config: Config) -> set[str]:
+    return {key for key, value in vars(config).items() if callable(getattr(value, "to_dict", None))}
+
+
+def _value(config: Config, path: str) -> object:
+    for step in path.split("."):
+        config = getattr(config, step, None)
+    return config
+
+
+def _fields(config: Config, prefix: str) -> Iterator[tuple[str, int | None]]:
+    for key, value in vars(config).items():
+        if key.startswith("_") or key.endswith("_token_id"):
+            continue
+        if value is None or (type(value) is int and value > 1):
+            yield prefix + key, value
+        elif callable(getattr(value, "to_dict", None)):
+            yield from _fields(value, f"{prefix}{key}.")
+
+
+def _became(plan: Plan) -> dict[int, set[int]]:
+    """For each size that some dimension, or part of one, has now, the sizes that such dimensions have afterwards."""
+    found: dict[int, set[int]] = {}
+
+    def note(axis: Axis) -> None:
+        new = int(size_of(axis, plan.sizes))
+        if new != axis.size:
+            found.setdefault(axis.size, set()).add(new)
+        parts = axis.factors if isinstance(axis, Product) else axis.parts if isinstance(axis, Sum) else ()
+        for part in parts:
+            note(part)
+        if isinstance(axis, Product):
+            for first in range(len(parts)):
+                for end in range(first + 2, len(parts) + (first > 0)):
+                    note(Product(parts[first:end]))
+
+    for axis in {axis for name in plan.narrowed for axis in plan.layouts[name]}:
+        note(axis)
+    return found
+
+
+def _sizes_within(plan: Plan) -> set[int]:
+    """The sizes that parts of narrowed dimensions keep: a field that was left open may have to say one of them now."""
+    axes = {axis for name in plan.narrowed for axis in plan.layouts[name]}
+    composed = {axis for axis in axes if isinstance(axis, Product | Sum)}
+    parts = {part for axis in composed for part in (axis.factors if isinstance(axis, Product) else axis.parts)}
+    return {int(size_of(part, plan.sizes)) for part in axes | parts}
+
+
+def _numbers_read(plan: Plan) -> dict[tuple[str, str], int]:
+    """The integers that the narrowed network's code reads, as they have to be."""
+    found: dict[tuple[str, str], int] = {}
+    if plan.graph is not None:
+        read = {a for equation in plan.graph.equations for a in attributes_of(equation.expression)} | plan.graph.numbers
+        found = {(a.module, a.path): plan.graph.attributes[a] for a in read if a in plan.graph.attributes}
+    found |= {(edit.module, edit.path): edit.new for edit in plan.edits}
+    return {place: number for place, number in found.items() if not place[1].startswith("config.")}
+
+
+def _floats(model: nn.Module) -> Iterator[tuple[tuple[str, str], float]]:
+    for name, module in model.named_modules():
+        yield from (((name, key), value) for key, value in vars(module).items() if type(value) is float)
+
+
+def _attribute(holder: object, path: str) -> object:
+    """The value at ``sizes[1]`` or ``num_heads`` of a module."""
+    value: Any = holder
+    for step in path.replace("[", ".[").split("."):
+        try:
+            value = value[int(step[1:-1])] if step.startswith("[") else vars(value).get(step)
+        except (TypeError, IndexError, ValueError):
+            return None
+    return value
+
+
+def _stored(model: nn.Module) -> dict[str, torch.Tensor]:
+    left_out = set(_not_stored(model))
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tensor for name, tensor in named if name not in left_out}
+
+
+def _not_stored(model: nn.Module) -> Iterator[str]:
+    for prefix, module in model.named_modules():
+        for key in module._non_persistent_buffers_set:
+            yield f"{prefix}.{key}" if prefix else key

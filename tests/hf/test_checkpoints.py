@@ -1,0 +1,149 @@
+"""Narrowed models of transformers: their own configuration says what is left, or we say that none can."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import secateur as sc
+from tests.hf.families import QUICK, built, inputs, round_trip
+from tests.torch.language import hugging_face, ids, llama, texts
+
+CONFIG: dict[str, Any] = {"data_loader": texts(), "collect_func": lambda batch: batch}
+UP = "model.layers.{}.mlp.gate_proj.out_features"
+
+
+def _uneven(model: nn.Module) -> nn.Module:
+    graph = sc.trace(model, ids())
+    return sc.apply(model, graph.plan({UP.format(0): range(20), UP.format(1): range(8, 40)}))
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_stock_code_loads_what_the_models_own_save_writes(name: str) -> None:
+    trip = round_trip(name)
+    assert trip.params <= 0.7
+    assert trip.fields
+
+
+def test_modules_share_one_configuration_again() -> None:
+    model = llama()
+    sc.prune(model, "minitron", {"export_config": {"hidden_size": 24, "intermediate_size": 40}}, ids(), CONFIG)
+    assert (model.config.hidden_size, model.config.intermediate_size) == (24, 40)
+    configs = {id(module.config) for module in model.modules() if hasattr(module, "config")}
+    assert len(configs) == 1
+
+
+def test_the_given_model_keeps_its_configuration_where_a_new_one_is_returned() -> None:
+    model = llama()
+    graph = sc.trace(model, ids())
+    small = sc.apply(model, graph.plan({UP.format(i): range(30) for i in range(3)}))
+    assert small.config.intermediate_size == 30
+    assert model.config.intermediate_size == 48
+
+
+def test_a_fault_leaves_the_configuration_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama()
+    graph = sc.trace(model, ids())
+    plan = graph.plan({UP.format(i): range(30) for i in range(3)})
+    before, text = model.config, model.config.to_json_string()
+
+    def stop(*args: object) -> None:
+        raise RuntimeError("stopped")
+
+    monkeypatch.setattr("secateur.torch.narrowing.installing._drop_caches", stop)
+    with pytest.raises(sc.ApplyError, match="stopped"):
+        sc.apply(model, plan, in_place=True, verify=False)
+    assert model.config is before
+    assert model.config.to_json_string() == text
+    assert all(module.config is before for module in model.modules() if hasattr(module, "config"))
+
+
+def test_widths_of_their_own_are_said_when_applied_and_come_back_through_our_loader(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"cannot say what is left \(model.layers.\*.mlp.gate_proj.out_features has"):
+        small = _uneven(llama())
+    with pytest.warns(UserWarning, match="saved with a plan of ours"):
+        sc.hf.save_pretrained(small, tmp_path / "small")
+    assert json.loads((tmp_path / "small" / "config.json").read_text())["intermediate_size"] == 48
+    again = sc.hf.from_pretrained(tmp_path / "small")
+    assert type(again) is type(small)
+    assert torch.equal(again(**ids()).logits, small(**ids()).logits)
+    asked = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(again.generate(**ids(), **asked), small.generate(**ids(), **asked))
+
+
+def test_half_precision_comes_back_as_it_was(tmp_path: Path) -> None:
+    small = _uneven(llama().to(torch.bfloat16))
+    sc.hf.save_pretrained(small, tmp_path)
+    assert next(sc.hf.from_pretrained(tmp_path).parameters()).dtype is torch.bfloat16
+
+
+def test_what_a_configuration_can_say_is_saved_without_a_word_of_ours(tmp_path: Path) -> None:
+    model = llama()
+    sc.prune(model, "minitron", {"params": "70%"}, ids(), CONFIG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        sc.hf.save_pretrained(model, tmp_path)
+    assert not (tmp_path / "plan.json").exists()
+    assert torch.equal(sc.hf.from_pretrained(tmp_path)(**ids()).logits, model(**ids()).logits)
+
+
+def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
+    model = llama(tie_word_embeddings=True)
+    sc.prune(model, "minitron", {"export_config": {"hidden_size": 24}}, ids(), CONFIG)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    model.save_pretrained(tmp_path)
+    again = sc.hf.from_pretrained(tmp_path)
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+
+
+def test_rotary_pairs_cannot_be_said_and_are_kept_by_our_own_format(tmp_path: Path) -> None:
+    model = llama()
+    graph = sc.trace(model, ids())
+    with pytest.warns(UserWarning, match="inv_freq is computed from the configuration"):
+        small = sc.apply(model, graph.plan({"model.layers.0.self_attn.head_dim_pairs": [0, 2, 3]}))
+    sc.hf.save_pretrained(small, tmp_path)
+    assert torch.equal(sc.hf.from_pretrained(tmp_path)(**ids()).logits, small(**ids()).logits)
+
+
+def test_an_artefact_of_uniform_widths_is_restored_with_its_configuration(tmp_path: Path) -> None:
+    model = llama()
+    sc.prune(model, "minitron", {"export_config": {"intermediate_size": 40}}, ids(), CONFIG)
+    sc.save(model, tmp_path / "ours")
+    again = sc.restore(llama(), tmp_path / "ours")
+    assert again.config.intermediate_size == 40
+    again.save_pretrained(tmp_path / "theirs")
+    assert torch.equal(sc.hf.from_pretrained(tmp_path / "theirs")(**ids()).logits, model(**ids()).logits)
+
+
+def test_heads_that_a_configuration_ties_to_the_stream_go_with_it() -> None:
+    model = built("bert")
+    data = {"data_loader": texts(), "collect_func": lambda batch: batch}
+    with pytest.raises(sc.InputError, match="cannot say these sizes"):
+        sc.prune(model, "minitron", {"export_config": {"hidden_size": 24}}, inputs("bert"), data)
+    sizes = {"hidden_size": 24, "num_attention_heads": 3}
+    sc.prune(model, "minitron", {"export_config": sizes}, inputs("bert"), data)
+    assert (model.config.hidden_size, model.config.num_attention_heads) == (24, 3)
+
+
+def test_a_number_that_the_constructor_computes_is_no_number_to_change() -> None:
+    model = hugging_face(
+        "Gemma2", "ForCausalLM", vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8,
+    )  # fmt: skip
+    graph = sc.trace(model, ids())
+    with pytest.warns(UserWarning, match="scalar_embed_scale is computed from the configuration"):
+        sc.apply(model, graph.plan({"model.embed_tokens.embedding_dim": range(24)}))
+
+
+def test_what_is_no_model_of_transformers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(sc.InputError, match=r"no model of transformers; use secateur.save"):
+        sc.hf.save_pretrained(nn.Linear(2, 2), tmp_path)
+    with pytest.raises(sc.ArtifactError, match="is no checkpoint"):
+        sc.hf.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"architectures": ["os"]}')
+    with pytest.raises(sc.ArtifactError, match="transformers has no class os"):
+        sc.hf.from_pretrained(tmp_path)

@@ -1,0 +1,89 @@
+"""Ties: the same width of every block of a stack has one size."""
+
+import itertools
+
+import numpy as np
+import pytest
+from torch import nn
+
+import secateur as sc
+from secateur.core.budget import Budget
+from secateur.search.grid import kept_share, proposed, weight
+from secateur.search.limits import Limits, restrict
+from secateur.search.ties import Tie, bound, counts_of, pattern_of, ties_of, uneven, uniform
+from tests.search.stacks import Stack, example
+
+
+@pytest.fixture
+def graph() -> sc.Graph:
+    return sc.trace(Stack(), example())
+
+
+def test_names_lose_the_numbers_of_blocks_and_no_others() -> None:
+    assert pattern_of("model.layers.11.mlp.up.out_features") == "model.layers.*.mlp.up.out_features"
+    assert pattern_of("blocks.0.conv1.weight.1") == "blocks.*.conv1.weight.*"
+    assert pattern_of("h.2.c_attn.out_features[0]") == "h.*.c_attn.out_features[0]"
+
+
+def test_widths_of_sibling_blocks_are_tied(graph: sc.Graph) -> None:
+    ties = {tie.name: tie for tie in ties_of(graph)}
+    assert ties["blocks.*.up.out_features"].widths == tuple(f"blocks.{i}.up.out_features" for i in range(3))
+    assert len(ties) == 2, "and the stream on its own"
+
+
+def test_widths_of_another_size_are_not_tied() -> None:
+    graph = sc.trace(Stack(widths=(8, 8, 12)), example())
+    assert sorted(len(tie.widths) for tie in ties_of(graph)) == [1, 1, 2]
+
+
+def test_a_width_is_left_whole_with_its_sibling(graph: sc.Graph) -> None:
+    tied = uniform(restrict(graph, Limits(exclude=["blocks.1.up"])))
+    reason = tied["blocks.0.up.out_features"].frozen
+    assert reason is not None
+    assert "blocks.1.up.out_features" in reason
+
+
+def test_sizes_that_differ_within_a_stack_are_noticed(graph: sc.Graph) -> None:
+    names = [f"blocks.{i}.up.out_features" for i in range(3)]
+    assert uneven(graph.plan({name: range(4) for name in names})) is None
+    assert uneven(graph.plan({names[0]: range(4), names[1]: range(4)})) == "blocks.*.up.out_features"
+
+
+def test_bound_ties_keep_one_share() -> None:
+    hidden = Tie(name="hidden", kind="embedding", size=64, choices=tuple(range(8, 65)), widths=("hidden",))
+    heads = Tie(name="h.*.heads", kind="heads", size=8, choices=tuple(range(1, 9)), widths=("h.0.heads", "h.1.heads"))
+    one = bound([hidden, heads])
+    assert one.choices == tuple(range(1, 9))
+    assert counts_of({one.name: 6}, [one]) == {"hidden": 48, "h.0.heads": 6, "h.1.heads": 6}
+
+
+def test_tied_widths_have_the_choices_that_all_of_them_have(graph: sc.Graph) -> None:
+    tied = uniform(restrict(graph, Limits(floor={"blocks.2.up*": 6})))
+    assert tied["blocks.0.up.out_features"].choices == (6, 7, 8)
+
+
+def test_nothing_that_meets_the_budget_has_a_better_prediction(graph: sc.Graph) -> None:
+    space = uniform(graph)
+    ties = ties_of(space)
+    generator = np.random.default_rng(0)
+    scores = {w.name: generator.random(w.size) for w in space.free}
+    budget = Budget.of({"params": "55%"}, graph)
+    (found,) = proposed(space, ties, scores, budget, top=1)
+    assert budget.satisfied(budget.costs(graph, counts_of(found, ties)))
+
+    def quality(chosen: dict[str, int]) -> float:
+        places = {tie.name: tie.choices.index(chosen[tie.name]) for tie in ties}
+        return sum(weight(space, tie) * float(np.log(kept_share(space, tie, scores)[places[tie.name]])) for tie in ties)
+
+    every = (dict(zip([t.name for t in ties], c, strict=True)) for c in itertools.product(*(t.choices for t in ties)))
+    fits = [one for one in every if budget.satisfied(budget.costs(graph, counts_of(one, ties)))]
+    assert quality(found) == pytest.approx(max(map(quality, fits)))
+
+
+def test_too_many_combinations_are_thinned_out_and_the_budget_still_holds() -> None:
+    graph = sc.trace(nn.Sequential(*(nn.Linear(40, 40) for _ in range(9))), example(40))
+    space, budget = uniform(graph), Budget.of({"params": "30%"}, graph)
+    scores = {w.name: np.arange(w.size) + 1.0 for w in space.free}
+    ties = tuple(tie for tie in ties_of(space))
+    for found in proposed(space, ties, scores, budget, top=5):
+        assert budget.satisfied(budget.costs(graph, counts_of(found, ties)))
