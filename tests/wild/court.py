@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +84,7 @@ class Court:
         call = self.entry.call(self.entry.example)
         self.mine = Belongings(self.model, call, (__package__ or "tests.wild", *self.entry.packages))
         with _promised("trace", self.mine, "refused"):
-            self.graph = sc.trace(self.model, self.entry.dummy_input())
+            self.graph = sc.trace(self.model, self.entry.dummy_input(call))
 
     def anatomy(self) -> dict[str, Any]:
         """Free and frozen widths, and the share of the parameters that a free one reaches."""
@@ -148,14 +149,21 @@ class Court:
         plan = self._draw(draw)
         if not plan.kept:
             return
+        self._settle_own()
         small = self._applied(plan, draw)
         self._check_tensors(small, plan)
         self._check_costs(small, plan)
         self._check_lives(plan)
         self._check_own_precision(small)
+        self._settle_own()
         if changes := self.mine.changes():
             self.mine.settle()
             raise Wrong(f"using the narrowed model changed the first one: {'; '.join(changes)}")
+
+    def _settle_own(self) -> None:
+        """What our use of the model changed, where using it does, is no mark of the library's."""
+        if self.entry.leaves_marks:
+            self.mine.settle()
 
     def _applied(self, plan: Any, draw: str) -> nn.Module:
         """The narrowed model, verified by the library; in place where the user could not copy the model either."""
@@ -297,7 +305,7 @@ class Court:
 
     def _check_own_precision(self, small: nn.Module) -> None:
         """As it is handed over, with random numbers: nothing may raise that did not before."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _other_random_numbers():
             now = live(self.entry, small, self._own_dtype(), loud=True).failed
             if new := {step: error for step, error in now.items() if step not in self._failing()}:
                 step, error = next(iter(new.items()))
@@ -348,12 +356,12 @@ class Court:
 
     def check_prune(self) -> None:
         """The whole pipeline by its one call."""
-        model = self.entry.build()
+        model, call = self.entry.build(), self.entry.call(self.entry.example)
         budget = int(0.8 * self.graph.params)
         if not budget:
             return
         try:
-            small, result = sc.prune(model, "magnitude", {"params": budget}, self.entry.dummy_input())
+            small, result = sc.prune(model, "magnitude", {"params": budget}, self.entry.dummy_input(call))
         except sc.Infeasible:
             return
         except sc.SecateurError as error:
@@ -366,6 +374,17 @@ class Court:
         if held > budget or held != result.after["params"]:
             raise Wrong(f"prune to {budget} parameters gave {held} and said {result.after['params']}")
         self._check_own_precision(small)
+
+
+@contextlib.contextmanager
+def _other_random_numbers() -> Iterator[None]:
+    """Python's and NumPy's generators as they were, whatever a model draws from them when we use it."""
+    ours, theirs = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(theirs)
 
 
 def _sizes(plan: Any) -> str:

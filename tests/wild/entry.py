@@ -45,7 +45,8 @@ Inputs = Callable[[], Any]  # a tuple of positional arguments, or a Call
 class Entry:
     """``also``: calls into branches that the example does not take, which the trace is ``told`` or not; ``uses``: what else
     is called on the model; ``fresh``: inputs of the same form with other sizes; ``result``: the part of the output that is
-    its interface; ``packages``: where code and globals live that a trace must leave alone, besides this package.
+    its interface; ``leaves_marks``: to use it changes what is outside; ``packages``: where code and globals live that a trace
+    must leave alone, besides this package.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Entry:
     heavy: bool = False
     training: bool = False
     told: bool = False
+    leaves_marks: bool = False
     why: str = ""
 
     def build(self) -> nn.Module:
@@ -77,9 +79,9 @@ class Entry:
             made = inputs()
         return made if isinstance(made, Call) else Call(made if isinstance(made, tuple) else (made,))
 
-    def dummy_input(self) -> Any:
-        """What the library is told of the model's inputs."""
-        first = self.call(self.example).as_dummy_input()
+    def dummy_input(self, call: Call) -> Any:
+        """What the library is told of the model's inputs: this call, and others."""
+        first = call.as_dummy_input()
         also = [self.call(inputs, 4).as_dummy_input() for inputs in self.also] if self.told else []
         return sc.Examples(first, also) if also else first
 

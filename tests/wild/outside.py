@@ -103,7 +103,7 @@ class GlobalPositions(nn.Module):
         return self.head(x + self.down(F.gelu(self.up(x))))
 
 
-@wild(IMAGE)
+@wild(IMAGE, leaves_marks=True)
 class GlobalCounter(nn.Module):
     """Counts its calls in a global."""
 
@@ -183,7 +183,7 @@ def _closure() -> nn.Module:
     return Closure()
 
 
-wild(IMAGE, name="HookIntoClosure")(_closure)
+wild(IMAGE, name="HookIntoClosure", leaves_marks=True)(_closure)
 
 
 @wild(IMAGE)

@@ -80,10 +80,10 @@ class ArrayProtocol(Between):
 
 @wild(IMAGE)
 class NumpyFunctionOfTensor(Between):
-    """`np.mean(tensor)`, which goes through the array protocol."""
+    """`np.abs(tensor)`, which goes through the array protocol."""
 
     def between(self, h: Tensor) -> Tensor:
-        weights = np.polyval(np.mean(np.abs(self.conv1.weight.detach()), axis=(1, 2, 3)), 0.5)
+        weights = np.polyval(np.mean(np.abs(self.conv1.weight.detach()).numpy(), axis=(1, 2, 3)), 0.5)
         return h * float(weights)
 
 

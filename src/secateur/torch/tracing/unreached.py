@@ -31,7 +31,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 def place_unreached(seen: Observation) -> None:
     """Give the tensors that no run reached the widths that are certainly theirs, and freeze those that may be."""
-    scene = _Scene(seen)
+    scene = Scene(seen)
     for part in scene.parts():
         for tensor in part.tensors:
             for axis, space in enumerate(seen.spaces[tensor]):
@@ -50,7 +50,7 @@ class _Part:
     is_module: bool = False
 
 
-def _place(scene: _Scene, part: _Part, tensor: str, axis: int) -> None:
+def _place(scene: Scene, part: _Part, tensor: str, axis: int) -> None:
     mine = scene.spaces[tensor][axis]
     if part.is_module:
         told = {name: scene.spaces[name + tensor[len(part.name) :]][axis] for name in part.siblings}
@@ -74,8 +74,8 @@ def _key(space: Space) -> tuple[int, ...]:
     return tuple(id(leaf) for leaf in leaves(space))
 
 
-class _Scene:
-    """Who ran, what was near, who carries what. State: what was looked up already."""
+class Scene:
+    """Who ran, what was near, who carries what."""
 
     def __init__(self, seen: Observation) -> None:
         self.seen, self.spaces = seen, seen.spaces
@@ -152,14 +152,14 @@ class _Scene:
 
     def candidates(self, module: str, size: int) -> list[Space]:
         """What near a module could be a dimension of this size: those that are, else those it could be made of."""
-        near = self._near(module)
+        near = self.near(module)
         equal = [s for s in near if s.size == size]
         if equal:
             return equal
         inside = [s for s in near if 1 < s.size < size and size % s.size == 0]
         return inside or [s for pair in combinations(near, 2) if sum(x.size for x in pair) == size for s in pair]
 
-    def _near(self, module: str) -> list[Space]:
+    def near(self, module: str) -> list[Space]:
         """The dimensions with a free leaf, or one that some tensor carries, in what a module's code has before it."""
         found = {id(s.root()): s.root() for s in self._before(module)}
         carried = set[int]().union(*self.carriers.values())

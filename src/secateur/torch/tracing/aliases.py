@@ -1,0 +1,73 @@
+"""Tensors that look at one memory without being one tensor: what narrows one would silently let go of the other.
+
+    w1 = Parameter(data), w2 = Parameter(data.t())           a step that moves one moves both
+    self.window = self.conv.weight.detach().numpy()          an attribute that follows a parameter
+
+Invariant: of such tensors no dimension is narrowed. One tensor under several names is none, nor are neighbours in one buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.core.space import freeze
+from secateur.torch.running.restoring import named_tensors
+from secateur.torch.tracing.observe import Observation
+
+Span = tuple[int, int, str]  # the first byte, the byte after the last, whose it is
+
+
+def freeze_aliases(seen: Observation) -> None:
+    """Freeze what tensors are made of whose memory overlaps another's, or that of an attribute."""
+    model = seen.example.model
+    owned = {id(tensor): name for name, tensor in reversed(list(named_tensors(model).items()))}
+    spans = [*_named(model, owned), *_attributes(model, owned)]
+    for one, other in _overlapping(sorted(spans)):
+        for name, beside in ((one, other), (other, one)):
+            for space in seen.spaces.get(name, ()):
+                freeze(space, f"{name} shares memory with {beside}")
+
+
+def _overlapping(spans: list[Span]) -> Iterator[tuple[str, str]]:
+    """Pairs that overlap, each span with the one before it that reaches furthest."""
+    furthest = spans[0] if spans else None
+    for _, span in pairwise(spans):
+        assert furthest is not None
+        if span[0] < furthest[1]:
+            yield furthest[2], span[2]
+        if span[1] > furthest[1]:
+            furthest = span
+
+
+def _named(model: nn.Module, owned: dict[int, str]) -> Iterator[Span]:
+    for name, tensor in named_tensors(model).items():
+        if owned[id(tensor)] == name:
+            yield from _span(tensor, name)
+
+
+def _attributes(model: nn.Module, owned: dict[int, str]) -> Iterator[Span]:
+    """Arrays and tensors that modules hold beside their parameters and buffers."""
+    for prefix, module in model.named_modules():
+        for key, value in list(vars(module).items()):
+            name = f"the attribute {prefix}.{key}" if prefix else f"the attribute {key}"
+            for item in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(item, (torch.Tensor, np.ndarray)) and id(item) not in owned:
+                    yield from _span(item, name)
+
+
+def _span(value: torch.Tensor | np.ndarray, name: str) -> Iterator[Span]:
+    if isinstance(value, np.ndarray):
+        steps, first, width = value.strides, value.ctypes.data, value.itemsize
+    elif value.is_meta or value.layout is not torch.strided or type(value) not in (torch.Tensor, nn.Parameter):
+        return
+    else:
+        width, first = value.element_size(), value.data_ptr()
+        steps = tuple(step * width for step in value.stride())
+    if first and 0 not in value.shape:
+        reaches = [(n - 1) * step for n, step in zip(value.shape, steps, strict=True)]
+        yield first + sum(r for r in reaches if r < 0), first + sum(r for r in reaches if r > 0) + width, name
