@@ -20,11 +20,8 @@ from secateur.core.graph import Graph
 from secateur.core.settle import settle
 from secateur.errors import TraceError
 from secateur.torch.running.example import Example, Examples
-<<<<<<< HEAD
 from secateur.torch.running.interface import Interface, check_interface
-=======
 from secateur.torch.tracing.aliases import freeze_aliases
->>>>>>> 3b56ff8 (What shares memory, and what has the size of an integer that only another method uses, stays whole; the oracle's own use is no mark of the library's)
 from secateur.torch.tracing.build import build
 from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
