@@ -26,6 +26,7 @@ from secateur.torch.tracing.arithmetic import ARITHMETIC
 Number = float | None  # None: an integer that is known to be a size
 Call = tuple[str, tuple[Number, ...]]
 
+_NO_NUMBERS = frozenset({bool, str, type(None), torch.dtype, torch.device, torch.memory_format})
 _MOST = 64  # numbers of an array that are looked at
 _QUIET = frozenset(
     ["__get__", "__set__", "size", "dim", "numel", "__len__", "is_floating_point", "stride", "is_complex"]
@@ -40,7 +41,12 @@ def call_of(func: Function, args: Args, kwargs: Kwargs) -> Call | None:
     name = func.__name__
     if name in _QUIET:
         return None
-    return name, tuple(_numbers((args, kwargs), whole=name in ARITHMETIC or name in _NUMBERS))
+    found: list[Number] = []
+    whole = name in ARITHMETIC or name in _NUMBERS
+    for argument in (*args, *kwargs.values()):
+        if type(argument) not in _NO_NUMBERS and not (isinstance(argument, torch.Tensor) and argument.is_meta):
+            found += _numbers(argument, whole=whole)
+    return name, tuple(found)
 
 
 def is_alike(one: Call, other: Call) -> bool:

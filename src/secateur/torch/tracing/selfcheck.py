@@ -85,6 +85,9 @@ class Rehearsal(Tracer):
             self.compare(name, tensor, layout)
         self.place += 1
 
+    def passes(self, value: object, caller: str, called: str) -> None:
+        """Nothing is learnt of who holds what."""
+
     def hears(self, call: Call) -> None:
         """Hold a call against the one that is due."""
         if self.differs is None and not ((due := next(self.due, None)) and is_alike(due, call)):

@@ -334,11 +334,17 @@ class Tracer(TorchDispatchMode):
 
 def _flat(tree: Any) -> list[Any]:
     """The leaves of nested tuples, lists and dicts; operators know no other containers."""
-    if isinstance(tree, (tuple, list)):
-        return [leaf for item in tree for leaf in _flat(item)]
     if isinstance(tree, dict):
-        return [leaf for item in tree.values() for leaf in _flat(item)]
-    return [tree]
+        tree = tree.values()
+    elif not isinstance(tree, (tuple, list)):
+        return [tree]
+    found: list[Any] = []
+    for item in tree:  # a call for each container, not for each leaf: this is asked several times an operator
+        if isinstance(item, (tuple, list, dict)):
+            found += _flat(item)
+        else:
+            found.append(item)
+    return found
 
 
 def _held(value: object) -> Iterator[torch.Tensor]:
