@@ -29,7 +29,18 @@ Call = tuple[str, tuple[Number, ...]]
 _NO_NUMBERS = frozenset({bool, str, type(None), torch.dtype, torch.device, torch.memory_format})
 _MOST = 64  # numbers of an array that are looked at
 _QUIET = frozenset(
-    ["__get__", "__set__", "size", "dim", "numel", "__len__", "is_floating_point", "stride", "is_complex"]
+    [
+        "__get__",
+        "__set__",
+        "size",
+        "dim",
+        "numel",
+        "__len__",
+        "is_floating_point",
+        "stride",
+        "is_complex",
+        "element_size",
+    ]
 )
 _NUMBERS = frozenset(
     ["full", "new_full", "full_like", "as_tensor", "from_numpy", "new_tensor", "asarray", "masked_fill"]
