@@ -18,6 +18,34 @@ from secateur.modes.frontend import RefitReport
 from secateur.search.evidence import Evidence, finite
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Milliseconds of the whole network and of the narrowed one, as measured, beside the bound.
+
+    ``predicted_ms`` is what the search believed; ``error`` is the largest relative one of the prediction on the networks that it
+    was fitted to; the search was made ``attempts`` times.
+    """
+
+    before_ms: float
+    after_ms: float
+    most_ms: float
+    predicted_ms: float
+    error: float
+    attempts: int
+
+    @property
+    def met(self) -> bool:
+        """Whether the narrowed network was measured to be within the bound."""
+        return self.after_ms <= self.most_ms
+
+    def __str__(self) -> str:
+        word = "within" if self.met else f"MISSES by {self.after_ms / self.most_ms - 1:.1%}"
+        return (
+            f"latency: {self.before_ms:.3g} -> {self.after_ms:.3g} ms as measured, {word} the bound of {self.most_ms:.3g} ms "
+            f"({self.predicted_ms:.3g} ms predicted)"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PruneResult:
     """What was pruned.
@@ -26,7 +54,7 @@ class PruneResult:
     not be narrowed to the reason; ``evidence`` is what the search saw; ``verification`` compares the narrowed network with
     the masked one, before compensation changes weights; ``refitted`` names the weights that compensation changed,
     ``left_as_they_are`` those that it could not, with the reason; ``compensation`` says what was fitted and how well, on
-    samples seen and not; ``seconds`` times each step.
+    samples seen and not; ``seconds`` times each step; ``latency`` is there where time was bounded.
     """
 
     plan: Plan
@@ -40,6 +68,7 @@ class PruneResult:
     compensation: RefitReport | None = field(default=None, compare=False, repr=False)
     history: Any = field(default=None, compare=False, repr=False)  # the front-end's own: which weight became which
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    latency: Latency | None = field(default=None, compare=False)
 
     @property
     def macs(self) -> int:
@@ -75,6 +104,7 @@ class PruneResult:
             "left_as_they_are": dict(self.left_as_they_are),
             "compensation": None if self.compensation is None else finite(self.compensation.as_dict()),
             "seconds": dict(self.seconds),
+            "latency": None if self.latency is None else asdict(self.latency),
         }
 
     def __str__(self) -> str:
@@ -85,6 +115,7 @@ class PruneResult:
         timings = ", ".join(f"{step} {value:.2f} s" for step, value in self.seconds.items())
         given_back = [f"compensated: {len(self.refitted)} weights re-fitted"] if self.refitted else []
         given_back += [f"not re-fitted: {name}: {reason}" for name, reason in self.left_as_they_are.items()]
+        lines += [str(self.latency)] if self.latency is not None else []
         return "\n".join([plan_table(self.plan), *lines, str(self.verification), *given_back, f"timing: {timings}"])
 
 

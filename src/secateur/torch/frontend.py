@@ -7,8 +7,8 @@ Invariant: a `TorchFrontend` leaves the model bit for bit as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -44,6 +44,10 @@ from secateur.torch.trace import trace
 _OUTPUTS_SECOND = ("_ConvTransposeNd", "Embedding")  # layers whose weight has its units along axis 1
 
 
+def _as_traced(graph: Graph) -> Graph:
+    return graph
+
+
 @dataclass
 class TorchFrontend:
     """A model with the data that it may be shown."""
@@ -51,6 +55,7 @@ class TorchFrontend:
     model: nn.Module
     graph: Graph
     data: Data | None
+    with_costs: Callable[[Graph], Graph] = field(default=_as_traced, repr=False)  # puts further costs into each graph
 
     @classmethod
     def of(cls, model: nn.Module, graph: Graph, options: Mode) -> TorchFrontend:
@@ -114,7 +119,7 @@ class TorchFrontend:
     def copied(self) -> TorchWorking:
         keep_freed_memory()
         model = _copied(self.model)
-        return TorchWorking(model, _with_model(self.graph, model), self.data)
+        return TorchWorking(model, _with_model(self.graph, model), self.data, self.with_costs)
 
 
 class TorchWorking(TorchFrontend):
@@ -123,7 +128,7 @@ class TorchWorking(TorchFrontend):
     def narrow(self, plan: Plan) -> None:
         apply_undescribed(self.model, plan)
         example = _example(self.graph)
-        self.graph = trace(self.model, example.as_dummy_input(), interface=example.interface)
+        self.graph = self.with_costs(trace(self.model, example.as_dummy_input(), interface=example.interface))
 
     def compensator(
         self, method: CompensationMethod, *, ridge: float | Literal["auto"], samples: int, tell: Tell

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -20,13 +21,16 @@ from secateur.core.plan import Plan
 from secateur.core.show import constraint_table
 from secateur.errors import ConfigError, VerificationError
 from secateur.modes import MODES, Mode
-from secateur.modes.result import PruneResult, result_of
+from secateur.modes.result import Latency, PruneResult, result_of
 from secateur.modes.rounds import Outcome, outcome_of
 from secateur.progress import Tell, progress, say
 from secateur.search.limits import restrict
 from secateur.torch.apply import DIFFERED, apply_fitted, verification_of
+from secateur.torch.evaluating.stopwatch import Stopwatch
 from secateur.torch.frontend import TorchFrontend
+from secateur.torch.latency import WORD, TimeBound
 from secateur.torch.narrowing.history import history_of
+from secateur.torch.running.example import Example
 from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.interface import Interface
 from secateur.torch.trace import trace
@@ -48,8 +52,10 @@ def prune(
 
     ``mode`` is a name, with its options in ``config``, or a mode object; ``[("magnitude", {…})]`` and ``{"magnitude": {…}}``
     are read as well. ``constraints`` are upper bounds, absolute or relative: ``{"macs": "60%", "params": 3e6}``; one that is
-    None holds nothing. ``dummy_input`` is a tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments.
-    ``interface`` says which outputs keep their dimensions, as for `trace`.
+    None holds nothing. ``{"latency_ms": "60%"}`` or ``12.0`` bounds the time of one pass over ``dummy_input`` as it runs here:
+    the result was measured to meet it, or a warning and `result.latency` say by how much it misses. ``dummy_input`` is a
+    tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments. ``interface`` says which outputs keep their
+    dimensions, as for `trace`.
 
     Raises ConfigError for an option that is unknown or of the wrong type, Infeasible where no network of the search space
     meets the constraints, VerificationError where the result does not compute what it should. The model is then unchanged.
@@ -63,24 +69,54 @@ def prune(
 def _prune(
     model: nn.Module, graph: Graph, recipe: Mode, constraints: Mapping[str, Any] | None, tell: Tell
 ) -> tuple[nn.Module, PruneResult]:
-    budget = _budget(constraints, graph, recipe)
+    bounds = {metric: bound for metric, bound in (constraints or {}).items() if bound is not None}
+    latency = bounds.pop(WORD, None)
+    budget = _budget(bounds, graph, recipe, needed=latency is None)
     if recipe.verbose:
         search_space = restrict(graph, recipe.limits())
         say(search_space, constraint_table(search_space, budget) if budget.entries else "")
+    time_bound = None if latency is None else _time_bound(latency, model, graph, recipe, tell)
     while True:
         try:
-            return model, _searched_and_applied(model, graph, recipe, budget, tell)
+            wish = _Wish(recipe=recipe, bounds=bounds, budget=budget, time_bound=time_bound)
+            return model, _searched_and_applied(model, graph, wish, tell)
         except VerificationError as error:
             if recipe.on_mismatch == "raise" or not error.widths:
                 raise
             graph = graph.frozen(error.widths, DIFFERED)  # the budget is met without these, or is infeasible
 
 
-def _searched_and_applied(model: nn.Module, graph: Graph, recipe: Mode, budget: Budget, tell: Tell) -> PruneResult:
-    started = time.perf_counter()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What is asked for."""
+
+    recipe: Mode
+    bounds: Mapping[str, Any]
+    budget: Budget
+    time_bound: TimeBound | None
+
+
+def _time_bound(given: object, model: nn.Module, graph: Graph, recipe: Mode, tell: Tell) -> TimeBound:
+    stopwatch = Stopwatch(model, Example.of(model, graph.example.as_dummy_input()))
+    return TimeBound.of(given, graph, recipe.limits(), stopwatch, tell)
+
+
+def _searched(frontend: TorchFrontend, wish: _Wish, tell: Tell) -> tuple[Outcome, Latency | None]:
+    if wish.time_bound is None:
+        return outcome_of(wish.recipe, frontend, wish.budget, tell), None
+
+    def search(graph: Graph, budget: Budget) -> Outcome:
+        return outcome_of(wish.recipe, replace(frontend, graph=graph, with_costs=model_of_time), budget, tell)
+
+    model_of_time = wish.time_bound.model
+    return wish.time_bound.met(frontend.graph, wish.bounds, search)
+
+
+def _searched_and_applied(model: nn.Module, graph: Graph, wish: _Wish, tell: Tell) -> PruneResult:
+    started, recipe = time.perf_counter(), wish.recipe
     frontend = TorchFrontend.of(model, graph, recipe)
     with data_explained(model, frontend.data):
-        outcome = outcome_of(recipe, frontend, budget, tell)
+        outcome, latency = _searched(frontend, wish, tell)
     searched = time.perf_counter()
     if recipe.verbose:
         say(outcome.evidence)
@@ -89,7 +125,8 @@ def _searched_and_applied(model: nn.Module, graph: Graph, recipe: Mode, budget: 
     apply_fitted(model, outcome.plan, outcome.weights, verify=recipe.verify)
     if not frontend.has_data and getattr(recipe, "score_func", None) is None:
         _warn_of_blindness(graph, outcome.plan)
-    return _result(model, graph, outcome, searched - started, time.perf_counter() - searched)
+    result = _result(model, graph, outcome, searched - started, time.perf_counter() - searched)
+    return replace(result, latency=latency)
 
 
 def _warn_of_blindness(graph: Graph, plan: Plan) -> None:
@@ -103,11 +140,10 @@ def _warn_of_blindness(graph: Graph, plan: Plan) -> None:
         )
 
 
-def _budget(constraints: Mapping[str, Any] | None, graph: Graph, recipe: Mode) -> Budget:
-    bounds = {metric: bound for metric, bound in constraints.items() if bound is not None} if constraints else None
+def _budget(bounds: Mapping[str, Any], graph: Graph, recipe: Mode, *, needed: bool) -> Budget:
     if bounds:
         return Budget.of(bounds, graph)
-    if recipe.needs_budget:
+    if recipe.needs_budget and needed:
         raise ConfigError('constraints are needed, for example {"macs": "60%"} or {"params": 3e6}')
     return Budget(entries=())
 

@@ -1,0 +1,153 @@
+"""A bound on time: fitted, searched under, measured, corrected. Times are made up, but in the last test, which only wants some."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import secateur as sc
+from secateur.core.latency import FS_PER_MS, METRIC, features_of, fitted, nonnegative
+from secateur.core.plan import Plan
+from secateur.errors import ConfigError, Infeasible
+from secateur.torch import prune as pruning
+
+torch.manual_seed(0)
+X = torch.randn(2, 1, 8, 8)
+LOADER = [(torch.randn(16, 1, 8, 8), torch.randint(0, 10, (16,))) for _ in range(2)]
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 10),
+    )  # fmt: skip
+
+
+@given(st.integers(0, 10_000))
+def test_the_fit_finds_rates_that_are_not_negative(seed: int) -> None:
+    drawn = np.random.default_rng(seed)
+    matrix, true = drawn.uniform(0, 1, (30, 4)), drawn.uniform(0, 1, 4) * (drawn.uniform(size=4) > 0.4)
+    found = nonnegative(matrix, matrix @ true)
+    assert (found >= 0).all()
+    assert np.abs(found - true).max() < 1e-3
+    noisy = nonnegative(matrix, matrix @ true + drawn.normal(0, 0.1, 30))
+    assert (noisy >= 0).all()
+
+
+def test_a_time_that_is_a_sum_of_the_terms_is_predicted() -> None:
+    graph = sc.trace(net(), X)
+    features = features_of(graph)
+    assert {"constant", "macs of Conv2d", "macs of Linear", "bytes written", "bytes of weights"} == set(features)
+    drawn = np.random.default_rng(0)
+    counts = [{w.name: int(drawn.integers(1, w.size + 1)) for w in graph.configurable} for _ in range(40)]
+
+    def time(c: dict[str, int]) -> float:
+        return (
+            0.5 + 2e-6 * float(features["macs of Conv2d"].value(c)) + 1e-5 * float(features["bytes written"].value(c))
+        )
+
+    model = fitted(graph, counts[:30], [time(c) for c in counts[:30]])
+    timed = model(graph)
+    assert timed.costs[METRIC].monotone
+    for c in counts[30:]:
+        assert float(timed.cost(METRIC, c)) / FS_PER_MS == pytest.approx(time(c), rel=0.02)
+    shares = timed.cost_by_module(METRIC)
+    assert sum(shares.values()) == timed.cost(METRIC)
+
+
+class Clock:
+    """A stopwatch whose times are a function of the plan."""
+
+    time: Callable[[Plan], float]
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        self.whole_ms = 10.0
+        self.measured: list[float] = []
+
+    def __call__(self, plan: Plan) -> float:
+        self.measured.append(type(self).time(plan))
+        return self.measured[-1]
+
+
+def share(plan: Plan) -> float:
+    graph = plan.graph
+    assert graph is not None
+    return int(graph.cost("macs", plan.sizes)) / graph.macs
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, time: Callable[[Plan], float]) -> None:
+    monkeypatch.setattr(pruning, "Stopwatch", type("Fake", (Clock,), {"time": staticmethod(time)}))
+
+
+TIMES: dict[str, Callable[[Plan], float]] = {
+    "as the MACs": lambda plan: 1 + 9 * share(plan),
+    "in steps of eight": lambda plan: 1 + 9 * np.ceil(8 * share(plan)) / 8,
+    "less than the MACs promise": lambda plan: 10 * share(plan) ** 0.3,
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize(("mode", "config"), [("magnitude", {}), ("progressive", {"data_loader": LOADER, "steps": 3})])
+def test_the_result_meets_the_bound_as_measured(
+    name: str, mode: str, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(monkeypatch, TIMES[name])
+    model, result = sc.prune(net(), mode, {"latency_ms": "70%", "params": "90%"}, X, config=config or None)
+    assert result.latency is not None
+    assert result.latency.met
+    assert result.latency.after_ms == TIMES[name](result.plan) <= 7.0
+    assert result.params <= 0.9 * result.before["params"]
+    assert METRIC not in result.before
+    assert "within the bound of 7 ms" in str(result)
+    assert json.loads(result.to_json())["latency"]["most_ms"] == 7.0
+    assert model(X).shape == (2, 10)
+
+
+def test_a_bound_that_measuring_shows_to_be_missed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, lambda plan: 8 + 2 * share(plan))
+
+    def hopeful(graph: sc.Graph, counts: Any, times: Any) -> Any:
+        return fitted(graph, counts, [time / 10 for time in times])
+
+    monkeypatch.setattr("secateur.torch.latency.fitted", hopeful)
+    with pytest.warns(UserWarning, match=r"latency_ms ≤ 5 is missed by \d+"):
+        _, result = sc.prune(net(), "magnitude", {"latency_ms": 5.0}, X)
+    assert result.latency is not None
+    assert not result.latency.met
+    assert "MISSES" in str(result)
+
+
+def test_a_bound_that_no_network_is_predicted_to_meet_is_infeasible(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, lambda plan: 9 + share(plan))
+    model = net()
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(Infeasible, match="cannot reach latency_ms ≤ 2") as refused:
+        sc.prune(model, "magnitude", {"latency_ms": 2}, X)
+    assert refused.value.metric == "latency_ms"
+    assert refused.value.reachable > 2
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("given", ["fast", "0%", "130%", 0, -1.0, True, float("nan"), {"ms": 3}])
+def test_what_is_no_bound_on_time_is_told(given: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, TIMES["as the MACs"])
+    with pytest.raises(ConfigError, match="latency_ms"):
+        sc.prune(net(), "magnitude", {"latency_ms": given}, X)
+
+
+def test_real_times_are_taken_and_the_network_is_as_it_was() -> None:
+    model = net().train()
+    _, result = sc.prune(model, "magnitude", {"latency_ms": "99%"}, X)
+    assert result.latency is not None
+    assert min(result.latency.before_ms, result.latency.after_ms) > 0
+    assert model.training
+    assert all(len(m._forward_hooks) == 0 for m in model.modules())
