@@ -1,4 +1,4 @@
-"""A bound on time: fitted, searched under, measured, corrected. Times are made up, but in the last test, which only wants some."""
+"""A bound on time: fitted, searched under, measured, corrected. Times are made up, but in the last test, which wants some."""
 
 from __future__ import annotations
 
