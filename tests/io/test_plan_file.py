@@ -100,9 +100,9 @@ def test_thousands_of_choices_are_stored_by_their_ends() -> None:
 
 
 def test_every_field_of_graph_and_width_is_stored() -> None:
-    assert {f.name for f in dataclasses.fields(Graph)} == GraphDocument.model_fields.keys() - {"format_version"} | {
-        "example"
-    }
+    """But the examples, which are tensors, and what goes with them."""
+    stored = GraphDocument.model_fields.keys() - {"format_version"}
+    assert {f.name for f in dataclasses.fields(Graph)} == stored | {"example", "outputs_also"}
     assert {f.name for f in dataclasses.fields(Width)} == set(WidthDocument.model_fields)
 
 
