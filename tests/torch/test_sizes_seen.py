@@ -80,6 +80,23 @@ def test_what_cannot_be_followed_keeps_the_width_whole(between: Any) -> None:
     assert width(between).frozen is not None
 
 
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda h: h * (h.max(-1, keepdim=True)[1] > 3),
+        lambda h: h * h.min(-1, keepdim=True).indices,
+        lambda h: h + h.cummax(-1).indices,
+        lambda h: h * (h.median(-1, keepdim=True)[1] + 1),
+    ],
+)
+def test_positions_that_are_read_keep_the_width_whole(between: Any) -> None:
+    assert "positions are read" in str(width(between).frozen)
+
+
+def test_positions_that_nobody_reads_cost_nothing() -> None:
+    assert width(lambda h: h / h.max(-1, keepdim=True)[0]).frozen is None
+
+
 @pytest.mark.parametrize("function", [np.sqrt, np.log, lambda c: np.power(c, 2)])
 def test_a_size_that_numpy_takes_for_a_number_is_inexact(function: Any) -> None:
     assert not width(lambda h: h / float(function(h.shape[-1]))).exact

@@ -29,6 +29,7 @@ _KEEPS_ZERO = {
     "prod",
     "nansum",
 }
+_WITH_POSITIONS = {"max", "min", "median"}
 
 
 def _dims(x: Tensor, dim: Dims) -> set[int]:
@@ -81,9 +82,12 @@ def statistic(
         return
     dims = _dims(x, dim)
     _reduce(trace, out, x, dims, adds=False)
-    if trace.name.startswith("arg"):
-        for dim_ in dims:
-            freeze(trace.spaces(x)[dim_], f"its positions are read in {trace.where}")
+    reason = f"its positions are read in {trace.where}"
+    for dim_ in dims:
+        if trace.name.startswith("arg"):
+            freeze(trace.spaces(x)[dim_], reason)
+        elif trace.name in _WITH_POSITIONS and len(tensors_of(out)) == 2:
+            trace.freeze_when_read(tensors_of(out)[1], trace.spaces(x)[dim_], reason)
 
 
 @rule("var", "std", "var_mean", "std_mean")
@@ -103,6 +107,8 @@ def scan(trace: Trace, out: Outputs, x: Tensor, dim: int, *args: object, **kwarg
     trace.contract(trace.spaces(x)[dim], zero=trace.name == "cumsum" and trace.zero(x)[dim])
     for result in tensors_of(out):
         trace.put(result, trace.spaces(x), [z and i != dim % x.dim() for i, z in enumerate(trace.zero(x))])
+    for positions in tensors_of(out)[1:]:
+        trace.freeze_when_read(positions, trace.spaces(x)[dim], f"its positions are read in {trace.where}")
 
 
 @rule("sort", "argsort", "topk", "kthvalue", "msort")
