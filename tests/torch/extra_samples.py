@@ -94,7 +94,7 @@ extra("cropped", (3, 8), (3, 5))(lambda a, b: F.pad(a, (-1, -2)) * b)
 extra("sums", (3, 4, 5))(lambda x: (x.sum((0, 2)), x.nansum(1), x.sum(1, keepdim=True) * x))
 extra("extremes", (3, 4, 5))(lambda x: (x.amin(1), x.max(1)[0], x.min(0)[0], torch.aminmax(x, dim=2)[0]))
 extra("positions", (3, 4, 5))(lambda x: (x.argmax(1), x.argmin(2)))
-extra("truths", (3, 4, 5))(lambda x: ((x > 0).any(1), (x > 0).all(2)))
+extra("truths", (3, 4, 5))(lambda x: ((x > 0).any(1), (x > 0).all(2), x.sum()))
 extra("products", (3, 4, 5))(lambda x: (x.prod(1), x.logsumexp(2), x.median(1)[0]))
 extra("spread", (3, 4, 5))(lambda x: (x.std(1), *torch.var_mean(x, 2), *torch.std_mean(x, 1)))
 extra("norms of vectors", (3, 4, 5))(lambda x: (x.norm(dim=1), torch.linalg.vector_norm(x, 1, dim=2)))
@@ -237,10 +237,19 @@ extra("counted", (3, 4), (5,))(lambda x, y: (x * torch.arange(x.shape[1]), torch
 extra("identity", (3, 4))(lambda x: x @ torch.eye(x.shape[1]))
 extra("corners", (3, 4))(lambda x: (x, torch.tril_indices(3, 3), torch.triu_indices(3, 3), torch.hann_window(5)))
 extra("drawn", (3, 4))(
-    lambda x: [
-        (x + d).sum() * 0
-        for d in (torch.rand_like(x), torch.randn_like(x), torch.rand(x.shape), torch.randn(x.shape), x.bernoulli(0.5))
-    ]
+    lambda x: (
+        [x]
+        + [
+            (x + d).sum() * 0
+            for d in (
+                torch.rand_like(x),
+                torch.randn_like(x),
+                torch.rand(x.shape),
+                torch.randn(x.shape),
+                x.bernoulli(0.5),
+            )
+        ]
+    )
 )
 extra("drawn in place", (3, 4))(
     lambda x: [(x.clone().uniform_() + x.clone().normal_() + x.clone().exponential_()).sum() * 0, torch.randperm(3)]

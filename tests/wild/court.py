@@ -130,7 +130,7 @@ class Court:
         """Units are exchangeable: under other names, the network is the same."""
         generator = np.random.default_rng(self.seed)
         orders = {width.name: generator.permutation(width.size) for width in self.graph.free}
-        if not orders or not (failed := self._renamed(orders)):
+        if not orders or self.entry.in_order or not (failed := self._renamed(orders)):
             return
         each = {name: self._renamed({name: order}) for name, order in orders.items()}
         culprits = {name: why for name, why in each.items() if why} or {"a combination of widths": failed}

@@ -45,8 +45,8 @@ Inputs = Callable[[], Any]  # a tuple of positional arguments, or a Call
 class Entry:
     """``also``: calls into branches that the example does not take, which the trace is ``told`` or not; ``uses``: what else
     is called on the model; ``fresh``: inputs of the same form with other sizes; ``result``: the part of the output that is
-    its interface; ``leaves_marks``: to use it changes what is outside; ``packages``: where code and globals live that a trace
-    must leave alone, besides this package.
+    its interface; ``leaves_marks``: to use it changes what is outside; ``in_order``: a unit counts for those after it, which
+    a kept set in order leaves true; ``packages``: where code and globals live that a trace must leave alone.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Entry:
     training: bool = False
     told: bool = False
     leaves_marks: bool = False
+    in_order: bool = False
     why: str = ""
 
     def build(self) -> nn.Module:

@@ -31,18 +31,18 @@ class _Between(nn.Module):
         return self.fc2(self.between(torch.tanh(self.fc1(x))))
 
 
-def _op(name: str, function: object) -> None:
+def _op(name: str, function: object, *, in_order: bool = False) -> None:
     def make() -> nn.Module:
         return type(name, (_Between,), {"between": lambda self, h: function(h)})()  # type: ignore[operator]
 
     make.__module__ = __name__
-    wild(ROWS, name=name)(make)
+    wild(ROWS, name=name, in_order=in_order)(make)
 
 
-_op("CumulativeSum", lambda h: h.cumsum(1))
-_op("CumulativeProduct", lambda h: h.cumprod(-1))
-_op("CumulativeMaximum", lambda h: h.cummax(1).values)
-_op("LogCumulative", lambda h: h.logcumsumexp(1))
+_op("CumulativeSum", lambda h: h.cumsum(1), in_order=True)
+_op("CumulativeProduct", lambda h: h.cumprod(-1), in_order=True)
+_op("CumulativeMaximum", lambda h: h.cummax(1).values, in_order=True)
+_op("LogCumulative", lambda h: h.logcumsumexp(1), in_order=True)
 _op("Difference", lambda h: F.pad(h.diff(dim=1), (0, 1)))
 _op("NeighbourDifference", lambda h: torch.cat([h[:, 1:] - h[:, :-1], h[:, :1]], 1))
 _op("Flip", lambda h: h + h.flip(1))
