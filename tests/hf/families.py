@@ -87,7 +87,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, object]]] = {
     "mamba": ("Mamba", "ForCausalLM", _MAMBA),
     "mamba2": ("Mamba2", "ForCausalLM", _MAMBA2),
 }
-QUICK = ("llama_tied", "qwen3", "gpt2", "gpt_neox", "opt", "bert", "t5", "mamba2", "mixtral")
+QUICK = ("llama_tied", "qwen3", "gpt2", "gpt_neox", "opt", "phi", "bert", "t5", "mamba2", "mixtral")
 _PAIRED = ("t5", "bart")
 
 

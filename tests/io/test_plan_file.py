@@ -57,6 +57,8 @@ def make_graph() -> Graph:
         module_types={"attn": ("Attention", "Module")},
         parameters=frozenset(layouts),
         outputs=((Whole(1), Sum((FFN, Whole(2)))),),
+        outputs_also=(((Whole(2), FFN),), ()),
+        numbers=frozenset({heads, Attribute("attn", "dim")}),
         notes=("a note",),
     )  # fmt: skip
 

@@ -91,7 +91,9 @@ def _said(ties: Sequence[Tie], graph: Graph, says: Says) -> tuple[Tie | None, st
     if len(tie.choices) < 2:
         return None, "it would have to lose the same share as others, and cannot"
     reason = ""
-    for chosen in dict.fromkeys((tie.choices[(len(tie.choices) - 1) // 2], tie.choices[-2])):
+    middle = tie.choices[(len(tie.choices) - 1) // 2]
+    # alone at the middle only: near the whole a rounded quotient may agree by chance
+    for chosen in [middle] if len(ties) == 1 else dict.fromkeys((middle, tie.choices[-2])):
         counts = counts_of({tie.name: chosen}, [tie])
         try:
             fields, problem = says(graph.plan({name: np.arange(count) for name, count in counts.items()}))

@@ -124,6 +124,15 @@ class AttributeDocument(BaseModel):
     value: Integer
 
 
+class PlaceDocument(BaseModel):
+    """The schema of the place of an attribute."""
+
+    model_config = STRICT
+
+    module: Name
+    path: Name
+
+
 class CostDocument(BaseModel):
     """The schema of a cost: a sum of terms, or the peak of a running total."""
 
@@ -149,8 +158,9 @@ class GraphDocument(BaseModel):
     module_types: dict[Name, list[Name]]
     parameters: list[Name]
     outputs: list[list[AxisField]]
+    outputs_also: list[list[list[AxisField]]]
     notes: list[str]
-    numbers: list[tuple[Name, Name]]
+    numbers: list[PlaceDocument]
     seconds: dict[Name, float]
 
 
@@ -181,8 +191,9 @@ def graph_to_json(graph: Graph) -> str:
         "module_types": {name: list(types) for name, types in graph.module_types.items()},
         "parameters": sorted(graph.parameters),
         "outputs": [[to_json(axis) for axis in layout] for layout in graph.outputs],
+        "outputs_also": [[[to_json(axis) for axis in layout] for layout in each] for each in graph.outputs_also],
         "notes": list(graph.notes),
-        "numbers": sorted([a.module, a.path] for a in graph.numbers),
+        "numbers": [{"module": a.module, "path": a.path} for a in sorted(graph.numbers, key=str)],
         "seconds": {name: float(value) for name, value in graph.seconds.items()},
     }
     return write_json(data, "the graph", InputError)
@@ -204,8 +215,9 @@ def graph_from_json(text: str | bytes) -> Graph:
         module_types={name: tuple(types) for name, types in document.module_types.items()},
         parameters=frozenset(document.parameters),
         outputs=tuple(map(tuple, document.outputs)),
+        outputs_also=tuple(tuple(map(tuple, each)) for each in document.outputs_also),
         notes=tuple(document.notes),
-        numbers=frozenset(Attribute(module, path) for module, path in document.numbers),
+        numbers=frozenset(Attribute(place.module, place.path) for place in document.numbers),
         seconds=document.seconds,
     )
 
