@@ -11,10 +11,10 @@ Invariant: with a ``checkpoint`` a finished evaluation is never lost and never m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import Field
 
@@ -24,14 +24,16 @@ from secateur.modes.journalled import journal_path, origin
 from secateur.modes.task import MODES, CriterionOption, Mode, Task
 from secateur.modes.thresholds import allocated_under, plan_under, ranked_for
 from secateur.search.alive import check_alive
-from secateur.search.chosen import best_of
-from secateur.search.evidence import Evidence, Found
+from secateur.search.chosen import Agreements, best_of
+from secateur.search.evidence import Evidence, Found, Quality
 from secateur.search.journal import Journal, name_of
 from secateur.search.measured import Measured, is_evaluation
 from secateur.search.ranked import Judge, Ranked
 from secateur.search.sensitivity import EVENNESS, Sensitivity, curves
 from secateur.search.survey import Grid, most_telling, surveyed
 from secateur.search.threshold import Objective
+
+_FEW = 20  # evaluations after which a search with more of them looks at its plans once before
 
 
 @MODES.add("fastnas")
@@ -46,12 +48,13 @@ class FastNAS(Mode):
     ``checkpoint`` is a folder or file for the journal: a search that was interrupted goes on there, and one with other
     constraints, limits or ``max_evaluations`` uses what is there. ``most_points`` counts of a width are measured, evenly
     spaced with the smallest, and lines drawn between; ``max_evaluations`` are spent where they tell most. On top come the
-    whole network and at most six plans, of which the best is taken: no result is worse than that of the criterion alone.
+    whole network and at most ten plans: by the thresholds, those after 20 evaluations too, and by the criterion alone. The best
+    is taken, by its score and, with data, its agreement with the whole network, so that the search does not follow the luck of
+    its score's samples.
     ``criterion`` ranks the units of a width; ``objective`` is what is made small, the
     ``"largest"`` drop or the ``"sum"`` of all; ``seed`` is what every evaluation begins with.
     """
 
-    score_func: Callable[..., Any] | None = None
     checkpoint: str | Path | None = None
     max_evaluations: int | None = Field(default=None, ge=1)
     most_points: int = Field(default=8, ge=1)
@@ -76,8 +79,16 @@ class FastNAS(Mode):
             grid = Grid.evenly(ranked.search_space, most=self.most_points)
             sensitivity = surveyed(ranked, grid, most_telling, measured, most=self.max_evaluations, tell=task.tell)
             task.tell(1.0, "weighing whole plans")
-            name, plan, candidates = best_of(self._plans(task, ranked, sensitivity), measured, task.graph)
-        self._check_alive(task, sensitivity.whole, candidates[0].score)
+            plans = self._plans(task, ranked, sensitivity)
+            if self.max_evaluations is None or self.max_evaluations > _FEW:
+                # every point is noisy: the more are followed, the more a plan is shaped by that
+                early = surveyed(ranked, grid, most_telling, measured, most=_FEW, tell=lambda share, word: None)
+                plans |= {f"{name}, early": plan for name, plan in self._plans(task, ranked, early).items()}
+            name, plan, candidates = best_of(
+                plans, measured, task.graph, whole=sensitivity.whole, agreements=self._agreements(task)
+            )
+        if self.compensate == "none":  # else what comes of it is looked at once it is compensated
+            self._check_alive(task, sensitivity.whole, candidates[0].score)
         made = {"mode": "fastnas", "chosen": name, "score": candidates[0].score, "whole": sensitivity.whole}
         evidence = Evidence(
             method="fastnas",
@@ -85,6 +96,7 @@ class FastNAS(Mode):
             curves=curves(ranked.search_space, sensitivity),
             sizes=plan.sizes,
             candidates=candidates,
+            quality=Quality(measure="score_func", whole=sensitivity.whole, narrowed=candidates[0].score),
             num_measured=measured.num_made,
             num_read=measured.num_read,
         )
@@ -100,6 +112,19 @@ class FastNAS(Mode):
         plans = {objective: planned(objective, 0.0) for objective in objectives}
         plans |= {f"{objective}, evened": planned(objective, EVENNESS) for objective in objectives}
         return plans | {name: allocated_under(ranked, task, name) for name in ("global", "uniform")}
+
+    def _agreements(self, task: Task) -> Agreements | None:
+        """How far plans give the whole network's answers on the data, which the score need not have seen."""
+        agreement = task.frontend.agreement()
+        if agreement is None:
+            return None
+        measure = task.frontend.evaluator(agreement, seed=self.seed, samples=self.batch_norm_samples, reuse=False)
+        whole = {"": task.graph.plan({})}  # what is looked at first is what is agreed with
+
+        def measured(plans: Mapping[str, Plan]) -> dict[str, float | None]:
+            return {name: found.value for name, found in measure({**whole, **plans}, ())}
+
+        return measured
 
     def _check_alive(self, task: Task, whole: float, score: float | None) -> None:
         tried = "" if self.max_evaluations is None else f", measure more (max_evaluations, now {self.max_evaluations})"

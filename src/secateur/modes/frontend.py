@@ -1,14 +1,14 @@
 """What a mode asks of the framework that a network is written in: all that PyTorch does for it, and Keras could.
 
     Frontend    the user's network, only read:    judge   evaluator   digests   limited
-    Working     a copy of it that gets narrower:  narrow  compensator  remeasure  weights
+    Working     a copy of it that gets narrower:  narrow  appraiser  compensator  remeasure  weights
 
 Invariant: no method of a `Frontend` changes the user's network; what a `Working` copy becomes, the caller puts in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal, Protocol
 
@@ -64,6 +64,12 @@ class Frontend(Protocol):
         """What ``score_func`` says of this network with all its weights zero, which always answers the same."""
         ...
 
+    def agreement(self) -> Callable[[Any], float] | None:
+        """A score for `evaluator`: how far a network gives the answers on the data that the first one it is given gave; None
+        without data.
+        """
+        ...
+
     def output_axis(self, tensor: str) -> int:
         """The axis of a weight along which its layer gives units."""
         ...
@@ -98,12 +104,33 @@ class Working(Frontend, Protocol):
         """What gives back, after narrowing, what this network computes now."""
         ...
 
+    def appraiser(self, score_func: Any, *, seed: int) -> Appraiser | None:
+        """What tells what this network is worth: by a score, else by the data; None where there is neither."""
+        ...
+
     def remeasure(self) -> None:
         """Take running statistics anew, from all of the data."""
         ...
 
     def weights(self) -> Mapping[str, Any]:
         """All tensors by name, in the framework's own form."""
+        ...
+
+
+class Appraiser(Protocol):
+    """Looks at a network that gets narrower; the whole one must be looked at first."""
+
+    @property
+    def measure(self) -> str:
+        """What its numbers are."""
+        ...
+
+    def __call__(self) -> float | None:
+        """The worth of the network as it is now, higher is better; None where nothing can be told."""
+        ...
+
+    def check_alive(self, whole: float, score: float, advice: str) -> None:
+        """Raise DeadNetwork where what was looked at last is no better than a network that always answers the same."""
         ...
 
 

@@ -15,7 +15,7 @@ from secateur.core.plan import Plan
 from secateur.core.show import plan_table
 from secateur.core.verification import Verification
 from secateur.modes.frontend import RefitReport
-from secateur.search.evidence import Evidence, finite
+from secateur.search.evidence import Evidence, Quality, finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,16 @@ class PruneResult:
     latency: Latency | None = field(default=None, compare=False)
 
     @property
+    def quality(self) -> Quality | None:
+        """What the whole network, the narrowed and the compensated one are worth; None where there was nothing to tell by."""
+        return self.evidence.quality
+
+    @property
+    def score(self) -> float | None:
+        """What the network that came out is worth, higher is better: by ``score_func``, the loss or agreement; see `quality`."""
+        return None if self.quality is None else self.quality.score
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of the narrowed network."""
         return self.after["macs"]
@@ -113,10 +123,14 @@ class PruneResult:
             for name in self.before
         ]
         timings = ", ".join(f"{step} {value:.2f} s" for step, value in self.seconds.items())
+        worth = [str(self.quality)] if self.quality is not None else []
         given_back = [f"compensated: {len(self.refitted)} weights re-fitted"] if self.refitted else []
         given_back += [f"not re-fitted: {name}: {reason}" for name, reason in self.left_as_they_are.items()]
         lines += [str(self.latency)] if self.latency is not None else []
-        return "\n".join([plan_table(self.plan), *lines, str(self.verification), *given_back, f"timing: {timings}"])
+        return "
+".join(
+            [plan_table(self.plan), *lines, *worth, str(self.verification), *given_back, f"timing: {timings}"]
+        )
 
 
 def result_of(

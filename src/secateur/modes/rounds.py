@@ -24,7 +24,8 @@ from secateur.core.plan import Plan
 from secateur.modes.frontend import Compensating, Frontend, RefitReport
 from secateur.modes.task import Mode, Task
 from secateur.progress import Tell
-from secateur.search.evidence import Evidence, Found
+from secateur.search.alive import check_alive
+from secateur.search.evidence import Evidence, Found, Quality
 from secateur.search.limits import NO_LIMITS, Limits, restrict
 from secateur.search.refusal import check_reachable
 
@@ -50,8 +51,33 @@ def outcome_of(recipe: Mode, frontend: Frontend, budget: Budget, tell: Tell) -> 
     if not frontend.has_data and recipe.steps == 1:
         task = Task(graph=frontend.graph, frontend=frontend, budget=budget, tell=tell)
         found = _search(recipe, task)
-        return Outcome(plan=found.plan, evidence=found.evidence, weights={})
+        return Outcome(plan=found.plan, evidence=_scored(recipe, frontend, found), weights={})
     return _Rounds(recipe, frontend).run(budget, tell)
+
+
+def _scored(recipe: Mode, frontend: Frontend, found: Found) -> Evidence:
+    """What a search saw, and what the plan is worth where the recipe has a score and did not look itself."""
+    if recipe.score_func is None or found.evidence.quality is not None:
+        return found.evidence
+    whole = frontend.graph.plan({})
+    measure = frontend.evaluator(recipe.score_func, seed=0, reuse=False)
+    scores = {key: one.value for key, one in measure({"whole": whole, "found": found.plan}, ())}
+    quality = Quality(measure="score_func", whole=scores["whole"], narrowed=scores["found"])
+    if quality.whole is not None:
+        check_alive(
+            -math.inf if quality.narrowed is None else quality.narrowed,
+            quality.whole,
+            lambda: frontend.constant_score(recipe.score_func, seed=0),
+            _advice(recipe),
+        )
+    return replace(found.evidence, quality=quality)
+
+
+def _advice(recipe: Mode) -> str:
+    """The ways out of a dead network that this recipe has not taken."""
+    ways = [] if recipe.floor is not None else ["give each width a floor (floor=0.2)"]
+    ways += [] if recipe.compensate != "none" else ['give back what goes (compensate="least_squares", with data)']
+    return f"To keep it alive {', '.join([*ways, 'or'])} raise the bound."
 
 
 class _Rounds:
@@ -66,6 +92,8 @@ class _Rounds:
         self.kept: dict[str, Indices] = {}
         self.found: list[Found] = []
         self.compensation: RefitReport | None = None
+        self.appraiser = self.working.appraiser(recipe.score_func, seed=0)
+        self.worth: list[float | None] = []  # whole, narrowed, compensated
 
     def run(self, budget: Budget, tell: Tell) -> Outcome:
         """All rounds; the plan for the original, and the weights of the copy where they are not slices of it."""
@@ -76,10 +104,13 @@ class _Rounds:
             part = _within(tell, 0.1 + 0.9 * step / steps, 0.1 + 0.9 * (step + 1) / steps)
             plan = self._round(step, _approach(budget, (step + 1) / steps), part)
             if compensator is not None:
+                if step == steps - 1:
+                    self._appraise(self._known.narrowed)
                 share = 1.0 if step == steps - 1 else _SHARE_ON_THE_WAY
                 self.compensation = compensator.fit(plan, share=share, tell=_within(part, 0.5, 1.0))
         if self.has_data and compensator is None:  # which sees to running statistics itself
             self.working.remeasure()
+        self._appraise(None if compensator is not None else self._known.narrowed)
         return Outcome(
             plan=replace(self._plan(), provenance=self._record()),
             evidence=self._evidence(),
@@ -91,6 +122,8 @@ class _Rounds:
         task = Task(graph=self._graph(step), frontend=self.working, budget=budget, step=step, tell=tell)
         found = _search(self.later if step else self.recipe, task)
         self.found.append(found)
+        if step == 0:
+            self._appraise(self._known.whole)
         self.kept = composed(self.graph, self.kept, found.plan)
         self.working.narrow(found.plan)
         return self._plan()
@@ -111,9 +144,32 @@ class _Rounds:
         asked = {"compensate": self.recipe.compensate, "steps": self.recipe.steps}
         return {**self.found[-1].plan.provenance, **asked, "costs": costs}
 
+    def _appraise(self, known: float | None = None) -> None:
+        """One more look: at the whole network, the narrowed one, the compensated one; unless the search knows it already."""
+        if self.appraiser is not None:
+            self.worth.append(self.appraiser() if known is None else known)
+
+    @property
+    def _known(self) -> Quality:
+        """What the last search said of its result by itself."""
+        return self.found[-1].evidence.quality or Quality(measure="", whole=None, narrowed=None)
+
+    def _quality(self) -> Quality | None:
+        """What came of it. Raises DeadNetwork where that is no better than a constant."""
+        if self.appraiser is None:
+            return None
+        whole, *rest = self.worth
+        found = Quality(
+            measure=self.appraiser.measure, whole=whole, **dict(zip(("narrowed", "compensated"), rest, strict=False))
+        )
+        if whole is not None and found.score is not None:
+            self.appraiser.check_alive(whole, found.score, _advice(self.recipe))
+        return found
+
     def _evidence(self) -> Evidence:
         rounds = [found.evidence for found in self.found]
-        return replace(rounds[-1], rounds=tuple(rounds)) if len(rounds) > 1 else rounds[-1]
+        last = replace(rounds[-1], quality=self._quality())
+        return replace(last, rounds=tuple(rounds)) if len(rounds) > 1 else last
 
     def _compensator(self, tell: Tell) -> Compensating | None:
         method = self.recipe.compensate

@@ -57,6 +57,8 @@ class Mode(Limits):
     ``verify`` proves the result; ``on_mismatch="freeze"`` leaves the widths whole that the proof finds at fault, and searches
     again. Data: ``data_loader`` with ``collect_func`` (what of a batch the model takes; its first item by default), or
     ``forward_loop`` called as ``forward_loop(model)``; ``num_batches`` of it are used; ``loss_func(output, batch)``.
+    What is found is scored, once: by ``score_func(model)``, higher is better, else by the loss on the data, else by its
+    agreement with the whole network; one that answers as a constant would is an error.
     ``compensate`` re-fits what follows removed units on ``calibration_samples`` of the data, in ``steps`` rounds of prune
     and compensate; ``ridge`` holds weights where they are. With data, batch-norm
     statistics are measured again at the end. The rest narrows the search space as `Limits` says.
@@ -71,6 +73,7 @@ class Mode(Limits):
     collect_func: Callable[[Any], Any] | None = None
     forward_loop: Callable[..., Any] | None = None
     loss_func: Callable[[Any, Any], Any] | None = None
+    score_func: Callable[..., Any] | None = None
     num_batches: int = Field(default=50, ge=1)
     compensate: CompensationMethod = "none"
     ridge: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"

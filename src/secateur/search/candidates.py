@@ -28,7 +28,8 @@ class Candidate:
 
     ``index`` counts candidates from 0; ``share`` of the data was seen (1.0, or less where it was abandoned); ``score`` is
     None where it was no number; ``sizes`` are the counts of the free widths; ``macs`` what it costs; ``name`` how it was
-    made, where candidates are made in different ways.
+    made, where candidates are made in different ways; ``agreement`` how far it gives the whole network's answers, where that
+    was looked at.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Candidate:
     sizes: Mapping[str, int]
     running: Running = ()
     name: str = ""
+    agreement: float | None = None
 
     @property
     def finished(self) -> bool:

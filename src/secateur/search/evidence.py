@@ -21,11 +21,34 @@ from secateur.search.threshold import Curves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """What networks are worth by one measure, higher is better: the ``whole`` one, the ``narrowed`` one, and that one
+    ``compensated`` where anything was fitted. None where the measure had no answer.
+    """
+
+    measure: str
+    whole: float | None
+    narrowed: float | None
+    compensated: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """That of the network that comes out."""
+        return self.narrowed if self.compensated is None else self.compensated
+
+    def __str__(self) -> str:
+        steps = {"whole": self.whole, "narrowed": self.narrowed, "compensated": self.compensated}
+        said = [f"{name} {value:.4g}" for name, value in steps.items() if value is not None]
+        return f"{self.measure}: {', '.join(said) or 'no number'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What one search saw.
 
     ``sensitivity`` are the scores measured with one width narrowed at a time; ``curves`` the loss at every choice of every
     free width, and ``sizes`` the counts that were chosen; ``candidates`` whole networks that were measured, best first.
+    ``quality`` says what the result is worth, where there were the means to tell.
     ``num_measured`` evaluations were made and ``num_read`` read from a journal, in ``seconds``. Where there were several
     rounds, ``rounds`` has what each of them saw, and the rest is that of the last.
     """
@@ -35,6 +58,7 @@ class Evidence:
     curves: Curves = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
+    quality: Quality | None = None
     num_measured: int = 0
     num_read: int = 0
     seconds: float = 0.0
@@ -47,11 +71,12 @@ class Evidence:
         return {name: loss for name, loss in chosen if loss is not None}
 
     def __str__(self) -> str:
+        worth = [str(self.quality)] if self.quality is not None else []
         if self.rounds:
-            return "\n".join(f"round {number}: {each}" for number, each in enumerate(self.rounds, start=1))
+            return "\n".join([*(f"round {n}: {each}" for n, each in enumerate(self.rounds, start=1)), *worth])
         tables = [_losses(self)] if self.curves else []
         tables += [_candidates(self.candidates)] if self.candidates else []
-        return "\n".join([self._headline(), *tables])
+        return "\n".join([self._headline(), *worth, *tables])
 
     def _headline(self) -> str:
         read = f", {self.num_read} read from the journal" if self.num_read else ""
@@ -94,10 +119,14 @@ def _measured(drops: Mapping[int, float]) -> str:
 
 def _candidates(candidates: Iterable[Candidate]) -> str:
     rows = [
-        (c.name or str(c.index), "-" if c.score is None else f"{c.score:.4g}", f"{c.share:.0%}", f"{c.macs:,}")
+        (c.name or str(c.index), _number(c.score), _number(c.agreement), f"{c.share:.0%}", f"{c.macs:,}")
         for c in candidates
     ]
-    return text_table("Candidates", ("Candidate", "score", "share of the data", "MACs"), rows)
+    return text_table("Candidates", ("Candidate", "score", "agreement", "share of the data", "MACs"), rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def finite(value: object) -> Any:

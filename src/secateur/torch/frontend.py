@@ -28,6 +28,7 @@ from secateur.torch.criteria.judge import judge_of
 from secateur.torch.criteria.protocol import make, recognised
 from secateur.torch.evaluating.evaluator import Evaluator, keep_freed_memory
 from secateur.torch.evaluating.reading import evaluation_of
+from secateur.torch.evaluating.worth import SAMPLES, Agreement, Worth, zeros
 from secateur.torch.narrowing.host_config import admits, said_by_config
 from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
@@ -95,7 +96,10 @@ class TorchFrontend:
 
     def constant_score(self, score_func: Any, *, seed: int) -> float | None:
         with seeded(seed), torch.no_grad():
-            return evaluation_of(score_func(twin(self.model, _zeros).eval())).value
+            return evaluation_of(score_func(twin(self.model, zeros).eval())).value
+
+    def agreement(self) -> Agreement | None:
+        return None if self.data is None else Agreement(self.data.limited(self.model, SAMPLES))
 
     def output_axis(self, tensor: str) -> int:
         types = self.graph.module_types.get(tensor.rpartition(".")[0], ())
@@ -139,6 +143,11 @@ class TorchWorking(TorchFrontend):
             fitter = Compensator(self.model, self.data, method=method, ridge=ridge, samples=samples, tell=tell)
         return _BoundCompensator(self.model, fitter)
 
+    def appraiser(self, score_func: Any, *, seed: int) -> Worth | None:
+        if score_func is None and self.data is None:
+            return None
+        return Worth(self.model, score_func, self.data, seed=seed)
+
     def remeasure(self) -> None:
         if self.data is not None and batch_norms(self.model):
             with process_kept():
@@ -172,10 +181,6 @@ def _data(model: nn.Module, options: Mode) -> Data | None:
         num_batches=None if whole else options.num_batches,
         loss=options.loss_func,
     )
-
-
-def _zeros(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor.detach().clone()
 
 
 def _example(graph: Graph) -> Example:

@@ -5,6 +5,8 @@
             model(x)
                                                 put back: noted; raised at the end
 
+What was raised goes on at the end, whoever caught it inside.
+
 Invariant: between the two ends of the outer block no line of ours is struck but inside `welcome`.
 """
 
@@ -25,6 +27,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._former: Handler | None = None
         self._noted: tuple[int, FrameType | None] | None = None
+        self._raised: BaseException | None = None
         self._are_welcome = False
 
     def __enter__(self) -> Interrupts:
@@ -42,6 +45,9 @@ class Interrupts:
         signal.signal(signal.SIGINT, self._former)
         if self._noted is not None and kind is not KeyboardInterrupt:
             self._former(*self._noted)
+        raised, self._raised = self._raised, None
+        if raised is not None and error is not raised:
+            raise raised  # TorchScript makes an error of its own of it, and other code catches all there is
 
     def welcome(self) -> _Welcome:
         """A block in which an interrupt is raised at once; the first one closes it."""
@@ -50,7 +56,11 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._are_welcome and self._former is not None:
             self._are_welcome = False
-            self._former(number, frame)
+            try:
+                self._former(number, frame)
+            except BaseException as error:
+                self._raised = error
+                raise
         else:
             self._noted = (number, frame)
 

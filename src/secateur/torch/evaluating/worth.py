@@ -1,0 +1,173 @@
+"""What a network is worth beside the whole one: by the user's score, by the loss, or by how far the two agree.
+
+    score_func(network)                                 where there is one
+    − mean loss          over the first samples         where the data have labels, or the model a loss of its own
+    agreement                                           always, with data: what decides whether a network is dead
+
+Agreement is the correlation of the outputs with those of the whole network, each output centred over the samples: 1 for the same
+answers, 0 for any constant. A loss says less about life: a network that is cut may be wrong with confidence, and mostly right.
+
+Invariant: the network looked at is as it was, and so is every generator.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.search.alive import ALIVE, check_alive
+from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
+from secateur.torch.running.data import Data
+from secateur.torch.running.distributed import reduce_sum
+from secateur.torch.running.outputs import output_tensors
+from secateur.torch.running.randomness import seeded, unmoved
+from secateur.torch.running.twin import in_use, twin
+
+SAMPLES = 256  # of the data, which are enough to tell the living from the dead
+_MOST_NUMBERS = 2**24  # of the outputs that are held
+_FEWEST_ROWS = 32  # below which agreement says nothing about life
+_MOST_COMMON = 0.9  # a network that nearly always gives one answer is no classifier to agree with
+_FAR = 0.3  # agreement from which on answers need not be the same
+
+
+class Agreement:
+    """How far networks give the answers of the first one that is looked at. State: those answers, and the last ones."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.loss: float | None = None  # the mean loss of what was looked at last
+        self._first: torch.Tensor | None = None
+        self._last: torch.Tensor | None = None
+
+    def __call__(self, model: nn.Module) -> float:
+        """1 for the same answers, 0 for a constant or where there are none to compare; the model's modes are the caller's."""
+        self._last = self._answers(model)
+        if self._first is None:
+            self._first = self._last
+        return self.value
+
+    @property
+    def value(self) -> float:
+        """The agreement of what was looked at last."""
+        together, first, last, _ = self._sums().tolist()
+        return together / math.sqrt(first * last) if first > 0 and last > 0 else 0.0
+
+    @property
+    def says_something(self) -> bool:
+        """Whether the first network's answers vary, and are enough to tell by."""
+        _, first, _, rows = self._sums().tolist()
+        return rows >= _FEWEST_ROWS and first > 0
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the last network answers as a constant, or chance, would."""
+        agreement = self.value
+        if agreement < ALIVE or agreement > _FAR or self._first is None or self._last is None:
+            return agreement < ALIVE
+        first, last = self._first.argmax(1), self._last.argmax(1)
+        common = float(torch.bincount(first).max()) / len(first)
+        same = float((first == last).double().mean())
+        return common < _MOST_COMMON and (same - common) / (1 - common) < ALIVE
+
+    def _answers(self, model: nn.Module) -> torch.Tensor | None:
+        rows: list[torch.Tensor] = []
+        losses: list[float] = []
+        held = 0
+        for batch in self.data.batches(model):
+            output = self.data.output(model, batch)
+            losses += self._losses(output, batch)
+            found = _rows(output)
+            if found is not None and held < _MOST_NUMBERS:
+                rows.append(found)
+                held += found.numel()
+        self.loss = self._mean(losses)
+        alike = [found for found in rows if found.shape[1] == rows[0].shape[1]]
+        return torch.cat(alike) if alike else None
+
+    def _losses(self, output: object, batch: object) -> list[float]:
+        try:
+            return [float(self.data.loss_of(output, batch))]
+        except Exception:  # no labels, or a loss that only trains: there are other means
+            return []
+
+    def _mean(self, losses: list[float]) -> float | None:
+        sums = torch.tensor([math.fsum(losses), len(losses)], dtype=torch.float64)
+        reduce_sum([sums], self.data.group)
+        mean = float(sums[0] / sums[1]) if sums[1] else math.nan
+        return mean if math.isfinite(mean) else None
+
+    def _sums(self) -> torch.Tensor:
+        """⟨a, b⟩, ⟨a, a⟩, ⟨b, b⟩ of the centred answers, and how many rows there are; over all processes."""
+        sums = torch.zeros(4, dtype=torch.float64)
+        if self._first is not None and self._last is not None and self._first.shape == self._last.shape:
+            a, b = self._first - self._first.mean(0), self._last - self._last.mean(0)
+            sums = torch.stack([(a * b).sum(), (a * a).sum(), (b * b).sum(), torch.tensor(len(a)).to(a)]).cpu()
+        sums = sums.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        reduce_sum([sums], self.data.group)
+        return sums
+
+
+class Worth:
+    """Looks at one network again and again as it gets narrower, the whole one first; see `secateur.modes.frontend.Appraiser`."""
+
+    def __init__(self, model: nn.Module, score_func: ScoreFunc | None, data: Data | None, *, seed: int) -> None:
+        self.model, self.score_func, self.seed = model, score_func, seed
+        self._data = data
+        self._agreement: Agreement | None = None
+        self._has_loss = False
+
+    @property
+    def measure(self) -> str:
+        if self.score_func is not None:
+            return "score_func"
+        return "minus the loss" if self._has_loss else "agreement with the whole network"
+
+    def __call__(self) -> float | None:
+        network = twin(self.model, in_use).eval()
+        with torch.no_grad(), seeded(self.seed):
+            if self.score_func is None:
+                return self._on_data(network)
+            with unmoved(self.score_func):
+                return evaluation_of(self.score_func(network)).value
+
+    def check_alive(self, whole: float, score: float, advice: str) -> None:
+        if self.score_func is not None:
+            check_alive(score, whole, self._constant, advice)
+        elif self._agreement is not None and self._agreement.says_something and self._agreement.is_none:
+            check_alive(0.0, 1.0, lambda: 0.0, advice, "agreement with the whole network")
+
+    def _constant(self) -> float | None:
+        assert self.score_func is not None
+        with seeded(self.seed), torch.no_grad(), unmoved(self.score_func):
+            return evaluation_of(self.score_func(twin(self.model, zeros).eval())).value
+
+    def _on_data(self, network: nn.Module) -> float | None:
+        assert self._data is not None
+        if self._agreement is None:
+            self._agreement = Agreement(self._data.limited(self.model, SAMPLES))
+            agreed = self._agreement(network)
+            self._has_loss = self._agreement.loss is not None
+        else:
+            agreed = self._agreement(network)
+        if self._has_loss:
+            return None if self._agreement.loss is None else -self._agreement.loss
+        return agreed if self._agreement.says_something else None
+
+
+def zeros(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """What stands in for a tensor in a network that always gives the same answer."""
+    return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor.detach().clone()
+
+
+def _rows(output: Any) -> torch.Tensor | None:
+    """The first floating output as rows, one for each sample or position."""
+    logits = getattr(output, "logits", None)
+    tensors = [logits] if isinstance(logits, torch.Tensor) else output_tensors(output)
+    first = next((t for t in tensors if t.is_floating_point() and t.dim() and t.numel()), None)
+    if first is None:
+        return None
+    first = first.detach().movedim(1, -1) if first.dim() > 3 else first.detach()  # classes of maps are dimension 1
+    return first.reshape(-1, first.shape[-1] if first.dim() > 1 else 1).double().clone()
