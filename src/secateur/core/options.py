@@ -5,13 +5,17 @@
 
     Magnitude.read({"criterian": "l2"})  ->  ConfigError: config: unknown option 'criterian'. Did you mean 'criterion'? …
 
+    with asked_for() as asked: …          which options the block came to read; `idle` are those given that it did not
+
 Invariant: what exists is valid; a key that nobody knows and a value of another type are errors that name them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,6 +30,29 @@ _ELSEWHERE = {
     "eval_func": "score_func", "loss_fn": "loss_func", "criterion_func": "loss_func", "learning_rate": "lr",
     "max_iter_data_loader": "num_batches", "training_steps": "num_batches",
 }  # fmt: skip
+
+_ASKED: ContextVar[set[str] | None] = ContextVar("the options that were asked for", default=None)
+
+
+@contextmanager
+def asked_for() -> Iterator[set[str]]:
+    """The names of all options that are read inside, by this thread."""
+    asked: set[str] = set()
+    token = _ASKED.set(asked)
+    try:
+        yield asked
+    finally:
+        _ASKED.reset(token)
+
+
+@contextmanager
+def only_noted() -> Iterator[None]:
+    """What is read inside is written down somewhere, and has no effect by that."""
+    token = _ASKED.set(None)
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
 
 
 class Options(BaseModel):
@@ -54,6 +81,18 @@ class Options(BaseModel):
             raise ConfigError(f"{cls.called} is a dict of options, not {_brief(given)}")
         return cls(**given)
 
+    def __getattribute__(self, name: str) -> Any:
+        asked = _ASKED.get()
+        if asked is not None:
+            asked.add(name)
+        return super().__getattribute__(name)
+
+    def idle(self, asked: Collection[str]) -> list[str]:
+        """The options that were given another value than the default, and were not asked for: they had no effect."""
+        fields = type(self).model_fields
+        given = [name for name in fields if name in self.model_fields_set and name not in asked]
+        return [name for name in given if not _same(self.__dict__[name], fields[name].default)]
+
     def __str__(self) -> str:
         """What these options mean, and each with its type, its default and what it is now."""
         return f"{cleandoc(type(self).__doc__ or '')}\n\n{options_table(type(self), self)}"
@@ -81,6 +120,10 @@ def _type_name(annotation: object) -> str:
 def _shown(value: object) -> str:
     text = getattr(value, "__name__", None) or repr(value)
     return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _same(one: object, other: object) -> bool:
+    return one is other or (isinstance(one, (bool, int, float, str, tuple)) and one == other)
 
 
 def _sentence(error: ValidationError, options: type[Options]) -> str:

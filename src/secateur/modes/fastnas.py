@@ -18,6 +18,7 @@ from typing import get_args
 
 from pydantic import Field
 
+from secateur.core.options import only_noted
 from secateur.core.plan import Plan
 from secateur.errors import ConfigError
 from secateur.modes.journalled import journal_path, origin
@@ -73,7 +74,7 @@ class FastNAS(Mode):
         ranked = ranked_for(task, self, judge)
         with self._journal(task, judge) as journal:
             measure = task.frontend.evaluator(
-                self.score_func, seed=self.seed, samples=self.batch_norm_samples, reuse=self.reuse
+                self.score_func, seed=self.seed, samples=self._samples(task), reuse=self.reuse
             )
             measured = Measured(journal, measure, task.frontend.ranks)
             grid = Grid.evenly(ranked.search_space, most=self.most_points)
@@ -118,7 +119,7 @@ class FastNAS(Mode):
         agreement = task.frontend.agreement()
         if agreement is None:
             return None
-        measure = task.frontend.evaluator(agreement, seed=self.seed, samples=self.batch_norm_samples, reuse=False)
+        measure = task.frontend.evaluator(agreement, seed=self.seed, samples=self._samples(task), reuse=False)
         whole = {"": task.graph.plan({})}  # what is looked at first is what is agreed with
 
         def measured(plans: Mapping[str, Plan]) -> dict[str, float | None]:
@@ -135,18 +136,22 @@ class FastNAS(Mode):
             f'Give each width a floor (floor=0.2){tried}, give back what goes (compensate="least_squares"), or raise the bound.',
         )
 
+    def _samples(self, task: Task) -> int | None:
+        return self.batch_norm_samples if task.frontend.has_data else None
+
     def _journal(self, task: Task, judge: Judge) -> Journal:
         """The journal with all that an evaluation depends on; on disk for rank 0 alone."""
         if self.checkpoint is None:
             return Journal.open(None, {})
-        header = {
-            "method": "fastnas",
-            **origin(task.graph, judge, task.frontend, seed=self.seed),
-            "num_batches": self.num_batches,
-            "batch_norm_samples": self.batch_norm_samples,
-            "score_func": name_of(self.score_func),
-            "seed": self.seed,
-            "constraints": task.budget.to_json(),
-        }
+        with only_noted():
+            header = {
+                "method": "fastnas",
+                **origin(task.graph, judge, task.frontend, seed=self.seed),
+                "num_batches": self.num_batches,
+                "batch_norm_samples": self.batch_norm_samples,
+                "score_func": name_of(self.score_func),
+                "seed": self.seed,
+                "constraints": task.budget.to_json(),
+            }
         path = None if task.frontend.ranks.number else journal_path(self.checkpoint, task.graph, self.steps)
         return Journal.open(path, header, may_differ={"constraints"}, fits=is_evaluation)

@@ -90,12 +90,6 @@ class PruneResult:
         """Parameters of the narrowed network."""
         return self.after["params"]
 
-    @property
-    def score(self) -> float | None:
-        """What ``score_func`` said of the network that was chosen, None for a mode that asks for none."""
-        found = self.plan.provenance.get("score")
-        return float(found) if isinstance(found, int | float) else None
-
     def to_json(self) -> str:
         """All of it but tensors as JSON text; what is no finite number is null."""
         return json.dumps(self.as_dict(), allow_nan=False)

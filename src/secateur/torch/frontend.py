@@ -27,8 +27,7 @@ from secateur.torch.compensation import Compensator
 from secateur.torch.criteria.judge import judge_of
 from secateur.torch.criteria.protocol import make, recognised
 from secateur.torch.evaluating.evaluator import Evaluator, keep_freed_memory
-from secateur.torch.evaluating.reading import evaluation_of
-from secateur.torch.evaluating.worth import SAMPLES, Agreement, Worth, zeros
+from secateur.torch.evaluating.worth import SAMPLES, Agreement, Worth, constant_score
 from secateur.torch.narrowing.host_config import admits, said_by_config
 from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
@@ -36,7 +35,6 @@ from secateur.torch.running.data import Data
 from secateur.torch.running.digests import digest_of_data, digest_of_weights
 from secateur.torch.running.distributed import ProcessRanks
 from secateur.torch.running.example import Example
-from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.switches import process_kept
 from secateur.torch.running.twin import twin
@@ -95,8 +93,7 @@ class TorchFrontend:
         return measure
 
     def constant_score(self, score_func: Any, *, seed: int) -> float | None:
-        with seeded(seed), torch.no_grad():
-            return evaluation_of(score_func(twin(self.model, zeros).eval())).value
+        return constant_score(self.model, score_func, seed=seed)
 
     def agreement(self) -> Agreement | None:
         return None if self.data is None else Agreement(self.data.limited(self.model, SAMPLES))

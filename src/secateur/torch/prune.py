@@ -17,6 +17,7 @@ from torch import nn
 
 from secateur.core.budget import Budget
 from secateur.core.graph import Graph
+from secateur.core.options import asked_for
 from secateur.core.plan import Plan
 from secateur.core.show import constraint_table
 from secateur.errors import ConfigError, VerificationError
@@ -60,10 +61,18 @@ def prune(
     Raises ConfigError for an option that is unknown or of the wrong type, Infeasible where no network of the search space
     meets the constraints, VerificationError where the result does not compute what it should. The model is then unchanged.
     """
-    recipe, constraints = _recipe(mode, config).with_constraints(constraints)
-    with progress("prune") as tell:
+    given = _recipe(mode, config)
+    with progress("prune") as tell, asked_for() as asked:
+        recipe, constraints = given.with_constraints(constraints)
         tell(0.0, "tracing")
-        return _prune(model, trace(model, dummy_input, interface=interface), recipe, constraints, tell)
+        done = _prune(model, trace(model, dummy_input, interface=interface), recipe, constraints, tell)
+    if idle := given.idle(asked):
+        warnings.warn(
+            f"config: {', '.join(idle)} had no effect: nothing in this call asked for {'it' if len(idle) == 1 else 'them'}, as "
+            "what belongs to data goes without effect where there are none, and what belongs to compensation without it",
+            stacklevel=2,
+        )
+    return done
 
 
 def _prune(
@@ -76,12 +85,13 @@ def _prune(
         search_space = restrict(graph, recipe.limits())
         say(search_space, constraint_table(search_space, budget) if budget.entries else "")
     time_bound = None if latency is None else _time_bound(latency, model, graph, recipe, tell)
+    freezes = recipe.verify and recipe.on_mismatch == "freeze"
     while True:
         try:
             wish = _Wish(recipe=recipe, bounds=bounds, budget=budget, time_bound=time_bound)
             return model, _searched_and_applied(model, graph, wish, tell)
         except VerificationError as error:
-            if recipe.on_mismatch == "raise" or not error.widths:
+            if not freezes or not error.widths:
                 raise
             graph = graph.frozen(error.widths, DIFFERED)  # the budget is met without these, or is infeasible
 

@@ -13,12 +13,15 @@ Invariant: the network looked at is as it was, and so is every generator.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from secateur.search.alive import ALIVE, check_alive
+from secateur.search.evidence import Quality
+from secateur.torch.evaluating.evaluator import Evaluator
 from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
 from secateur.torch.running.data import Data
 from secateur.torch.running.distributed import reduce_sum
@@ -30,6 +33,8 @@ SAMPLES = 256  # of the data, which are enough to tell the living from the dead
 _MOST_NUMBERS = 2**24  # of the outputs that are held
 _FEWEST_ROWS = 32  # below which agreement says nothing about life
 _MOST_COMMON = 0.9  # a network that nearly always gives one answer is no classifier to agree with
+_VARIES = 1e-6  # of the square of what a network answers: less is a constant, and its rounding
+_ADVICE = "Give each width a floor (limits={'floor': 0.2}), measure more, or raise the bound."
 _FAR = 0.3  # agreement from which on answers need not be the same
 
 
@@ -52,14 +57,14 @@ class Agreement:
     @property
     def value(self) -> float:
         """The agreement of what was looked at last."""
-        together, first, last, _ = self._sums().tolist()
+        together, first, last, *_ = self._sums().tolist()
         return together / math.sqrt(first * last) if first > 0 and last > 0 else 0.0
 
     @property
     def says_something(self) -> bool:
         """Whether the first network's answers vary, and are enough to tell by."""
-        _, first, _, rows = self._sums().tolist()
-        return rows >= _FEWEST_ROWS and first > 0
+        _, first, _, rows, whole = self._sums().tolist()
+        return rows >= _FEWEST_ROWS and first > _VARIES * whole
 
     @property
     def is_none(self) -> bool:
@@ -100,11 +105,12 @@ class Agreement:
         return mean if math.isfinite(mean) else None
 
     def _sums(self) -> torch.Tensor:
-        """⟨a, b⟩, ⟨a, a⟩, ⟨b, b⟩ of the centred answers, and how many rows there are; over all processes."""
-        sums = torch.zeros(4, dtype=torch.float64)
+        """⟨a, b⟩, ⟨a, a⟩, ⟨b, b⟩ of the centred answers, the number of rows, and ⟨a, a⟩ as they are; over all processes."""
+        sums = torch.zeros(5, dtype=torch.float64)
         if self._first is not None and self._last is not None and self._first.shape == self._last.shape:
             a, b = self._first - self._first.mean(0), self._last - self._last.mean(0)
-            sums = torch.stack([(a * b).sum(), (a * a).sum(), (b * b).sum(), torch.tensor(len(a)).to(a)]).cpu()
+            rows, whole = torch.tensor(len(a)).to(a), self._first.square().sum()
+            sums = torch.stack([(a * b).sum(), a.square().sum(), b.square().sum(), rows, whole]).cpu()
         sums = sums.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         reduce_sum([sums], self.data.group)
         return sums
@@ -135,14 +141,21 @@ class Worth:
 
     def check_alive(self, whole: float, score: float, advice: str) -> None:
         if self.score_func is not None:
-            check_alive(score, whole, self._constant, advice)
-        elif self._agreement is not None and self._agreement.says_something and self._agreement.is_none:
+            check_alive(score, whole, partial(constant_score, self.model, self.score_func, seed=self.seed), advice)
+        elif self._answers_nothing and (not self._has_loss or self._learned(-whole)):
             check_alive(0.0, 1.0, lambda: 0.0, advice, "agreement with the whole network")
 
-    def _constant(self) -> float | None:
-        assert self.score_func is not None
-        with seeded(self.seed), torch.no_grad(), unmoved(self.score_func):
-            return evaluation_of(self.score_func(twin(self.model, zeros).eval())).value
+    @property
+    def _answers_nothing(self) -> bool:
+        return self._agreement is not None and self._agreement.says_something and self._agreement.is_none
+
+    def _learned(self, loss: float) -> bool:
+        """Whether the whole network's loss was less than that of a constant one."""
+        assert self._data is not None
+        constant = Agreement(self._data.limited(self.model, SAMPLES))
+        with torch.no_grad(), seeded(self.seed):
+            constant(twin(self.model, _zeros).eval())
+        return constant.loss is None or loss < (1 - ALIVE) * constant.loss
 
     def _on_data(self, network: nn.Module) -> float | None:
         assert self._data is not None
@@ -157,8 +170,21 @@ class Worth:
         return agreed if self._agreement.says_something else None
 
 
-def zeros(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """What stands in for a tensor in a network that always gives the same answer."""
+def quality_of(whole: float | None, score: float | None, evaluator: Evaluator) -> Quality:
+    """What a pruner's result is worth. Raises DeadNetwork where that is no better than a constant."""
+    if whole is not None:
+        constant = partial(constant_score, evaluator.model, evaluator.score_func, seed=evaluator.seed)
+        check_alive(-math.inf if score is None else score, whole, constant, _ADVICE)
+    return Quality(measure="score_func", whole=whole, narrowed=score)
+
+
+def constant_score(model: nn.Module, score_func: ScoreFunc, *, seed: int) -> float | None:
+    """What a score function says of a network that always gives the same answer: this one, all its weights zero."""
+    with seeded(seed), torch.no_grad(), unmoved(score_func):
+        return evaluation_of(score_func(twin(model, _zeros).eval())).value
+
+
+def _zeros(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor.detach().clone()
 
 

@@ -31,7 +31,7 @@ from secateur.core.verification import Verification
 from secateur.errors import ArtifactError, InputError, PlanError
 from secateur.modes.result import PruneResult, result_of
 from secateur.progress import progress
-from secateur.search.evidence import Evidence, Found
+from secateur.search.evidence import Evidence, Found, Quality
 from secateur.search.journal import Journal
 from secateur.search.limits import Limits, restrict
 from secateur.search.measured import Measured, is_evaluation
@@ -45,6 +45,7 @@ from secateur.torch.criteria.protocol import Criterion, make
 from secateur.torch.evaluating.evaluator import Evaluator
 from secateur.torch.evaluating.processes import measuring
 from secateur.torch.evaluating.reading import ScoreFunc
+from secateur.torch.evaluating.worth import quality_of
 from secateur.torch.narrowing.beside import beside
 from secateur.torch.narrowing.history import history_of
 from secateur.torch.narrowing.masks import mask_plan, remove_masks
@@ -78,6 +79,7 @@ class IterativePruner:
         self.plan: Plan | None = None
         self.sensitivity: Sensitivity | None = None
         self._criterion = make(criterion)
+        self._evaluator: Evaluator | None = None
 
     def analyze(
         self,
@@ -107,7 +109,7 @@ class IterativePruner:
             ranked = self._ranked()
             grid = Grid.nearest_to(ranked.search_space, ratios)
             self._check_weights(journal, grid)
-            evaluator = Evaluator(model=self.model, score_func=score_func, data=data)
+            self._evaluator = evaluator = Evaluator(model=self.model, score_func=score_func, data=data)
             with measuring(evaluator) as measure:
                 self.sensitivity = surveyed(ranked, grid, in_turn, Measured(journal, measure), tell=tell)
         return self.sensitivity
@@ -124,7 +126,8 @@ class IterativePruner:
         The model is returned to be trained further. To meet constraints the ``"largest"`` loss of any width is made small,
         or with ``objective="sum"`` the sum of all losses.
 
-        Raises InputError for arguments that cannot be used, Infeasible where no network is small enough.
+        Raises InputError for arguments that cannot be used, Infeasible where no network is small enough, DeadNetwork where
+        what is left is no better than a constant; then nothing is masked.
         """
         started = time.perf_counter()
         with self._bare():
@@ -236,7 +239,13 @@ class IterativePruner:
             "threshold": sensitivity.threshold(self.graph.free, plan.sizes),
         }
         made = replace(plan, graph=self.graph, provenance=record)
-        return Found(plan=made, evidence=self._evidence(made))
+        return Found(plan=made, evidence=replace(self._evidence(made), quality=self._quality(made)))
+
+    def _quality(self, plan: Plan) -> Quality | None:
+        """What a plan is worth by the score of the analysis, asked once."""
+        if self._evaluator is None:
+            return None
+        return quality_of(self._measured().whole, self._evaluator(plan).value, self._evaluator)
 
     def _measured(self) -> Sensitivity:
         if self.sensitivity is None:

@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from secateur.errors import InputError
 from secateur.modes.result import PruneResult, result_of
 from secateur.progress import progress
 from secateur.search.candidates import Candidate, searched
-from secateur.search.evidence import Evidence
+from secateur.search.evidence import Evidence, Quality
 from secateur.search.journal import Journal
 from secateur.search.limits import Limits, restrict
-from secateur.search.measured import Measured, is_evaluation
+from secateur.search.measured import Evaluation, Measured, is_evaluation
 from secateur.search.proposals import Proposer
 from secateur.search.ranked import Ranked, judged, plain
 from secateur.torch.apply import apply, verification_of
@@ -40,6 +40,7 @@ from secateur.torch.criteria.protocol import Criterion, make
 from secateur.torch.evaluating.evaluator import Evaluator
 from secateur.torch.evaluating.processes import measuring
 from secateur.torch.evaluating.reading import ScoreFunc
+from secateur.torch.evaluating.worth import quality_of
 from secateur.torch.narrowing.history import history_of
 from secateur.torch.running.data import Data
 from secateur.torch.running.digests import described, digest_of_weights
@@ -79,6 +80,7 @@ class OneStepPruner:
         self.results: tuple[Candidate, ...] = ()
         self._criterion, self._seed, self._num_processes = make(criterion), seed, num_processes
         self._searched: _Searched | None = None
+        self._whole: Evaluation | None = None
 
     @property
     def plan(self) -> Plan | None:
@@ -125,6 +127,7 @@ class OneStepPruner:
             num_read=measured.num_read,
             seconds=time.perf_counter() - started,
         )
+        self._whole = None
         self._searched = _Searched(ranked=ranked, evaluator=evaluator, evidence=evidence)
         if checkpoint is not None:
             _write_results(Path(checkpoint), self.results)
@@ -133,16 +136,17 @@ class OneStepPruner:
     def prune(self, index: int | None = None) -> tuple[nn.Module, PruneResult]:
         """The network of a candidate, narrowed and calibrated: a new model. None is the best, 0 the first.
 
-        Raises InputError where there was no search, or no such candidate.
+        Raises InputError where there was no search, or no such candidate, DeadNetwork where it is no better than a constant.
         """
         plan, found = self.plan_of(index), self._found()
+        evidence = replace(found.evidence, quality=self._quality(plan, found.evaluator))
         small = apply(self.model, plan)
         found.evaluator.calibrate(small)  # the statistics it was judged with; the whole network's would be worth less
         verification = verification_of(small)
         assert verification is not None
         seconds = {**self.graph.seconds, "plan": found.evidence.seconds, "verify": verification.seconds}
         history = history_of(small)
-        return small, result_of(self.graph, plan, found.evidence, verification, history=history, seconds=seconds)
+        return small, result_of(self.graph, plan, evidence, verification, history=history, seconds=seconds)
 
     def plan_of(self, index: int | None = None) -> Plan:
         """The plan of a candidate; None is the best, 0 the first. Raises InputError where there is none."""
@@ -152,6 +156,12 @@ class OneStepPruner:
         if isinstance(index, bool) or index not in by_index:  # True would pass for candidate number 1
             raise InputError(f"there is no candidate {index!r}: they have numbers from 0 to {max(by_index)}")
         return by_index[index].plan(found.ranked, self.graph)
+
+    def _quality(self, plan: Plan, evaluator: Evaluator) -> Quality:
+        """What a candidate is worth beside the whole network, which is measured the first time."""
+        if self._whole is None:
+            self._whole = evaluator(self.graph.plan({}))
+        return quality_of(self._whole.value, plan.provenance["score"], evaluator)
 
     def _found(self) -> _Searched:
         if self._searched is None or not self.results:
