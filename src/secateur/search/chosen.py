@@ -24,9 +24,17 @@ Agreements = Callable[[Mapping[str, Plan]], Mapping[str, float | None]]
 
 
 def best_of(
-    plans: Mapping[str, Plan], measured: Measured, graph: Graph, *, whole: float, agreements: Agreements | None = None
+    plans: Mapping[str, Plan],
+    measured: Measured,
+    graph: Graph,
+    *,
+    whole: float | None = None,
+    agreements: Agreements | None = None,
 ) -> tuple[str, Plan, tuple[Candidate, ...]]:
-    """The name and plan of the one that loses least of the ``whole``, the first of several; all as candidates, best first."""
+    """The name and plan of the one that loses least, the first of several; and all of them as candidates, best first.
+
+    ``whole`` is the score of the whole network, which says how much a loss of score is beside one of agreement.
+    """
     keys = {name: f"plan {digest_of(plan)[:16]}" for name, plan in plans.items()}
     first = {key: name for name, key in reversed(list(keys.items()))}
     named = {name: plans[name] for name in plans if first[keys[name]] == name}
@@ -48,14 +56,16 @@ def best_of(
     return ordered[0].name, named[ordered[0].name], ordered
 
 
-def _ordered(found: Sequence[Candidate], whole: float) -> tuple[Candidate, ...]:
+def _ordered(found: Sequence[Candidate], whole: float | None) -> tuple[Candidate, ...]:
     """Best first: by the share of the score that is lost, and that of agreement where all have one."""
     if any(one.agreement is None for one in found):
         found = [replace(one, agreement=None) for one in found]
-    scale = max([abs(whole), *(abs(one.score) for one in found if one.score is not None)], default=0.0) or 1.0
+    scores = [one.score for one in found if one.score is not None]
+    best = max(scores, default=0.0) if whole is None else whole
+    scale = max(map(abs, [best, *scores])) or 1.0
 
     def lost(one: Candidate) -> float:
-        score = whole if one.score is None else one.score
-        return (whole - score) / scale + 1 - (1.0 if one.agreement is None else one.agreement)
+        score = best if one.score is None else one.score
+        return (best - score) / scale + 1 - (1.0 if one.agreement is None else one.agreement)
 
     return tuple(sorted(found, key=lambda one: (one.score is None, lost(one), one.index)))

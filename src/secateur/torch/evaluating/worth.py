@@ -33,6 +33,7 @@ SAMPLES = 256  # of the data, which are enough to tell the living from the dead
 _MOST_NUMBERS = 2**24  # of the outputs that are held
 _FEWEST_ROWS = 32  # below which agreement says nothing about life
 _MOST_COMMON = 0.9  # a network that nearly always gives one answer is no classifier to agree with
+_UNSURE = 0.9  # of the largest entropy
 _VARIES = 1e-6  # of the square of what a network answers: less is a constant, and its rounding
 _ADVICE = "Give each width a floor (limits={'floor': 0.2}), measure more, or raise the bound."
 _FAR = 0.3  # agreement from which on answers need not be the same
@@ -68,14 +69,15 @@ class Agreement:
 
     @property
     def is_none(self) -> bool:
-        """Whether the last network answers as a constant, or chance, would."""
+        """Whether the last network answers as a constant would, or by chance where the first one was sure of its answers."""
+        if self._first is None or self._last is None or self._first.shape != self._last.shape:
+            return False
         agreement = self.value
-        if agreement < ALIVE or agreement > _FAR or self._first is None or self._last is None:
-            return agreement < ALIVE
-        first, last = self._first.argmax(1), self._last.argmax(1)
-        common = float(torch.bincount(first).max()) / len(first)
-        same = float((first == last).double().mean())
-        return common < _MOST_COMMON and (same - common) / (1 - common) < ALIVE
+        if agreement > _FAR or (agreement >= ALIVE and _same_answers(self._first, self._last) >= ALIVE):
+            return False
+        varies = self._last - self._last.mean(0)
+        is_constant = bool(varies.square().sum() <= _VARIES * self._last.square().sum())
+        return is_constant or self._first.shape[1] == 1 or _is_sure(self._first)
 
     def _answers(self, model: nn.Module) -> torch.Tensor | None:
         rows: list[torch.Tensor] = []
@@ -168,6 +170,20 @@ class Worth:
         if self._has_loss:
             return None if self._agreement.loss is None else -self._agreement.loss
         return agreed if self._agreement.says_something else None
+
+
+def _same_answers(first: torch.Tensor, last: torch.Tensor) -> float:
+    """How many answers are the same, beyond those that the commonest answer alone gives: 1 for all, 0 for as many as that."""
+    answers = first.argmax(1)
+    common = float(torch.bincount(answers).max()) / len(answers)
+    same = float((answers == last.argmax(1)).double().mean())
+    return 1.0 if common > _MOST_COMMON else (same - common) / (1 - common)
+
+
+def _is_sure(answers: torch.Tensor) -> bool:
+    """Whether these are answers of a network that has learned: one with its first weights likes all of them alike."""
+    logs = answers.log_softmax(1)
+    return bool(-(logs.exp() * logs).sum(1).mean() < _UNSURE * math.log(answers.shape[1]))
 
 
 def quality_of(whole: float | None, score: float | None, evaluator: Evaluator) -> Quality:
