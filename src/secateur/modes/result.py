@@ -121,8 +121,7 @@ class PruneResult:
         given_back = [f"compensated: {len(self.refitted)} weights re-fitted"] if self.refitted else []
         given_back += [f"not re-fitted: {name}: {reason}" for name, reason in self.left_as_they_are.items()]
         lines += [str(self.latency)] if self.latency is not None else []
-        return "
-".join(
+        return "\n".join(
             [plan_table(self.plan), *lines, *worth, str(self.verification), *given_back, f"timing: {timings}"]
         )
 
