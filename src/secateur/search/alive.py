@@ -3,7 +3,7 @@
     whole 0.96 ──────────────────── found 0.91 ─────────────────────────── 0.14 ── constant 0.10
                                     alive                                   dead: an error, not a result
 
-Invariant: where the whole network is no better than a constant one, nothing is dead: there was nothing to lose.
+Invariant: where the whole network is hardly better than a constant one, nothing is dead: there was nothing to lose.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from secateur.errors import DeadNetwork
 
 LITTLE = 0.25  # a relative loss of score up to which nobody needs to ask
+LEARNED = 0.35  # of its score the whole network must have above a constant one's: untrained, it has luck alone
 ALIVE = 0.05  # of what the whole network's score has above a constant one's
 
 
@@ -23,7 +24,7 @@ def check_alive(
     if whole - score <= LITTLE * abs(whole):
         return
     least = constant()
-    if least is None or whole <= least or (score - least) / (whole - least) >= ALIVE:
+    if least is None or whole - least <= LEARNED * abs(whole) or (score - least) / (whole - least) >= ALIVE:
         return
     raise DeadNetwork(
         f"what the search found is no better than a network that always answers the same: {called} {score:.4g}, the whole "
