@@ -128,6 +128,19 @@ def test_a_number_that_follows_the_size_keeps_it_free(between: Any) -> None:
     assert width(between).frozen is None
 
 
+def test_of_several_widths_the_one_that_is_read_is_found() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Linear(6, 24), nn.Linear(24, 20), nn.Linear(20, 16), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.b(torch.relu(self.a(x)))
+            return self.d(torch.relu(self.c(h / math.log(h.shape[-1]))))
+
+    assert {w.name for w in sc.trace(Deep(), X).free} == {"a.out_features", "c.out_features"}
+
+
 def test_the_place_in_the_code_is_named() -> None:
     assert f"{__name__.rpartition('.')[2]}.py:" in str(width(lambda h: h / math.log2(h.shape[-1])).frozen)
 

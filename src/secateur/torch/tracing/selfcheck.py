@@ -149,7 +149,7 @@ def _freeze_told(seen: Observation, run: Run, graph: Graph, plan: Plan, leaf_of:
         nonlocal where
         try:
             part = graph.plan({name: plan.arrays[name] for name in names})
-            rehearsal = Rehearsal(run, {id(leaf_of[n].root()): part.sizes[n] for n in names})
+            rehearsal = Rehearsal(run, {id(leaf_of[w.name].root()): part.sizes[w.name] for w in graph.free})
             _run_narrowed(run, part, rehearsal, seen.outside)
         except Exception:
             return False  # it runs with all of them: that one is looked into by itself
