@@ -128,6 +128,14 @@ def test_a_number_that_follows_the_size_keeps_it_free(between: Any) -> None:
     assert width(between).frozen is None
 
 
+def test_numbers_from_a_generator_of_the_codes_own_keep_the_width_whole() -> None:
+    def noisy(h: torch.Tensor) -> torch.Tensor:
+        return h + torch.randn(h.shape[-1], generator=torch.Generator().manual_seed(1))
+
+    assert "generator" in str(width(noisy).frozen)
+    assert width(lambda h: h + torch.randn(h.shape[-1])).frozen is None
+
+
 def test_of_several_widths_the_one_that_is_read_is_found() -> None:
     class Deep(nn.Module):
         def __init__(self) -> None:

@@ -5,7 +5,7 @@ zeros(n)   zero everywhere, so also at removed units          zeros_like(x)   th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -60,6 +60,13 @@ def new(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> None:
     scalars = [a for a in args if type(a) in (int, float)]
     zero = trace.name in _ZEROS or (trace.name in ("full", "new_full") and scalars[-1:] in ([0], [0.0]))
     trace.put(out, [constant(1, ONE) if n == 1 else Space(n) for n in out.shape], [zero] * out.dim())
+    _freeze_seeded(trace, out, kwargs)
+
+
+def _freeze_seeded(trace: Trace, out: Tensor, kwargs: Mapping[str, object]) -> None:
+    """Fewer numbers from a generator of the code's own are other numbers."""
+    if kwargs.get("generator") is not None:
+        trace.freeze_all([out], f"numbers are drawn for it from a generator in {trace.where}")
 
 
 @rule("scalar_tensor", "_efficientzerotensor")
@@ -76,6 +83,7 @@ def random(trace: Trace, out: Tensor, x: object = None, *args: object, **kwargs:
     for space in trace.spaces(x):
         trace.statistic(space)
     trace.put(out, trace.spaces(x))
+    _freeze_seeded(trace, out, kwargs)
 
 
 @sample("zeros", "zeros_like", "ones_like")
