@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import random
@@ -529,6 +530,20 @@ def test_an_interrupt_waits_for_the_end_and_is_raised_at_once_where_it_is_welcom
                 signal.raise_signal(signal.SIGINT)
                 steps.append("put back")
     assert steps == ["went on", "put back"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_an_interrupt_that_the_model_swallows_comes_through() -> None:
+    class Swallowing(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            return super().forward(x)
+
+    model = Swallowing(lambda _, x: x)
+    with unmoved(), pytest.raises(KeyboardInterrupt):
+        sc.trace(model, X)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
