@@ -38,6 +38,7 @@ _TAKE_SIZES = frozenset(
         ),
     ]
 )
+_REBUILDS = ("_", "reset", "init", "set_")  # private, or made to give the module other layers
 _NOT_USES = frozenset(
     ["__init__", "forward", "extra_repr", "__repr__", "reset_parameters", "__setstate__", "__post_init__"]
 )
@@ -80,4 +81,4 @@ def _methods(kind: type) -> list[CodeType]:
         if name in own and name not in called:
             called.add(name)
             open_ones.extend(own[name].co_names)
-    return [code for name, code in own.items() if name not in called | _NOT_USES and not name.startswith("_")]
+    return [code for name, code in own.items() if name not in called | _NOT_USES and not name.startswith(_REBUILDS)]
