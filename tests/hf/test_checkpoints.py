@@ -147,3 +147,16 @@ def test_what_is_no_model_of_transformers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["os"]}')
     with pytest.raises(sc.ArtifactError, match="transformers has no class os"):
         sc.hf.from_pretrained(tmp_path)
+
+
+def test_padded_batches_run_on_what_an_example_without_padding_narrowed() -> None:
+    model = llama()
+    mask = torch.ones_like(ids()["input_ids"])
+    mask[-1, -3:] = 0
+    sc.prune(model, "magnitude", {"params": "60%"}, ids())
+    unpadded = model(**ids()).logits
+    padded = model(**ids(), attention_mask=mask).logits
+    assert torch.allclose(padded[0], unpadded[0], atol=1e-5)
+    groups = {layer.self_attn.num_key_value_groups for layer in model.model.layers}
+    heads = {layer.self_attn.q_proj.out_features // layer.self_attn.k_proj.out_features for layer in model.model.layers}
+    assert groups == heads

@@ -44,7 +44,7 @@ class SizeFacts:
         origins = [o for o, *_ in (*self.equations, *self.float_uses, *self.losses)]
         origins += [o for a, b, _ in self.differences for o in (a, b)]
         origins += [o for a, _, b in self.branches for o in (a, b)]
-        return {found for origin in origins for found in _attributes_in(origin)}
+        return {found for origin in origins for found in attributes_in(origin)}
 
     def join(self, other: SizeFacts) -> None:
         """What another run of the same code said holds too."""
@@ -90,9 +90,10 @@ def settle(facts: SizeFacts) -> None:
                 freeze(space, f"the code takes a branch by its size in {where or 'the model'}")
 
 
-def _attributes_in(origin: Origin) -> list[Attribute]:
+def attributes_in(origin: Origin) -> list[Attribute]:
+    """The attributes that an expression is made of."""
     if isinstance(origin, tuple):
-        return [*_attributes_in(origin[1]), *_attributes_in(origin[2])]
+        return [*attributes_in(origin[1]), *attributes_in(origin[2])]
     return [origin] if isinstance(origin, Attribute) else []
 
 

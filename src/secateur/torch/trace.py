@@ -25,6 +25,7 @@ from secateur.torch.tracing.aliases import freeze_aliases
 from secateur.torch.tracing.build import build
 from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
+from secateur.torch.tracing.masked import listen_padded
 from secateur.torch.tracing.names import Names
 from secateur.torch.tracing.observe import Observation, listen, listen_in_training, observe, say_own_sizes
 from secateur.torch.tracing.selfcheck import ROUNDS, check_by_running
@@ -56,6 +57,7 @@ def trace(
     seen = observe(example)
     for place, other in enumerate(example.further):
         listen(seen, other, f"also[{place}]")
+    listen_padded(seen)
     listen_in_training(seen)
     say_own_sizes(seen)
     freeze_aliases(seen)

@@ -1,23 +1,28 @@
-"""Integers that a module keeps for a method that no run called, which makes tensors of that size.
+"""Integers that a module keeps for code that no run came to, which makes tensors of that size.
 
     self.latent = 6
     def sample(self, n): return self.decode(torch.randn(n, self.latent))        forward never says that latent is a width
+    if mask is not None: keys = repeat(keys, module.groups)                     nor does a branch that was not taken
 
 By its number alone it cannot be told (6 may be a count of layers), so it is not changed either: what is near and has that
-size stays whole. Only integers are meant that no run used, and that such a method names beside a function that takes sizes.
+size stays whole. Only integers are meant that no run used, or none but to compare them, and that code names beside a function
+that takes sizes: a method, or a function of its file that it names.
 
 Invariant: nothing is run and nothing changed; widths are only frozen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from inspect import unwrap
 from types import CodeType, FunctionType
 
 from torch import nn
 
 from secateur.core.equations import Attribute
-from secateur.core.space import freeze
+from secateur.core.settle import attributes_in
+from secateur.core.space import freeze, leaves
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.unreached import Scene
 
@@ -39,46 +44,84 @@ _TAKE_SIZES = frozenset(
     ]
 )
 _REBUILDS = ("_", "reset", "init", "set_")  # private, or made to give the module other layers
-_NOT_USES = frozenset(
-    ["__init__", "forward", "extra_repr", "__repr__", "reset_parameters", "__setstate__", "__post_init__"]
-)
+_NOT_USES = frozenset(["__init__", "extra_repr", "__repr__", "reset_parameters", "__setstate__", "__post_init__"])
 
 
 def freeze_kept_sizes(seen: Observation) -> None:
-    """Freeze what has the size of an integer that only a method which did not run makes tensors with."""
-    heard = seen.tracer.facts.mentioned()
+    """Freeze what has the size of an integer that only code which did not run makes tensors with."""
+    facts = seen.tracer.facts
+    # A comparison alone does not say of which dimension an attribute is the size.
+    said = {found for origin, *_ in facts.equations for found in attributes_in(origin)}
+    heard = facts.mentioned()
     scene: Scene | None = None
-    for attribute, method, value in _kept(seen.example.model):
-        if attribute in heard or attribute not in seen.tracer.facts.attributes:
+    for attribute, value, kept in _kept(seen.example.model):
+        function = kept.on_a_branch.get(attribute.path) if attribute in heard else kept.apart.get(attribute.path)
+        if function is None or attribute in said or attribute not in facts.attributes:
             continue
         scene = scene or Scene(seen)
-        for space in scene.near(attribute.module):
+        near = scene.near(attribute.module)
+        for space in {id(s): s for whole in near for s in (whole, *leaves(whole))}.values():
             if space.size == value:
-                freeze(space, f"{attribute} has this size, and {method}(), which no run called, makes tensors with it")
+                freeze(space, f"{attribute} has this size, and {function}() makes tensors with it where no run came")
 
 
-def _kept(model: nn.Module) -> Iterator[tuple[Attribute, str, int]]:
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Names beside functions that take sizes, and the code they are in: what forward may lead to, and what it does not."""
+
+    on_a_branch: Mapping[str, str]
+    apart: Mapping[str, str]
+
+    @classmethod
+    def by(cls, kind: type) -> _Named:
+        """Those of a class, its bases, and the functions of their files."""
+        own = {
+            name: unwrap(value)
+            for base in reversed(kind.__mro__)
+            if not base.__module__.startswith(("torch.", "builtins"))
+            for name, value in vars(base).items()
+            if type(value) is FunctionType and name not in _NOT_USES
+        }
+        led_to, open_ones = dict[str, FunctionType](), ["forward"]
+        while open_ones:
+            name = open_ones.pop()
+            if name in own and name not in led_to:
+                led_to[name] = own[name]
+                open_ones.extend(_names(own[name].__code__))
+        apart = [f for name, f in own.items() if name not in led_to and not name.startswith(_REBUILDS)]
+        return cls(_beside_sizes(led_to.values()), _beside_sizes(apart))
+
+
+def _kept(model: nn.Module) -> Iterator[tuple[Attribute, int, _Named]]:
+    """The integers that modules of classes other than PyTorch's keep, and what the code of their class names."""
+    named: dict[type, _Named] = {}
     for name, module in model.named_modules():
-        for key, value in list(vars(module).items()):
-            if type(value) is int and value > 1 and not type(module).__module__.startswith("torch."):
-                for method in _methods(type(module)):
-                    if key in method.co_names and not _TAKE_SIZES.isdisjoint(method.co_names):
-                        yield Attribute(name, key), method.co_name, value
+        kind = type(module)
+        if not kind.__module__.startswith("torch."):
+            named[kind] = named.get(kind) or _Named.by(kind)
+            for key, value in list(vars(module).items()):
+                if type(value) is int and value > 1:
+                    yield Attribute(name, key), value, named[kind]
 
 
-def _methods(kind: type) -> list[CodeType]:
-    """The methods that a class and its bases, PyTorch's aside, define for others to call; not those that forward leads to."""
-    own = {
-        name: value.__code__
-        for base in reversed(kind.__mro__)
-        if not base.__module__.startswith(("torch.", "builtins"))
-        for name, value in vars(base).items()
-        if type(value) is FunctionType
-    }
-    called, open_ones = set[str](), ["forward"]
-    while open_ones:
-        name = open_ones.pop()
-        if name in own and name not in called:
-            called.add(name)
-            open_ones.extend(own[name].co_names)
-    return [code for name, code in own.items() if name not in called | _NOT_USES and not name.startswith(_REBUILDS)]
+def _beside_sizes(functions: Iterable[FunctionType]) -> dict[str, str]:
+    """Every name in code that takes sizes, itself or through a function of its file, and the name of that code."""
+    found: dict[str, str] = {}
+    for function in functions:
+        for code in (function, *_of_its_file(function)):
+            beside = (code, *_of_its_file(code))
+            if any(not _TAKE_SIZES.isdisjoint(_names(other.__code__)) for other in beside):
+                found |= dict.fromkeys(_names(code.__code__), code.__name__)
+    return found
+
+
+def _of_its_file(function: FunctionType) -> list[FunctionType]:
+    """The functions of the same file that a function names."""
+    named = (function.__globals__.get(name) for name in _names(function.__code__))
+    return [f for f in named if type(f) is FunctionType and f.__module__ == function.__module__]
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names in a function, and in those it is made of."""
+    inner = (_names(const) for const in code.co_consts if type(const) is CodeType)
+    return set(code.co_names).union(*inner)
