@@ -169,7 +169,7 @@ def test_it_says_what_was_compared_on_what_and_how_closely() -> None:
     scenes = [(c.inputs, c.mode, c.gradients, c.dtype) for c in found.comparisons]
     assert scenes == [
         ("the example", "evaluation", 0, "float64"),
-        ("fresh inputs", "evaluation", 0, "float32"),
+        ("fresh inputs, a batch of 3", "evaluation", 0, "float32"),
         ("fresh inputs", "training", 4, "float32"),
     ]
     assert found.tolerance <= 1e-12

@@ -44,6 +44,12 @@ def _checked_spans(spans: Spans | None) -> Spans | None:
     return spans
 
 
+def _checked_only(patterns: Collection[str]) -> Collection[str]:
+    if not (checked := _checked_patterns(patterns)):
+        raise InputError("the list is empty, so nothing would be pruned: leave only away to prune everything")
+    return checked
+
+
 Patterns = Annotated[Collection[str], PlainValidator(_checked_patterns)]
 SpansOption = Annotated[Spans | None, PlainValidator(_checked_spans)]
 
@@ -60,7 +66,7 @@ class Limits(Options):
 
     multiple_of: Annotated[int, PlainValidator(check_multiple)] = 1
     exclude: Patterns = ()
-    only: Patterns = ()
+    only: Annotated[Collection[str], PlainValidator(_checked_only)] = ()
     ratios: Annotated[tuple[float, ...], PlainValidator(check_fractions)] = ()
     floor: SpansOption = None
     ceiling: SpansOption = None
@@ -68,7 +74,7 @@ class Limits(Options):
 
     def limits(self) -> Limits:
         """These limits alone, where there are other options beside them."""
-        return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
+        return Limits(**{name: getattr(self, name) for name in Limits.model_fields if name in self.model_fields_set})
 
 
 NO_LIMITS = Limits()

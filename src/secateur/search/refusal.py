@@ -46,7 +46,9 @@ def _way_out(graph: Graph, bound: Bound) -> str:
         hints.append(f"allow {free.name} fewer than {free.choices[0]} of its {free.size} units")
     if frozen is not None:
         hints.append(f"free {frozen.name} ({frozen.frozen})")
-    hint = ", or ".join(hints) or "ask for a larger bound: nothing else can be narrowed"
+    hint = ", or ".join(hints) or (
+        "ask for a larger bound: nothing else can be narrowed, and print(secateur.trace(model, dummy_input)) says why"
+    )
     return f"{hint[0].upper()}{hint[1:]}."
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from secateur.core.budget import Budget
@@ -62,7 +63,11 @@ def prune(
     meets the constraints, VerificationError where the result does not compute what it should. The model is then unchanged.
     """
     given = _recipe(mode, config)
-    with progress("prune") as tell, asked_for() as asked:
+    with (
+        progress("prune") as tell,
+        asked_for() as asked,
+        torch.inference_mode(False),
+    ):  # which nothing made in it could leave
         recipe, constraints = given.with_constraints(constraints)
         tell(0.0, "tracing")
         done = _prune(model, trace(model, dummy_input, interface=interface), recipe, constraints, tell)

@@ -25,7 +25,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.verification import Comparison, Verification
 from secateur.errors import PlanError, VerificationError
-from secateur.torch.running.example import Example
+from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.verifying.blame import at_fault
 from secateur.torch.verifying.comparing import (
@@ -37,7 +37,7 @@ from secateur.torch.verifying.comparing import (
     is_too_little,
     sentence,
 )
-from secateur.torch.verifying.inputs import fresh, informative
+from secateur.torch.verifying.inputs import fresh, informative, resized
 from secateur.torch.verifying.running import Numbers, Scene, run
 
 _OWN = Numbers()
@@ -97,7 +97,7 @@ class _Proof:
         low, high = (_fresh(example, share) for share in (0.25, 0.75))
         here = [*high, Scene(inputs=EXAMPLE, example=example)]
         if low:
-            self._further(FRESH, low)
+            self._further(FRESH, _of_another_batch_size(low))
         trains = any(p.requires_grad for p in model.parameters())
         if trains and not _fits(model, 4):
             self.notes.append("gradients: there is not the memory for them")
@@ -226,6 +226,12 @@ def _fresh(example: Example, share: float) -> list[Scene]:
     """Scenes with other inputs, boldest first: other ids too, or none but floating numbers."""
     others = [fresh(example, share, ids=ids) for ids in (True, False)]
     return [Scene(inputs=FRESH, example=other) for other in others if not _same_numbers(other, example)]
+
+
+def _of_another_batch_size(scenes: Sequence[Scene]) -> list[Scene]:
+    """The same scenes with a sample more or fewer first: code may ask how many there are."""
+    others = [replace(scene, example=other) for scene in scenes if (other := resized(scene.example)) is not None]
+    return [replace(scene, inputs=f"{FRESH}, a batch of {batch_size(scene.example)}") for scene in others] + [*scenes]
 
 
 def _same_numbers(one: Example, other: Example) -> bool:

@@ -2,6 +2,7 @@
 
     floating numbers    drawn around the lower or the upper quarter of their range      (a branch on their mean goes either way)
     ids                 drawn from the example's least to its greatest
+    samples             as many as there are, and once one more or one fewer
     booleans, masks     kept: numbers of two values or with infinities, and integers in order (positions, lengths, offsets)
 
 Invariant: whatever values an argument had, its fresh ones lie in the same range; everything that is no tensor stays.
@@ -41,6 +42,20 @@ def fresh(example: Example, share: float, *, ids: bool) -> Example:
             return tensor.detach().clone()
         low, high = int(tensor.min()), int(tensor.max())
         return torch.randint(low, high + 1, tensor.shape, generator=generator).to(tensor)
+
+    return _mapped(example, one)
+
+
+def resized(example: Example) -> Example | None:
+    """The example with two samples for one, or else one fewer; None where its tensors do not agree on how many there are."""
+    tensors = [tensor for tensor in example.tensors() if tensor.dim()]
+    if len({tensor.shape[0] for tensor in tensors}) != 1 or any(t.layout is not torch.strided for t in tensors):
+        return None
+
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.dim():
+            return tensor.detach().clone()
+        return torch.cat([tensor.detach()] * 2) if tensor.shape[0] == 1 else tensor.detach()[:-1].clone()
 
     return _mapped(example, one)
 
