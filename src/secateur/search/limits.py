@@ -44,7 +44,9 @@ def _checked_spans(spans: Spans | None) -> Spans | None:
     return spans
 
 
-def _checked_only(patterns: Collection[str]) -> Collection[str]:
+def _checked_only(patterns: Collection[str] | None) -> Collection[str] | None:
+    if patterns is None:
+        return None
     if not (checked := _checked_patterns(patterns)):
         raise InputError("the list is empty, so nothing would be pruned: leave only away to prune everything")
     return checked
@@ -66,7 +68,7 @@ class Limits(Options):
 
     multiple_of: Annotated[int, PlainValidator(check_multiple)] = 1
     exclude: Patterns = ()
-    only: Annotated[Collection[str], PlainValidator(_checked_only)] = ()
+    only: Annotated[Collection[str] | None, PlainValidator(_checked_only)] = None
     ratios: Annotated[tuple[float, ...], PlainValidator(check_fractions)] = ()
     floor: SpansOption = None
     ceiling: SpansOption = None
@@ -74,7 +76,7 @@ class Limits(Options):
 
     def limits(self) -> Limits:
         """These limits alone, where there are other options beside them."""
-        return Limits(**{name: getattr(self, name) for name in Limits.model_fields if name in self.model_fields_set})
+        return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
 
 
 NO_LIMITS = Limits()
@@ -131,7 +133,7 @@ def _excluded(vocabulary: Vocabulary, patterns: Collection[str]) -> dict[str, st
     return {name: f"excluded ({p})" for p in patterns for name in vocabulary.matching(p, "exclude")}
 
 
-def _left_out(vocabulary: Vocabulary, patterns: Collection[str]) -> dict[str, str]:
+def _left_out(vocabulary: Vocabulary, patterns: Collection[str] | None) -> dict[str, str]:
     if not patterns:
         return {}
     chosen: set[str] = set()

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from inspect import unwrap
-from types import CodeType, FunctionType
+from types import FunctionType
 
 from torch import nn
 
@@ -25,6 +24,7 @@ from secateur.core.settle import attributes_in
 from secateur.core.space import freeze, leaves
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.unreached import Scene
+from secateur.torch.tracing.written import methods_of, named_by, names_in
 
 _TAKE_SIZES = frozenset(
     [
@@ -75,19 +75,13 @@ class _Named:
     @classmethod
     def by(cls, kind: type) -> _Named:
         """Those of a class, its bases, and the functions of their files."""
-        own = {
-            name: unwrap(value)
-            for base in reversed(kind.__mro__)
-            if not base.__module__.startswith(("torch.", "builtins"))
-            for name, value in vars(base).items()
-            if type(value) is FunctionType and name not in _NOT_USES
-        }
+        own = {name: f for name, f in methods_of(kind, ("torch.", "builtins")).items() if name not in _NOT_USES}
         led_to, open_ones = dict[str, FunctionType](), ["forward"]
         while open_ones:
             name = open_ones.pop()
             if name in own and name not in led_to:
                 led_to[name] = own[name]
-                open_ones.extend(_names(own[name].__code__))
+                open_ones.extend(names_in(own[name].__code__))
         apart = [f for name, f in own.items() if name not in led_to and not name.startswith(_REBUILDS)]
         return cls(_beside_sizes(led_to.values()), _beside_sizes(apart))
 
@@ -110,18 +104,11 @@ def _beside_sizes(functions: Iterable[FunctionType]) -> dict[str, str]:
     for function in functions:
         for code in (function, *_of_its_file(function)):
             beside = (code, *_of_its_file(code))
-            if any(not _TAKE_SIZES.isdisjoint(_names(other.__code__)) for other in beside):
-                found |= dict.fromkeys(_names(code.__code__), code.__name__)
+            if any(not _TAKE_SIZES.isdisjoint(names_in(other.__code__)) for other in beside):
+                found |= dict.fromkeys(names_in(code.__code__), code.__name__)
     return found
 
 
 def _of_its_file(function: FunctionType) -> list[FunctionType]:
     """The functions of the same file that a function names."""
-    named = (function.__globals__.get(name) for name in _names(function.__code__))
-    return [f for f in named if type(f) is FunctionType and f.__module__ == function.__module__]
-
-
-def _names(code: CodeType) -> set[str]:
-    """The names in a function, and in those it is made of."""
-    inner = (_names(const) for const in code.co_consts if type(const) is CodeType)
-    return set(code.co_names).union(*inner)
+    return [f for f in named_by(function) if f.__module__ == function.__module__]

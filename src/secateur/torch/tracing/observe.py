@@ -30,6 +30,7 @@ from secateur.torch.tracing.attributes import own_sizes, sized_attributes
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.tracer import Tracer
+from secateur.torch.tracing.written import asks_for_training
 
 INPUT, OUTPUT = "the model's input", "the model's output"
 
@@ -122,7 +123,12 @@ def listen(seen: Observation, example: Example, name: str) -> None:
 
 
 def listen_in_training(seen: Observation) -> None:
-    """Run each example once more in training mode. One that the model does not train on adds what was heard until then."""
+    """Run each example once more in training mode. One that the model does not train on adds what was heard until then.
+
+    Where no code asks which mode it is in, the run would be that of evaluation again.
+    """
+    if not asks_for_training(seen.example.model):
+        return
     for run in seen.runs:
         if not run.training:
             with contextlib.suppress(Exception):

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from secateur.core.graph import Graph
-from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, size_of, touches
+from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, Whole, size_of, touches
 from secateur.core.plan import Plan
 from secateur.core.verification import Comparison
 from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, renewed, slices_of
@@ -107,6 +107,8 @@ class Setup:
     def kept_of(self, tensor: torch.Tensor, layout: Layout) -> torch.Tensor:
         """What the narrowed network has of a tensor of the masked one, which is made of these widths."""
         left = tuple(_left(axis, self.base.sizes) for axis in layout)
+        if len(left) == tensor.dim():
+            left = tuple(_as_large(axis, size) for axis, size in zip(left, tensor.shape, strict=True))
         if tuple(size_of(axis, {}) for axis in left) != tuple(tensor.shape):
             return tensor
         if not any(touches(axis, self._arrays_left) for axis in left):
@@ -134,6 +136,20 @@ def _left(axis: Axis, sizes: Mapping[str, int]) -> Axis:
             return Sum(tuple(_left(part, sizes) for part in axis.parts))
         case _:
             return axis
+
+
+def _as_large(axis: Axis, size: int) -> Axis:
+    """An axis where the samples, of which there may be more or fewer than in the trace, make up this size."""
+    match axis:
+        case Whole():
+            return Whole(size)
+        case Product():
+            samples = [place for place, factor in enumerate(axis.factors) if isinstance(factor, Whole)]
+            rest = math.prod(size_of(f, {}) for f in axis.factors if not isinstance(f, Whole))
+            if len(samples) == 1 and size % rest == 0:
+                factors = [Whole(size // rest) if place in samples else f for place, f in enumerate(axis.factors)]
+                return Product(tuple(factors))
+    return axis
 
 
 def compare(setup: Setup, scene: Scene, numbers: Numbers, *, last: bool = True) -> Comparison:
