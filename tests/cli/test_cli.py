@@ -291,9 +291,9 @@ def test_the_demo_goes_the_whole_road(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_several_seeds_are_told_with_their_range() -> None:
-    def outcome(accuracy: float) -> demo.Comparison:
+    def outcome(accuracy: float) -> demo.DemoRun:
         one = demo.Figures(accuracy=accuracy, macs=100, params=10, file_bytes=40, latency_ms=1.0)
-        return demo.Comparison(
+        return demo.DemoRun(
             before=one, pruned=one, tuned=one, verification="verified", onnx_difference=1e-7, seconds=2.0
         )
 

@@ -92,7 +92,12 @@ def statistic(
 
 @rule("var", "std", "var_mean", "std_mean")
 def variance(trace: Trace, out: Outputs, x: Tensor, dim: Dims = None, *args: object, **kwargs: object) -> None:
-    _reduce(trace, out, x, _dims(x, dim if not isinstance(dim, bool) else None), adds=False)
+    dims = _dims(x, dim if not isinstance(dim, bool) else None)
+    _reduce(trace, out, x, dims, adds=False)
+    long = [d for d in dims if x.shape[d] > 1]
+    if len(long) == 1 and not (args[:1] == (False,) or kwargs.get("correction", 1) == 0):
+        only = trace.spaces(x)[long[0]].root()
+        only.least = max(only.least, 2)  # one number has no variance
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")

@@ -20,7 +20,7 @@ from types import FunctionType
 from torch import nn
 
 from secateur.core.equations import Attribute
-from secateur.core.settle import attributes_in
+from secateur.core.settle import SizeFacts, attributes_in
 from secateur.core.space import freeze, leaves
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.unreached import Scene
@@ -52,10 +52,11 @@ def freeze_kept_sizes(seen: Observation) -> None:
     facts = seen.tracer.facts
     # A comparison alone does not say of which dimension an attribute is the size.
     said = {found for origin, *_ in facts.equations for found in attributes_in(origin)}
-    heard = facts.mentioned()
+    heard, compared = facts.mentioned(), _told_apart(facts)
     scene: Scene | None = None
     for attribute, value, kept in _kept(seen.example.model):
-        function = kept.on_a_branch.get(attribute.path) if attribute in heard else kept.apart.get(attribute.path)
+        named = kept.on_a_branch if attribute in compared else {} if attribute in heard else kept.apart
+        function = named.get(attribute.path)
         if function is None or attribute in said or attribute not in facts.attributes:
             continue
         scene = scene or Scene(seen)
@@ -63,6 +64,16 @@ def freeze_kept_sizes(seen: Observation) -> None:
         for space in {id(s): s for whole in near for s in (whole, *leaves(whole))}.values():
             if space.size == value:
                 freeze(space, f"{attribute} has this size, and {function}() makes tensors with it where no run came")
+
+
+def _told_apart(facts: SizeFacts) -> set[Attribute]:
+    """The attributes that the code compared with a number; one that was equal to it is no size of the network's."""
+    found: set[Attribute] = set()
+    for left, _, right in facts.branches:
+        for one, other in ((left, right), (right, left)):
+            if isinstance(one, Attribute) and isinstance(other, (int, float)) and facts.attributes[one] != other:
+                found.add(one)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
