@@ -239,6 +239,7 @@ def _bind(leaf: Space, target: Space) -> Space:
         mark_inexact(target, leaf.inexact)
     if leaf.multiple > 1:
         align(target, leaf.multiple)
+    target.least = max(target.least, leaf.least)
     leaf.parent = target
     return target
 
