@@ -45,7 +45,7 @@ class RunningNorm(Protocol):
 def batch_norms(model: nn.Module) -> list[RunningNorm]:
     """The modules of a model that keep running statistics, but those that are frozen while the rest of it trains."""
     trains = any(p.requires_grad for p in model.parameters())
-    return [m for m in model.modules() if _keeps_statistics(m) and not (trains and _is_frozen(m))]
+    return [m for m in model.modules() if not (trains and _is_frozen(m)) and _keeps_statistics(m)]
 
 
 def _is_frozen(norm: nn.Module) -> bool:
