@@ -13,7 +13,7 @@ from collections.abc import Callable
 from secateur.errors import DeadNetwork
 
 LITTLE = 0.25  # a relative loss of score up to which nobody needs to ask
-LEARNED = 0.35  # of its score the whole network must have above a constant one's: untrained, it has luck alone
+LEARNED = 0.6  # of its score the whole network must have above a constant one's: untrained, it has luck alone
 ALIVE = 0.05  # of what the whole network's score has above a constant one's
 
 
