@@ -22,6 +22,20 @@ from torch.nn.modules.batchnorm import _NormBase
 import secateur as sc
 
 
+class Between(nn.Module):
+    """fc 12, something, fc: ``between`` is what a model of its kind does otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def between(self, h: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.between(torch.tanh(self.fc1(x))))
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """The arguments of one call of a model."""

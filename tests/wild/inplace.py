@@ -6,26 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .entry import floats, ids, wild
+from .entry import Between, floats, ids, wild
 
 ROWS = lambda: (floats(4, 6),)
 IMAGE = lambda: (floats(2, 3, 8, 8),)
 
 
-class _Between(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(6, 12), nn.Linear(12, 3)
-
-    def between(self, h: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.between(torch.tanh(self.fc1(x))))
-
-
 @wild(ROWS)
-class SliceAssign(_Between):
+class SliceAssign(Between):
     """`h[:, :6] += …`, `h[0] = …`."""
 
     def between(self, h: Tensor) -> Tensor:
@@ -36,7 +24,7 @@ class SliceAssign(_Between):
 
 
 @wild(ROWS)
-class ThroughAView(_Between):
+class ThroughAView(Between):
     """Writing into a view changes the base that is used later."""
 
     def between(self, h: Tensor) -> Tensor:
@@ -48,7 +36,7 @@ class ThroughAView(_Between):
 
 
 @wild(ROWS)
-class WithOut(_Between):
+class WithOut(Between):
     """`torch.mul(..., out=)` into a tensor made by `empty_like`, while evaluating."""
 
     def between(self, h: Tensor) -> Tensor:
@@ -252,7 +240,7 @@ class RingBuffer(nn.Module):
 
 
 @wild(ROWS)
-class ScatterKinds(_Between):
+class ScatterKinds(Between):
     """`index_copy`, `masked_scatter`, `index_put_`, `scatter_add_`, `put_` on activations."""
 
     def between(self, h: Tensor) -> Tensor:
@@ -263,7 +251,7 @@ class ScatterKinds(_Between):
 
 
 @wild(ROWS)
-class DataAssign(_Between):
+class DataAssign(Between):
     """`.data`, `set_`, `detach_`, `requires_grad_` on activations and on a module's own tensor."""
 
     def between(self, h: Tensor) -> Tensor:
@@ -273,7 +261,7 @@ class DataAssign(_Between):
 
 
 @wild(ROWS)
-class SwapsHalves(_Between):
+class SwapsHalves(Between):
     """Tuple assignment of slices, `torch.where` with out-of-place copies, `clamp_`."""
 
     def between(self, h: Tensor) -> Tensor:

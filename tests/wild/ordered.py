@@ -11,29 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .entry import floats, wild
+from .entry import Between, floats, wild
 
 ROWS = lambda: (floats(4, 6),)
 IMAGE = lambda: (floats(2, 3, 8, 8),)
 
 
-class _Between(nn.Module):
-    """fc 12, something, fc: ``between`` is what knows places."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(6, 12), nn.Linear(12, 3)
-
-    def between(self, h: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.between(torch.tanh(self.fc1(x))))
-
-
 def _op(name: str, function: object, *, in_order: bool = False) -> None:
     def make() -> nn.Module:
-        return type(name, (_Between,), {"between": lambda self, h: function(h)})()  # type: ignore[operator]
+        return type(name, (Between,), {"between": lambda self, h: function(h)})()  # type: ignore[operator]
 
     make.__module__ = __name__
     wild(ROWS, name=name, in_order=in_order)(make)
@@ -114,7 +100,7 @@ _op("Inverse", lambda h: h @ torch.linalg.inv(h.T @ h + torch.eye(12).to(h)))
 
 
 @wild(ROWS)
-class FixedPermutation(_Between):
+class FixedPermutation(Between):
     """A random permutation of features in a buffer."""
 
     def __init__(self) -> None:
@@ -126,7 +112,7 @@ class FixedPermutation(_Between):
 
 
 @wild(ROWS)
-class Circulant(_Between):
+class Circulant(Between):
     """A circulant weight from one vector, by indices."""
 
     def __init__(self) -> None:
@@ -156,7 +142,7 @@ class Hadamard(nn.Module):
 
 
 @wild(ROWS)
-class Householder(_Between):
+class Householder(Between):
     """Products of reflections."""
 
     def __init__(self) -> None:

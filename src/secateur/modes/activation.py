@@ -17,13 +17,14 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from secateur.core.plan import Plan
-from secateur.errors import ConfigError, Infeasible
+from secateur.errors import ConfigError
 from secateur.modes.task import MODES, CriterionOption, Mode, Task
 from secateur.search.allocate import keep_best
 from secateur.search.evidence import Evidence, Found
 from secateur.search.layer_sparsity import Layer, Removal, counts_of, layers_of, read_removal
 from secateur.search.limits import restrict
 from secateur.search.ranked import Ranked, plan_within, scored
+from secateur.search.refusal import check_within
 
 _TENTH = {"nn.Conv2d": 0.1, "nn.Linear": 0.1}
 
@@ -66,7 +67,8 @@ class Activation(Mode):
             ranked.search_space,
             lambda space: keep_best(space, ranked.scores, counts_of(removal, layers, space, ranked.scores)),
         )
-        _check_budget(task, found)
+        way_out = "Raise its shares or the bound, or leave the bound out."
+        check_within(task.graph, task.budget, found.sizes, chosen_by="remove", way_out=way_out)
         plan = replace(found, provenance=_record(task, ranked, removal, found, left))
         return Found(plan=plan, evidence=Evidence(method="activation"))
 
@@ -102,15 +104,3 @@ def _left_whole(removal: Removal, layers: Mapping[str, Layer], ranked: Ranked) -
     if blocked is not None:
         raise ConfigError(f"remove: {blocked!r} cannot be pruned: {reasons[blocked]}")
     return reasons
-
-
-def _check_budget(task: Task, found: Plan) -> None:
-    for metric, cost in task.budget.costs(task.graph, found.sizes).items():
-        if cost > task.budget.bounds[metric]:
-            raise Infeasible(
-                f"remove leaves {metric} = {int(cost):,}, more than the bound {int(task.budget.bounds[metric]):,}. "
-                "Raise its shares or the bound, or leave the bound out.",
-                metric=metric,
-                bound=task.budget.bounds[metric],
-                reachable=int(cost),
-            )

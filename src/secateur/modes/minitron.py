@@ -31,7 +31,7 @@ from secateur.search.journal import Journal
 from secateur.search.limits import restrict
 from secateur.search.measured import Measured
 from secateur.search.ranked import Ranked, judged, plan_within, planned
-from secateur.search.refusal import check_reachable
+from secateur.search.refusal import check_reachable, check_within
 from secateur.search.roles import sizes_asked
 from secateur.search.sayable import ratios, sayable
 from secateur.search.ties import Tie, counts_of, ties_of, uniform
@@ -104,15 +104,8 @@ class Minitron(Mode):
                 f"export_config: the model's configuration cannot say these sizes ({reason}). Ask for sizes that go together "
                 "(heads × head width = hidden, where it has no field for the head width), or give uniform=False."
             )
-        for metric, cost in task.budget.costs(task.graph, plan.sizes).items():
-            if cost > task.budget.bounds[metric]:
-                raise Infeasible(
-                    f"export_config leaves {metric} = {int(cost):,}, more than the bound {int(task.budget.bounds[metric]):,}. "
-                    "Ask for smaller sizes, raise the bound, or leave one of the two out.",
-                    metric=metric,
-                    bound=task.budget.bounds[metric],
-                    reachable=int(cost),
-                )
+        way_out = "Ask for smaller sizes, raise the bound, or leave one of the two out."
+        check_within(task.graph, task.budget, plan.sizes, chosen_by="export_config", way_out=way_out)
         return Found(plan=self._recorded(task, ranked, plan), evidence=Evidence(method="minitron"))
 
     def _searched(self, task: Task, ranked: Ranked) -> Found:

@@ -108,9 +108,8 @@ class _Rounds:
                     self._appraise(self._known.narrowed)
                 share = 1.0 if step == steps - 1 else _SHARE_ON_THE_WAY
                 self.compensation = compensator.fit(plan, share=share, tell=_within(part, 0.5, 1.0))
-        if (
-            self.has_data and compensator is None and self._plan().kept
-        ):  # a compensator sees to running statistics itself
+        # a compensator sees to running statistics itself
+        if self.has_data and compensator is None and self._plan().kept:
             self.working.remeasure()
         self._appraise(None if compensator is not None else self._known.narrowed)
         return Outcome(

@@ -8,7 +8,7 @@ Invariant: the value named as reachable is the cost of a network that the search
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,19 @@ def check_reachable(graph: Graph, budget: Budget) -> None:
         bound=bound.most,
         reachable=reachable,
     )
+
+
+def check_within(graph: Graph, budget: Budget, sizes: Mapping[str, int], *, chosen_by: str, way_out: str) -> None:
+    """Raise `Infeasible` where sizes that an option says, and no search chose, cost more than a bound."""
+    bounds = budget.bounds
+    for metric, cost in budget.costs(graph, sizes).items():
+        if cost > bounds[metric]:
+            raise Infeasible(
+                f"{chosen_by} leaves {metric} = {int(cost):,}, more than the bound {int(bounds[metric]):,}. {way_out}",
+                metric=metric,
+                bound=bounds[metric],
+                reachable=int(cost),
+            )
 
 
 def _way_out(graph: Graph, bound: Bound) -> str:

@@ -48,6 +48,7 @@ def verification_of(model: nn.Module) -> Verification | None:
     return model.__dict__.get(_VERIFICATION)
 
 
+@torch.inference_mode(False)  # what is made in it could never be trained
 def apply(
     model: nn.Module,
     plan: Plan,
@@ -66,13 +67,6 @@ def apply(
     Raises PlanError where the plan was made for another model, VerificationError where the two disagree, ApplyError where
     anything else went wrong; the given model is then bit for bit what it was.
     """
-    with torch.inference_mode(False):  # what is made in it could never be trained
-        return _applied(model, plan, in_place, verify, dummy_input, on_mismatch)
-
-
-def _applied(
-    model: nn.Module, plan: Plan, in_place: bool, verify: bool, dummy_input: object, on_mismatch: OnMismatch
-) -> nn.Module:
     check_fingerprint(model, plan.fingerprint)
     plan, outcome = _proved(model, plan, dummy_input, on_mismatch) if verify else (plan, _UNVERIFIED)
     if in_place:

@@ -63,11 +63,8 @@ def prune(
     meets the constraints, VerificationError where the result does not compute what it should. The model is then unchanged.
     """
     given = _recipe(mode, config)
-    with (
-        progress("prune") as tell,
-        asked_for() as asked,
-        torch.inference_mode(False),
-    ):  # which nothing made in it could leave
+    # what is made in inference mode could never be trained
+    with progress("prune") as tell, asked_for() as asked, torch.inference_mode(False):
         recipe, constraints = given.with_constraints(constraints)
         tell(0.0, "tracing")
         done = _prune(model, trace(model, dummy_input, interface=interface), recipe, constraints, tell)

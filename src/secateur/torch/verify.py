@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
-import psutil
 import torch
 from torch import nn
 
@@ -26,6 +25,7 @@ from secateur.core.plan import Plan
 from secateur.core.verification import Comparison, Verification
 from secateur.errors import PlanError, VerificationError
 from secateur.torch.running.example import Example, batch_size
+from secateur.torch.running.memory import free_beside
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.verifying.blame import at_fault
 from secateur.torch.verifying.comparing import (
@@ -207,19 +207,14 @@ def _wide(model: nn.Module) -> Iterator[Numbers]:
     own = max((torch.finfo(t.dtype).eps for t in tensors), default=torch.finfo(torch.float32).eps)
     count = sum(t.numel() for t in tensors)
     for dtype in (torch.float64, torch.float32):
-        if torch.finfo(dtype).eps < own and 2 * count * torch.finfo(dtype).bits // 8 < _free_bytes(model) // 3:
+        if torch.finfo(dtype).eps < own and 2 * count * torch.finfo(dtype).bits // 8 < free_beside(model) // 3:
             yield Numbers(wide=dtype)
             return
 
 
 def _fits(model: nn.Module, times: int) -> bool:
     """Whether there is memory for the model so many times over."""
-    return times * sum(p.numel() * p.element_size() for p in model.parameters()) < _free_bytes(model) // 2
-
-
-def _free_bytes(model: nn.Module) -> int:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return times * sum(p.numel() * p.element_size() for p in model.parameters()) < free_beside(model) // 2
 
 
 def _fresh(example: Example, share: float) -> list[Scene]:

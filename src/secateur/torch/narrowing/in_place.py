@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 
@@ -34,6 +33,7 @@ from secateur.torch.narrowing.slices import (
     positions,
     renewed,
 )
+from secateur.torch.running.memory import free_bytes
 
 Holder = tuple[dict[str, Any], str]  # a module's table, and the key a tensor has there
 
@@ -58,16 +58,12 @@ def fits_beside(model: nn.Module, plan: Plan) -> bool:
     """Whether what a plan keeps can be held beside the network until all of it is put in at once."""
     tensors = {id(t): (name, t) for name, t in _named(model) if plan.narrows(name)}.values()
     kept = sum(math.prod(plan.shape(name)) * t.element_size() for name, t in tensors if not t.is_meta)
-    return kept <= min(LARGE_BYTES, SHARE * _free_bytes(next((t.device for _, t in tensors), torch.device("cpu"))))
+    return kept <= min(LARGE_BYTES, SHARE * free_bytes(next((t.device for _, t in tensors), torch.device("cpu"))))
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
-
-
-def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def stream(model: nn.Module, plan: Plan, finish: Callable[[], None]) -> None:

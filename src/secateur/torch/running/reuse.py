@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -24,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from secateur.torch.running.calls import Args, Function, Kwargs, Result
+from secateur.torch.running.memory import free_beside
 
 MOST_BYTES = 2**32  # of recorded results, and never more than a quarter of the free memory
 
@@ -115,9 +115,7 @@ class Replay(TorchFunctionMode):
     @classmethod
     def beside(cls, model: nn.Module) -> Replay:
         """One that leaves room on the model's device."""
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-        return cls(min(MOST_BYTES, free // 4))
+        return cls(min(MOST_BYTES, free_beside(model) // 4))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

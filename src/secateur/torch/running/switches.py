@@ -15,7 +15,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,27 +120,24 @@ def modes_aside() -> Iterator[None]:
 
 
 @contextmanager
-def onednn_off() -> Iterator[None]:
+def _off(is_on: Callable[[], bool], turn: Callable[[bool], None]) -> Iterator[None]:
+    with ALONE:
+        before = is_on()
+        turn(False)
+        try:
+            yield
+        finally:
+            turn(before)
+
+
+def onednn_off() -> AbstractContextManager[None]:
     """oneDNN's recurrent kernels are one opaque operator; without them a layer is made of operators with rules."""
-    with ALONE:
-        before = torch._C._get_mkldnn_enabled()
-        torch._C._set_mkldnn_enabled(False)
-        try:
-            yield
-        finally:
-            torch._C._set_mkldnn_enabled(before)
+    return _off(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled)
 
 
-@contextmanager
-def cudnn_off() -> Iterator[None]:
+def cudnn_off() -> AbstractContextManager[None]:
     """PyTorch's own kernels in place of cuDNN's."""
-    with ALONE:
-        before = torch._C._get_cudnn_enabled()
-        torch._C._set_cudnn_enabled(False)
-        try:
-            yield
-        finally:
-            torch._C._set_cudnn_enabled(before)
+    return _off(torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled)
 
 
 class Watched(BaseTorchFunctionMode):
