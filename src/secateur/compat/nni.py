@@ -55,20 +55,20 @@ LEFT_OUT = ("exclude_op_types", "exclude_op_names", "exclude_op_names_re")
 
 
 class ActivationOptions(Options):
-    """Their options; those of all our modes may stand beside them.
-
-    ``config_list`` may be JSON text; without one a tenth of every Conv2d and Linear goes. ``training_steps`` is the number
-    of batches looked at. ``activation`` is applied to what a layer gives; None takes the activations as they are in the
-    network. ``mode`` changes nothing: what is coupled cannot be narrowed apart. ``exclude_last_layer`` leaves the last
-    Linear whole.
-    """
+    """Their options; those of all our modes may stand beside them."""
 
     pruner_type: Literal["apoz", "mean_rank"] = "apoz"
+    """"apoz", the share of positions where a unit is not zero, or "mean_rank", its mean."""
     mode: Literal["normal", "dependency_aware"] = "normal"
+    """Without effect: what is coupled cannot be narrowed apart."""
     training_steps: int | None = Field(default=None, ge=1)
+    """The number of batches looked at."""
     activation: Literal["relu", "relu6", "gelu", "silu"] | None = None
+    """What is applied to what a layer gives; None takes activations as they are in the network."""
     config_list: Any = None
+    """Their list, or its JSON text; without one a tenth of every Conv2d and Linear goes."""
     exclude_last_layer: bool = True
+    """Leave the last Linear whole."""
 
 
 def activation(model: nn.Module, options: Mapping[str, object]) -> Activation:

@@ -12,12 +12,14 @@ Invariant: what exists is valid; a key that nobody knows and a value of another 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from inspect import cleandoc
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from inspect import cleandoc, get_annotations
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -60,7 +62,9 @@ class Options(BaseModel):
 
     called: ClassVar[str] = "config"
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
 
     if not TYPE_CHECKING:  # a checker is to see the fields as parameters
 
@@ -94,31 +98,66 @@ class Options(BaseModel):
         return [name for name in given if not _same(self.__dict__[name], fields[name].default)]
 
     def __str__(self) -> str:
-        """What these options mean, and each with its type, its default and what it is now."""
+        """What these options are for, and each with its meaning, its type, its default and what it is now."""
         return f"{cleandoc(type(self).__doc__ or '')}\n\n{options_table(type(self), self)}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option as tables show it."""
+
+    name: str
+    meaning: str
+    type: str
+    default: str
+
+
+def described_options(kind: type[Options]) -> list[Option]:
+    """What there is to say of each option of a kind: its own, then those that it shares with others."""
+    own = get_annotations(kind)
+    return [_described(kind, name) for name in sorted(kind.model_fields, key=lambda name: name not in own)]
+
+
+def _described(kind: type[Options], name: str) -> Option:
+    field = kind.model_fields[name]
+    default = "needed" if field.is_required() else shown_value(field.get_default(call_default_factory=True))
+    meaning = " ".join((field.description or "").split())
+    return Option(name=name, meaning=meaning, type=type_name(field.annotation), default=default)
+
+
 def options_table(kind: type[Options], now: Options | None = None) -> str:
-    """The options of a kind as a table: type, default, and what is set where that is another."""
+    """The options of a kind as a table: meaning, type, default, and what is set where that is another."""
     from secateur.core.show import text_table
 
     rows = []
-    for name, field in kind.model_fields.items():
-        default = "needed" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-        value = _shown(getattr(now, name)) if now is not None else default
-        rows.append((name, _type_name(field.annotation), default, "" if value == default else value))
-    return text_table(kind.__name__, ("option", "type", "default", "set to"), rows)
+    for option in described_options(kind):
+        value = shown_value(getattr(now, option.name)) if now is not None else option.default
+        changed = "" if value == option.default else value
+        rows.append((option.name, option.meaning, option.type, option.default, changed))
+    columns = ("option", "meaning", "type", "default", "set to")
+    shown = columns if any(row[-1] for row in rows) else columns[:-1]
+    return text_table(kind.__name__, shown, [row[: len(shown)] for row in rows])
 
 
-def _type_name(annotation: object) -> str:
-    text = (
-        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    )
-    return re.sub(r"(?:\w+\.)+(\w+)", r"\1", text.replace("NoneType", "None"))
+def type_name(annotation: object) -> str:
+    """A type as a reader says it: no modules, no bounds, no signatures."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(arguments[0])
+    if origin is Literal:
+        return " | ".join(json.dumps(argument) for argument in arguments)
+    if origin in (Union, UnionType):
+        return " | ".join(dict.fromkeys(type_name(argument) for argument in arguments))
+    if annotation is Callable or origin is Callable:
+        return "function"
+    name = getattr(origin or annotation, "__name__", str(annotation)).replace("NoneType", "None")
+    inner = ", ".join("…" if argument is ... else type_name(argument) for argument in arguments)
+    return f"{name}[{inner}]" if inner else name.lower() if annotation is Any else name
 
 
-def _shown(value: object) -> str:
-    text = getattr(value, "__name__", None) or repr(value)
+def shown_value(value: object) -> str:
+    """A value on one short line, as it would be written."""
+    text = json.dumps(value) if isinstance(value, str) else getattr(value, "__name__", None) or repr(value)
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 

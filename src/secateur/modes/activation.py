@@ -31,17 +31,14 @@ _TENTH = {"nn.Conv2d": 0.1, "nn.Linear": 0.1}
 
 @MODES.add("activation")
 class Activation(Mode):
-    """Options of the activation mode.
-
-    ``remove`` maps layers, by name, type or pattern, to the share of their units that goes; of several patterns the last
-    one that matches counts, and 0.0 leaves a layer whole. Without it a tenth of every Conv2d and Linear goes. ``totals``
-    are shares of the weights of several layers together, ``{"share": 0.2, "layers": ["nn.Linear"], "most": 0.9}``, their
-    lowest units first, of each layer at ``most`` so much. ``criterion`` says which units those are.
-    """
+    """Options of the activation mode, beside those of all modes: the units that are least active go."""
 
     criterion: CriterionOption = "apoz"
+    """What says how active a unit is."""
     remove: Mapping[str, float] | Removal = Field(default_factory=dict)
+    """Layers, by name, type or pattern, and the share of their units that goes; the last match counts. Without it a tenth."""
     totals: Sequence[Mapping[str, Any]] = ()
+    """Shares of several layers together: {"share": 0.2, "layers": ["nn.Linear"], "most": 0.9}, lowest units first."""
 
     @property
     def needs_budget(self) -> bool:

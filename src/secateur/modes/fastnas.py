@@ -39,31 +39,30 @@ _FEW = 20  # evaluations after which a search with more of them looks at its pla
 
 @MODES.add("fastnas")
 class FastNAS(Mode):
-    """Options of the fastnas mode.
+    """Options of the fastnas mode, beside those of all modes; ``score_func`` is needed.
 
-    ``score_func(model)``, which is needed, gives a number, higher is better; each candidate is given in evaluation mode,
-    without gradients.
-    Batch norm is measured again for each on ``num_batches`` of the ``data_loader``, or on fewer that hold
-    ``batch_norm_samples``. What a candidate computes as the whole network does is computed once (``reuse``; give
-    ``reuse=False`` if ``score_func`` measures time).
-    ``checkpoint`` is a folder or file for the journal: a search that was interrupted goes on there, and one with other
-    constraints, limits or ``max_evaluations`` uses what is there. ``most_points`` counts of a width are measured, evenly
-    spaced with the smallest, and lines drawn between; ``max_evaluations`` are spent where they tell most. On top come the
-    whole network and at most ten plans: by the thresholds, those after 20 evaluations too, and by the criterion alone. The best
-    is taken, by its score and, with data, its agreement with the whole network, so that the search does not follow the luck of
-    its score's samples.
-    ``criterion`` ranks the units of a width; ``objective`` is what is made small, the
-    ``"largest"`` drop or the ``"sum"`` of all; ``seed`` is what every evaluation begins with.
+    Each candidate is given to ``score_func`` in evaluation mode, without gradients, its batch norm measured again. On top of
+    ``max_evaluations`` come the whole network and at most ten plans: by the thresholds, those after 20 evaluations too, and
+    by the criterion alone. The best is taken, by its score and, with data, its agreement with the whole network, so that
+    the search does not follow the luck of its score's samples.
     """
 
     checkpoint: str | Path | None = None
+    """A folder or file for the journal: an interrupted search goes on there, one with other constraints uses it."""
     max_evaluations: int | None = Field(default=None, ge=1)
+    """How many networks are measured, where it tells most; None: all points of all widths."""
     most_points: int = Field(default=8, ge=1)
+    """How many counts of a width are measured, evenly spaced, with the smallest; lines are drawn between."""
     batch_norm_samples: int = Field(default=256, ge=1)
+    """How many samples batch norm is measured on again for each candidate, within num_batches."""
     reuse: bool = True
+    """Compute once what a candidate shares with the whole network; False if score_func measures time."""
     criterion: CriterionOption = "l1"
+    """What ranks the units of a width."""
     objective: Objective = "largest"
+    """What is made small: the "largest" drop of the score by any width, or the "sum" of all."""
     seed: int = 0
+    """What every evaluation begins with."""
 
     def search(self, task: Task) -> Found:
         """Measure sensitivities, find thresholds, and take the plan that scores best."""

@@ -33,19 +33,18 @@ from secateur.search.threshold import Curves, Objective
 
 @MODES.add("gradnas")
 class GradNAS(Mode):
-    """Options of the gradnas mode.
-
-    ``loss_func(output, batch)`` over ``num_batches`` of the ``data_loader``; without it the model's own loss, or cross
-    entropy with the labels. ``criterion`` gives scores that add up; ``objective`` is what is made small, the ``"sum"`` of
-    the losses of all widths or the ``"largest"`` of them. ``checkpoint`` is a folder or file for the journal of scores:
-    with it they are made once, also for other constraints and limits.
-    """
+    """Options of the gradnas mode, beside those of all modes; it needs a loss."""
 
     num_batches: int = Field(default=128, ge=1)
+    """How many batches of the data_loader the scores are made on."""
     criterion: CriterionOption = "gate_gradient"
+    """What scores a unit; its scores must add up to a loss."""
     objective: Objective = "sum"
+    """What is made small: the "sum" of the losses of all widths, or the "largest" of them."""
     seed: int = 0
+    """What scoring begins with."""
     checkpoint: str | Path | None = None
+    """A folder or file for the journal of scores: made once, also for other constraints and limits."""
 
     def search(self, task: Task) -> Found:
         """Score units by backward passes, then choose counts."""

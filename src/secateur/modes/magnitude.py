@@ -15,11 +15,14 @@ from secateur.search.evidence import Evidence, Found
 
 @MODES.add("magnitude")
 class Magnitude(Mode):
-    """Options of the magnitude mode; see `secateur.plan` for what each does."""
+    """Options of the magnitude mode, beside those of all modes."""
 
     criterion: CriterionOption = "l1"
+    """What scores a unit: a name, a criterion, or scores made before."""
     allocation: AllocationOption = "global"
+    """How the budget is shared out between widths."""
     sizes: dict[str, int] = Field(default_factory=dict)
+    """Counts to take for some widths, in place of what the budget would give them."""
 
     def search(self, task: Task) -> Found:
         """Score once, allocate once."""

@@ -41,22 +41,22 @@ from secateur.search.ties import Tie, counts_of, ties_of, uniform
 @MODES.add("mcore_minitron")
 @MODES.add("mcore_gpt_minitron")
 class Minitron(Mode):
-    """Options of the minitron mode.
-
-    Sizes: ``export_config`` with the names of Megatron or of a Hugging Face configuration (it may stand among the constraints,
-    too), or a budget. Under a budget the ``top_k`` uniform networks that keep most of their scores are measured with
-    ``score_func(model)``, higher is better; without one, the first is taken. ``max_width_pruning`` is the largest share that any
-    width may lose in a search. ``uniform=False`` gives every layer widths of its own. ``criterion`` is `ActivationNorm`, whose
-    ``batch`` and ``sequence`` say how activations are summed up, or another.
-    """
+    """Options of the minitron mode, beside those of all modes: sizes in ``export_config``, or a budget to search under."""
 
     criterion: CriterionOption = "activation_norm"
+    """What scores a unit; ActivationNorm says with batch and sequence how activations are summed up."""
     export_config: dict[str, Any] = Field(default_factory=dict)
+    """Sizes by the names of Megatron or of a Hugging Face configuration; among the constraints, too."""
     uniform: bool = True
+    """One size for all layers, so that a configuration can say it; False gives each its own."""
     score_func: Callable[..., Any] | None = None
+    """score_func(model), higher is better, chooses among the candidates; without it the first is taken."""
     top_k: int = Field(default=10, ge=1)
+    """How many candidates, those that keep most of their scores, are measured."""
     max_width_pruning: float = Field(default=0.4, gt=0, lt=1)
+    """The largest share that any width may lose in a search."""
     seed: int = 0
+    """What scoring begins with."""
 
     @model_validator(mode="after")
     def _sizes_at_once(self) -> Self:

@@ -21,18 +21,20 @@ from secateur.search.evidence import Evidence, Found
 
 @MODES.add("progressive")
 class Progressive(Mode):
-    """Options of the progressive mode: those of all modes with other defaults, the criterion, and the allocation.
-
-    Each round scores on ``scoring_samples`` of the data; ``checkpoint`` is a folder or file for the journals of scores, one a
-    round: a search that was interrupted goes on with these, and one with another constraint shares the first.
-    """
+    """Options of the progressive mode, beside those of all modes; some of these have other defaults here."""
 
     criterion: CriterionOption = "gate_gradient"
+    """What scores a unit, anew in each round."""
     allocation: AllocationOption = "per_cost"
+    """How the budget is shared out; per_cost weighs a score against what the unit costs."""
     compensate: CompensationMethod = "least_squares"
+    """What is given back in each round: "least_squares", "bias" or "none"."""
     steps: int = Field(default=6, ge=1, le=1000)
+    """Rounds of score, narrow and re-fit, each with the same share of what is left."""
     scoring_samples: int = Field(default=256, ge=1)
+    """How many samples each round scores on."""
     checkpoint: str | Path | None = None
+    """A folder or file for the journals of scores, one a round; another constraint shares the first."""
 
     def search(self, task: Task) -> Found:
         """One round: score what is there now, and allocate."""

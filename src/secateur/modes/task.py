@@ -54,31 +54,39 @@ class Task:
 class Mode(Limits):
     """Options common to all modes.
 
-    ``verify`` proves the result; ``on_mismatch="freeze"`` leaves the widths whole that the proof finds at fault, and searches
-    again. Data: ``data_loader`` with ``collect_func`` (what of a batch the model takes; its first item by default), or
-    ``forward_loop`` called as ``forward_loop(model)``; ``num_batches`` of it are used; ``loss_func(output, batch)``.
-    What is found is scored, once: by ``score_func(model)``, higher is better, else by the loss on the data, else by its
-    agreement with the whole network; one that answers as a constant would is an error.
-    ``compensate`` re-fits what follows removed units on ``calibration_samples`` of the data, in ``steps`` rounds of prune
-    and compensate; ``ridge`` holds weights where they are. With data, batch-norm
-    statistics are measured again at the end. The rest narrows the search space as `Limits` says.
+    With data (a ``data_loader`` or a ``forward_loop``) batch-norm statistics are measured again at the end. What is found is
+    scored, once: by ``score_func``, else by the loss on the data, else by its agreement with the whole network; one that
+    answers as a constant would is an error.
     """
 
     called = "config"
 
     verify: bool = True
+    """Prove the result: narrowed compared with masked."""
     on_mismatch: Literal["raise", "freeze"] = "raise"
+    """What a failed proof does: "freeze" leaves the widths whole that are at fault, and searches again."""
     verbose: bool = False
+    """Tell what is done, and how long it still takes."""
     data_loader: Any = None
+    """Batches: anything that can be iterated over again."""
     collect_func: Callable[[Any], Any] | None = None
+    """What of a batch the model takes; its first item if not given, or a dict whole."""
     forward_loop: Callable[..., Any] | None = None
+    """In place of a data_loader: called as forward_loop(model), it runs the model on the data."""
     loss_func: Callable[[Any, Any], Any] | None = None
+    """loss_func(output, batch); if not given the output's own loss, or cross entropy with integer labels."""
     score_func: Callable[..., Any] | None = None
+    """score_func(model) gives a number, higher is better, with which what is found is scored."""
     num_batches: int = Field(default=50, ge=1)
+    """How many batches of the data are used."""
     compensate: CompensationMethod = "none"
+    """Re-fit what follows removed units on the data: "bias" gives back the mean, "least_squares" all that can be."""
     ridge: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """What holds re-fitted weights where they are; "auto" is chosen by layer on samples left out."""
     calibration_samples: int = Field(default=1024, ge=1)
+    """How many samples are fitted on."""
     steps: int = Field(default=1, ge=1, le=1000)
+    """Rounds of prune and compensate, each with the same share of what is left."""
 
     @model_validator(mode="after")
     def _one_source_of_data(self) -> Self:

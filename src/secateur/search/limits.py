@@ -57,22 +57,24 @@ SpansOption = Annotated[Spans | None, PlainValidator(_checked_spans)]
 
 
 class Limits(Options):
-    """What narrows a search space.
-
-    ``exclude`` leaves the matching widths whole, ``only`` all but the matching ones. ``multiple_of`` counts positions: any
-    number of heads of 64 satisfies 32. ``ratios`` are shares of the size, rounded to the multiple. ``floor`` and
-    ``ceiling`` are shares (floats up to 1.0) or counts (ints). ``rules`` says all this by module type and name.
-    """
+    """What narrows a search space: which counts a width may take. ``rules`` says the rest by module type and name."""
 
     called = "limits"
 
     multiple_of: Annotated[int, PlainValidator(check_multiple)] = 1
+    """Counts are multiples of this, in positions: any number of heads of 64 satisfies 32."""
     exclude: Patterns = ()
+    """What stays whole: widths, tensors, modules, type names, or patterns of them."""
     only: Annotated[Collection[str] | None, PlainValidator(_checked_only)] = None
+    """What may be narrowed, written in the same way; all the rest stays whole."""
     ratios: Annotated[tuple[float, ...], PlainValidator(check_fractions)] = ()
+    """The shares of its size that a width may keep, rounded to the multiple."""
     floor: SpansOption = None
+    """The least that a width keeps, a share (float up to 1.0) or a count (int); for all, or by name or pattern."""
     ceiling: SpansOption = None
+    """The most that a width keeps, written in the same way."""
     rules: Mapping[str, Any] = Field(default_factory=dict)
+    """All of these by module type and name; the last that matches counts, None leaves alone."""
 
     def limits(self) -> Limits:
         """These limits alone, where there are other options beside them."""

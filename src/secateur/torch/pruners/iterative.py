@@ -59,7 +59,7 @@ Wish = Budget | float  # what the network may cost, or the largest loss that a w
 
 
 class IterativePruner:
-    """Prune ``model`` in rounds. ``dummy_input`` is an example input; ``criterion`` says which units of a width go first.
+    """Prune a ``model`` in rounds. ``dummy_input`` is an example input; ``criterion`` says which units of a width go first.
 
     ``limits`` narrow the search space, as a dict or a `Limits`. It has state because the masks of one round bind the next:
     ``plan`` is what was decided last (None before), and ``sensitivity`` what `analyze` measured.
@@ -89,8 +89,9 @@ class IterativePruner:
         data_loader: Iterable[Any] | Data | None = None,
         checkpoint: str | Path | None = None,
     ) -> Sensitivity:
-        """Measure ``score_func(model)``, higher is better, with each width alone narrowed by each of ``ratios``.
+        """Measure the score with each width alone narrowed.
 
+        ``score_func(model)`` gives a number, higher is better; ``ratios`` are the shares of its units that each width loses.
         With a ``data_loader`` (a loader, or a `Data`) batch-norm statistics are measured again for each network. With a
         ``checkpoint`` (a file or a folder) every result is kept there: nothing finished is measured twice, in no later run.
         The model is not changed.
@@ -121,10 +122,10 @@ class IterativePruner:
         threshold: float | None = None,
         objective: Objective = "largest",
     ) -> tuple[nn.Module, PruneResult]:
-        """Mask the model in place until it meets ``constraints``, or all that loses at most ``threshold`` of the score.
+        """Mask the model in place; it is returned to be trained further.
 
-        The model is returned to be trained further. To meet constraints the ``"largest"`` loss of any width is made small,
-        or with ``objective="sum"`` the sum of all losses.
+        ``constraints`` are what it is to meet; ``threshold``, in their place, the share of the score that each width may lose.
+        ``objective`` is what is made small to meet them: the ``"largest"`` loss of any width, or the ``"sum"`` of all.
 
         Raises InputError for arguments that cannot be used, Infeasible where no network is small enough, DeadNetwork where
         what is left is no better than a constant; then nothing is masked.
@@ -149,8 +150,9 @@ class IterativePruner:
         threshold: float | None = None,
         objective: Objective = "largest",
     ) -> tuple[nn.Module, PruneResult]:
-        """What is masked so far, narrowed: a new model; with ``constraints`` or a ``threshold`` first decided as in `mask`.
+        """What is masked so far, narrowed: a new model.
 
+        With ``constraints`` or a ``threshold`` and an ``objective`` what goes is first decided as in `mask`.
         The model and its masks stay as they are. Raises InputError where there is nothing to narrow, and as `mask`.
         """
         started = time.perf_counter()

@@ -57,10 +57,11 @@ class _Searched:
 
 
 class OneStepPruner:
-    """Search for the best network of a given cost. ``dummy_input`` is an example input.
+    """Search for the best network of a given cost, made from ``model``. ``dummy_input`` is an example input.
 
-    ``criterion`` says which units of a width stay; ``limits`` narrow the search space, as a dict or a `Limits`; candidates
-    are measured in ``num_processes``. It has state because `search` fills ``results`` (best first) and `prune` reads them.
+    ``criterion`` says which units of a width stay; ``limits`` narrow the search space, as a dict or a `Limits`; ``seed``
+    gives the same candidates again; ``num_processes`` measure them. It has state because `search` fills
+    ``results`` (best first) and `prune` reads them.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class OneStepPruner:
         data_loader: Iterable[Any] | Data | None = None,
         checkpoint: str | Path | None = None,
     ) -> tuple[Candidate, ...]:
-        """Measure so many networks that meet the constraints; the results, best first.
+        """Measure networks that meet the ``constraints``; the results, best first. ``num_candidates`` is how many.
 
         ``score_func(model)`` gives a score, higher is better; as a generator of (share of the data, score so far) it is
         abandoned where it falls behind. With a ``data_loader`` (a loader, or a `Data`) batch-norm statistics are measured
@@ -134,7 +135,7 @@ class OneStepPruner:
         return self.results
 
     def prune(self, index: int | None = None) -> tuple[nn.Module, PruneResult]:
-        """The network of a candidate, narrowed and calibrated: a new model. None is the best, 0 the first.
+        """The network of candidate ``index``, narrowed and calibrated: a new model. None is the best, 0 the first.
 
         Raises InputError where there was no search, or no such candidate, DeadNetwork where it is no better than a constant.
         """
@@ -149,7 +150,7 @@ class OneStepPruner:
         return small, result_of(self.graph, plan, evidence, verification, history=history, seconds=seconds)
 
     def plan_of(self, index: int | None = None) -> Plan:
-        """The plan of a candidate; None is the best, 0 the first. Raises InputError where there is none."""
+        """The plan of candidate ``index``; None is the best, 0 the first. Raises InputError where there is none."""
         found = self._found()
         by_index = {candidate.index: candidate for candidate in self.results}
         index = self.results[0].index if index is None else index

@@ -30,29 +30,30 @@ class Scheduler(Protocol):
 
 
 class FinetuneConfig(Options):
-    """Options of `finetune`.
-
-    ``lr`` is that of the default optimizer, AdamW: 1e-3 for models with batch norm and 1e-4 for others; or give an
-    ``optimizer``, or a function of the parameters that makes one. ``collect_func`` says what of a batch the model takes (its
-    first item), ``loss_func(output, batch)`` gives the loss: by default the output's own, or cross entropy with the labels.
-
-    ``scheduler`` is "cosine" (after a warm-up over ``warmup`` of all steps), "constant", or a function of the optimizer and
-    the number of steps that gives a torch scheduler, stepped after each batch. ``amp`` "auto" is bfloat16 (float16 with
-    scaled gradients where there is none) on CUDA and off elsewhere. ``patience`` epochs without a better score end the
-    training. ``clip_norm`` bounds the norm of all gradients, ``seed`` fixes what is drawn while training.
-    """
+    """Options of `finetune`."""
 
     lr: float | None = Field(default=None, gt=0)
+    """The rate of the default optimizer, AdamW: 1e-3 for models with batch norm, 1e-4 for others."""
     optimizer: torch.optim.Optimizer | MakeOptimizer | None = None
+    """An optimizer, or a function of the parameters that makes one."""
     collect_func: Collect = first_of
+    """What of a batch the model takes: its first item, or a dict whole."""
     loss_func: Loss | None = None
+    """loss_func(output, batch); if not given the output's own loss, or cross entropy with the labels."""
     scheduler: Literal["cosine", "constant"] | MakeScheduler = "cosine"
+    """The course of the rate; or a function of the optimizer and the number of steps, stepped after each batch."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
+    """The share of all steps over which the rate rises, with the cosine."""
     amp: Literal["auto", "off", "bfloat16", "float16"] = "auto"
+    """Mixed precision: "auto" is bfloat16 (else float16 with scaled gradients) on CUDA, and off elsewhere."""
     patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better score that end the training."""
     clip_norm: float | None = Field(default=1.0, gt=0)
+    """The bound on the norm of all gradients together."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Of the default optimizer, on matrices only."""
     seed: int = 0
+    """What is drawn while training: the same seed gives the same weights."""
 
     @field_validator("optimizer", mode="before")
     @classmethod

@@ -45,8 +45,9 @@ MaskRule = Callable[..., None]  # as `Sparsifier.update_mask`
 class Sparsifier:
     """Rows of named tensors are masked by a rule; what is masked everywhere is removed in the end.
 
-    The rule is a subclass's `update_mask`, a function with the same arguments, or one that ranks (`RowScores`). ``defaults``
-    are keys for every entry of a configuration. State: the model with its masks, between `prepare` and `prune`.
+    ``rule`` is a function with the arguments of `update_mask`, or one that ranks (`RowScores`); a subclass has its own
+    `update_mask` in its place. ``defaults`` are keys for every entry of a configuration. State: the model with its masks,
+    between `prepare` and `prune`.
     """
 
     enable_mask_update = True  # False: `step` does nothing
@@ -75,13 +76,15 @@ class Sparsifier:
     def update_mask(self, module: nn.Module, tensor_name: str, **config: object) -> None:
         """Set entries of ``module.parametrizations[tensor_name][0].mask`` (``[rows]``, boolean) to False.
 
+        ``tensor_name`` is the parameter's own name in the module.
+
         ``config`` is the tensor's entry with the defaults: ``tensor_fqn``, ``sparsity_level``, ``prune_bias``, free keys.
         """
         assert callable(self._rule)
         self._rule(module, tensor_name, **config)
 
     def prepare(self, model: nn.Module, config: Config | None = None, *, dummy_input: object) -> None:
-        """Trace the model on ``dummy_input`` and attach masks that mask nothing yet.
+        """Trace a ``model`` on ``dummy_input`` and attach masks that mask nothing yet.
 
         An entry of ``config`` has ``tensor_fqn`` (a parameter's name), and may have ``sparsity_level`` (0 to 1),
         ``prune_bias`` (True: a masked row has no bias) and keys of your own for the rule. None means every Linear,
@@ -136,7 +139,7 @@ class Sparsifier:
         return tuple(leftovers(self._entries, self.plan))
 
     def prune(self, *, verify: bool = True) -> nn.Module:
-        """Narrow the model in place and take the masks off; `plans_of` has the plan.
+        """Narrow the model in place and take the masks off; `plans_of` has the plan. ``verify`` proves the result.
 
         Warns of masked rows that stay. Where something fails the model keeps its masks.
         """
