@@ -7,7 +7,9 @@ import re
 
 from griffe import Extension, Object
 
-_EXAMPLE = re.compile(r"(?:^>>> .*\n(?:(?!\n).+\n)*\n?)+", re.M)  # paragraphs that begin with a prompt, one after the other
+_EXAMPLE = re.compile(
+    r"(?:^>>> .*\n(?:(?!\n).+\n)*\n?)+", re.M
+)  # paragraphs that begin with a prompt, one after the other
 
 
 class Doctests(Extension):
