@@ -23,6 +23,7 @@ from secateur.torch.rules.registry import FUNCTION_RULES
 from secateur.torch.running.calls import Args, Function, Kwargs, Result
 from secateur.torch.running.listening import Listening
 from secateur.torch.running.switches import onednn_off
+from secateur.torch.tracing.answers import READS
 from secateur.torch.tracing.arithmetic import ARITHMETIC
 from secateur.torch.tracing.heard import call_of
 from secateur.torch.tracing.tracer import Tracer
@@ -58,7 +59,9 @@ class Sizes(Listening):
         if whole is not None:
             return self._whole(func, args, kwargs)
         first = len(self.tracer.records)
-        if func in _RECURRENT and not self.tracer.abstract:
+        if self.tracer.answers is not None and func.__name__ in READS:
+            out = self.tracer.answers.function(self.tracer.module, func, args, kwargs)
+        elif func in _RECURRENT and not self.tracer.abstract:
             with onednn_off():
                 out = func(*args, **kwargs)
         else:
@@ -352,7 +355,7 @@ _EQUAL_PARTS: dict[str, int | None] = {"chunk": None, "tensor_split": None, "hsp
 
 
 # what hands a tensor's values to code that nobody listens to
-_READS = frozenset({"numpy", "tolist", "untyped_storage", "storage", "_typed_storage", "__dlpack__", "__reduce_ex__"})
+_READS = READS | {"untyped_storage", "storage", "_typed_storage", "__dlpack__", "__reduce_ex__"}
 
 
 _VIEWS = frozenset({"view", "reshape", "unflatten", "expand"})

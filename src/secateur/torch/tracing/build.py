@@ -240,7 +240,8 @@ def _notes(seen: Observation) -> tuple[str, ...]:
     if inside and seen.example.interface:
         notes.append(f"not pinned: {', '.join(inside)} (interface=[…] pins what it names)")
     if seen.fallback:
-        notes.append(f"traced with real tensors, since the code reads values ({seen.fallback})")
+        how = "as on the example" if seen.tracer.abstract else "traced with real tensors"
+        notes.append(f"the code reads values: {how} ({seen.fallback})")
     if seen.tracer.data_dependent:
         notes.append("some sizes depend on the values of the example: costs hold for this example only")
     return tuple(notes)

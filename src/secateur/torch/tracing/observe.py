@@ -26,10 +26,11 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
+from secateur.torch.tracing.answers import Answers, Asked
 from secateur.torch.tracing.attributes import own_sizes, sized_attributes
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
-from secateur.torch.tracing.tracer import Tracer
+from secateur.torch.tracing.tracer import Tracer, Witness
 from secateur.torch.tracing.written import asks_for_training
 
 INPUT, OUTPUT = "the model's input", "the model's output"
@@ -95,13 +96,38 @@ def observe(example: Example) -> Observation:
         if any(t.is_meta for t in named_tensors(example.model).values()):
             raise TraceError(_sentence(example, abstract_error)) from abstract_error
         try:
-            seen = _observe(example, outside, abstract=False)
+            seen = _observe_values(example, outside)
         except SecateurError:
             raise
         except Exception as error:
             raise TraceError(_sentence(example, error)) from error
         seen.fallback = " ".join(f"{type(abstract_error).__name__}: {abstract_error}".split())[:140]
         return seen
+
+
+def _observe_values(example: Example, outside: Outside) -> Observation:
+    """As `_observe`, of code that reads values: answered what it read from numbers, or on numbers where that does not do."""
+    answers = _ask(example, outside, training=False)
+    try:
+        return _observe(example, outside, abstract=True, answers=answers)
+    except SecateurError:
+        raise
+    except Exception:
+        return _observe(example, outside, abstract=False)
+
+
+def _ask(example: Example, outside: Outside, *, training: bool) -> Answers:
+    """Run on numbers, and keep what the code reads of them."""
+    asked = Asked()
+    tracer = Witness(abstract=False, training=training, answers=asked)
+    staging = Staging(
+        stand_in=lambda name, tensor: tracer.owned(real_like(tensor)),
+        taken=lambda tensor: tracer.owned(tensor.detach().clone()),
+        training=training,
+        reading=False,
+    )
+    perform(example, tracer, staging, lambda output: None, outside)
+    return asked.again()
 
 
 def _sentence(example: Example, error: Exception) -> str:
@@ -146,17 +172,24 @@ def say_own_sizes(seen: Observation) -> None:
 
 def _again(seen: Observation, example: Example, *, training: bool) -> None:
     """One more run on the spaces of the first; on real tensors where those without data do not do."""
-    try:
-        _heard(seen, example, training, abstract=seen.tracer.abstract)
-    except Exception:
-        if not seen.tracer.abstract or any(t.is_meta for t in named_tensors(example.model).values()):
-            raise
-        _heard(seen, example, training, abstract=False)
+    if any(t.is_meta for t in named_tensors(example.model).values()):
+        _heard(seen, example, Tracer(abstract=True, training=training))
+        return
+    with contextlib.suppress(Exception):
+        if seen.tracer.abstract and seen.tracer.answers is None:
+            _heard(seen, example, Tracer(abstract=True, training=training))
+            return
+    with contextlib.suppress(Exception):
+        if seen.tracer.abstract:
+            answers = _ask(example, seen.outside, training=training)
+            _heard(seen, example, Tracer(abstract=True, training=training, answers=answers))
+            return
+    _heard(seen, example, Tracer(abstract=False, training=training))
 
 
-def _heard(seen: Observation, example: Example, training: bool, *, abstract: bool) -> Run:
+def _heard(seen: Observation, example: Example, tracer: Tracer) -> Run:
     """A run, its facts joined to those of the first, whether it comes to its end or not."""
-    run = Run(example, Tracer(abstract=abstract, training=training), [], training=training, whole=False)
+    run = Run(example, tracer, [], training=tracer.training, whole=False)
     seen.further.append(run)
     try:
         run.outputs = _perform(run, seen)
@@ -168,8 +201,8 @@ def _heard(seen: Observation, example: Example, training: bool, *, abstract: boo
     return run
 
 
-def _observe(example: Example, outside: Outside, *, abstract: bool) -> Observation:
-    seen = Observation(example, outside, Tracer(abstract=abstract), {}, [])
+def _observe(example: Example, outside: Outside, *, abstract: bool, answers: Answers | None = None) -> Observation:
+    seen = Observation(example, outside, Tracer(abstract=abstract, answers=answers), {}, [])
     seen.outputs = _perform(seen.runs[0], seen)
     return seen
 

@@ -12,6 +12,7 @@ Invariant: ends with a graph whose narrowed network has been seen to run.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
@@ -38,10 +39,13 @@ from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.tracing.heard import Call, is_alike, place_of_code
 from secateur.torch.tracing.observe import Observation, Run, real_like
+from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.tracer import Tracer, _flat
 
 ROUNDS = 60
+_LAYOUT = frozenset(["clone", "permute", "transpose", "view", "_unsafe_view", "_reshape_alias", "unsqueeze", "expand"])
+_SLICES = {"slice", "alias"}  # PyTorch makes the second of a slice that takes all
 _COUNTS = ("add_", (1.0,))  # what batch norm does in training: it counts its batches
 SHARES = ((0.3, 0.8), (0.1, 0.3))  # of each width, drawn between these: a threshold in the code lies on one side
 
@@ -54,7 +58,8 @@ class Rehearsal(Tracer):
     """Runs operators without rules and holds their output sizes against the record of the trace."""
 
     def __init__(self, run: Run, sizes: dict[int, int]) -> None:
-        super().__init__(abstract=run.tracer.abstract)
+        answers = run.tracer.answers
+        super().__init__(abstract=run.tracer.abstract, answers=answers.again() if answers is not None else None)
         self.expected, self.sizes = run.tracer.records, sizes
         self.due = iter(run.tracer.calls)
         self.differs: str | None = None  # where the code called something else, or with another number
@@ -77,13 +82,27 @@ class Rehearsal(Tracer):
         outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
         if name.startswith("prim::") or not outputs or not self.following:
             return
-        record = self.expected[self.place] if self.place < len(self.expected) else None
-        if record is None or (record.name, record.module) != (name, self.module):
-            self.following = False  # other numbers took another way: another expert, say, whose sizes are its own
+        record = self._due(name)
+        if record is None:
+            # other numbers took another way: another expert, say, whose sizes are its own
+            self.following = name in _LAYOUT
             return
         for tensor, layout in zip(outputs, record.outputs, strict=False):
             self.compare(name, tensor, layout)
         self.place += 1
+
+    def _due(self, name: str) -> Record | None:
+        """The record of an operator, past those that PyTorch leaves out where a size is one or memory is in order."""
+        place = self.place
+        while place < len(self.expected):
+            record = self.expected[place]
+            if record.module == self.module and (record.name == name or {record.name, name} == _SLICES):
+                self.place = place
+                return record
+            if name in _LAYOUT or record.name not in _LAYOUT:
+                return None
+            place += 1
+        return None
 
     def passes(self, value: object, caller: str, called: str) -> None:
         """Nothing is learnt of who holds what."""
@@ -134,6 +153,8 @@ def _check_plan(seen: Observation, runs: list[Run], plan: Plan, leaf_of: dict[st
         try:
             _run_narrowed(run, plan, rehearsal, seen.outside)
         except Exception as error:
+            if rehearsal.differs and (found := _freeze_told(seen, run, graph, plan, leaf_of)):
+                return found
             return _freeze_around(seen, run, rehearsal, f"{type(error).__name__}: {error}".splitlines()[0][:160])
         if rehearsal.differs and (found := _freeze_told(seen, run, graph, plan, leaf_of)):
             return found
@@ -149,10 +170,11 @@ def _freeze_told(seen: Observation, run: Run, graph: Graph, plan: Plan, leaf_of:
         nonlocal where
         try:
             part = graph.plan({name: plan.arrays[name] for name in names})
-            rehearsal = Rehearsal(run, {id(leaf_of[w.name].root()): part.sizes[w.name] for w in graph.free})
+        except PlanError:
+            return False
+        rehearsal = Rehearsal(run, {id(leaf_of[w.name].root()): part.sizes[w.name] for w in graph.free})
+        with contextlib.suppress(Exception):  # on another course it may not come to its end
             _run_narrowed(run, part, rehearsal, seen.outside)
-        except Exception:
-            return False  # it runs with all of them: that one is looked into by itself
         where = rehearsal.differs or where
         return rehearsal.differs is not None
 

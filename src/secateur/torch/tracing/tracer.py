@@ -24,6 +24,7 @@ from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexac
 from secateur.torch.rules.registry import find
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.generators import Generators
+from secateur.torch.tracing.answers import Answers, writes
 from secateur.torch.tracing.heard import Call
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 from secateur.torch.tracing.records import Memory, Record, Value
@@ -32,11 +33,14 @@ CostTerm = tuple[int, tuple[Space, ...], str]  # coefficient, sizes, and the mod
 
 
 class Tracer(TorchDispatchMode):
-    """Runs operators and keeps the equations they state. ``abstract``: floating tensors have no data."""
+    """Runs operators and keeps the equations they state. ``abstract``: floating tensors have no data.
 
-    def __init__(self, *, abstract: bool, training: bool = False) -> None:
+    ``answers`` says what code that reads values reads there; without, such code does not run.
+    """
+
+    def __init__(self, *, abstract: bool, training: bool = False, answers: Answers | None = None) -> None:
         super().__init__()
-        self.abstract, self.training = abstract, training
+        self.abstract, self.training, self.answers = abstract, training, answers
         self.muted = 0
         self.where = ""
         self.module = ""
@@ -207,17 +211,22 @@ class Tracer(TorchDispatchMode):
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        if self.abstract:
-            args, kwargs = self._abstract_arguments(func, args, kwargs)
-            out = run_abstract(func, args, kwargs) if args else None
-            if out is None:
-                out = self.generators.run(func, args, kwargs)
+        if self.answers is None or self.muted:
+            out = self._run_operator(func, args, kwargs)
         else:
-            out = self.generators.run(func, args, kwargs)
+            out = self.answers.operator(self.module, func, args, kwargs, self._run_operator)
         self.made.extend(weakref.ref(t) for t in _flat(out) if isinstance(t, torch.Tensor))
         if not self.muted:
             self.observe(func, out, args, kwargs)
         return out
+
+    def _run_operator(self, func: Operator, args: Args, kwargs: Kwargs) -> Result:
+        if self.abstract:
+            args, kwargs = self._abstract_arguments(func, args, kwargs)
+            out = run_abstract(func, args, kwargs) if args else None
+            if out is not None:
+                return out
+        return self.generators.run(func, args, kwargs)
 
     def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
         """Let the rule of an operator that has run speak, and record it."""
@@ -316,7 +325,7 @@ class Tracer(TorchDispatchMode):
                         has_real |= not item.is_meta
         if not (has_abstract and has_real):
             return args, kwargs
-        if func._schema.name in ("aten::copy_", "aten::index_put_") and not args[0].is_meta:
+        if writes(func) and isinstance(args[0], torch.Tensor) and not args[0].is_meta:
             raise NotImplementedError("abstract values are written into a real tensor")
         return tuple(self._to_abstract(a) for a in args), kwargs
 
@@ -330,6 +339,16 @@ class Tracer(TorchDispatchMode):
         if type(arg) in (list, tuple):
             return type(arg)(self._to_abstract(a) for a in arg)
         return arg
+
+
+class Witness(Tracer):
+    """Runs operators, and says nothing of them."""
+
+    def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
+        """No rule is asked."""
+
+    def passes(self, value: object, caller: str, called: str) -> None:
+        """Nothing is learnt of who holds what."""
 
 
 def _flat(tree: Any) -> list[Any]:
