@@ -33,7 +33,7 @@ Step = Literal["done", "n/a", ""]
 
 _WRONG = (VerificationError, ApplyError)  # typed, but they say that a plan of ours was no good
 _LEARNING_RATE = 1e-4
-_VALUE_DEPENDENT = ("macs", "peak_activation_bytes")
+_VALUE_DEPENDENT = ("macs", "peak_activation_bytes", "peak_memory_bytes")
 _FIXED = "no width at all: sizes of one, or parts of a fixed layout"
 
 

@@ -39,6 +39,7 @@ _LABELS = {
     "params_without_batchnorm": "params without batch norm",
     "weight_bytes": "weight bytes",
     "peak_activation_bytes": "peak activation bytes",
+    "peak_memory_bytes": "peak memory bytes",
 }
 _T = TypeVar("_T")
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from torch import nn
 
-from secateur.core.cost import Cost, Peak, Polynomial
+from secateur.core.cost import Cost, Monomial, Peak, Polynomial, Term
 from secateur.core.equations import Attribute
 from secateur.core.graph import Graph, Use, Width
 from secateur.core.layout import Along, Axis, Layout, Product, Sum
@@ -24,6 +24,7 @@ from secateur.torch.running.restoring import named_tensors
 from secateur.torch.tracing.names import Names, module_types
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.records import Record
+from secateur.torch.tracing.scratch import CostTerm
 
 
 def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
@@ -215,13 +216,21 @@ def _costs(seen: Observation, layouts: Mapping[str, Layout], axis: Callable[[Spa
     macs = Counter(
         seen.tracer.macs
     )  # a layer run a hundred times is one term, or a recurrent network would have thousands
-    memory = [(number, tuple(axis(s) for s in spaces), module) for number, spaces, module in seen.tracer.memory_events]
+
+    def written(events: Iterable[CostTerm]) -> list[Monomial]:
+        return [(number, tuple(axis(s) for s in spaces), module) for number, spaces, module in events]
+
+    weights = Polynomial.of(stored)
+    allocated, on_cpu = seen.tracer.memory_events, all(t.device.type == "cpu" for t in tensors.values())
+    given = Term(sum(t.nbytes for t in seen.example.tensors()), ())
+    held = [*weights.terms, given, *written(seen.tracer.scratch.among(allocated) if on_cpu else allocated)]
     return {
         "macs": Polynomial.of([(n * k, tuple(axis(s) for s in spaces), m) for (n, spaces, m), k in macs.items()]),
         "params": Polynomial.of(params),
         "params_without_batchnorm": Polynomial.of([term for term in params if term[2] not in norms]),
-        "weight_bytes": Polynomial.of(stored),
-        "peak_activation_bytes": Peak.of(memory),
+        "weight_bytes": weights,
+        "peak_activation_bytes": Peak.of(written(allocated)),
+        "peak_memory_bytes": Peak.of(held),
     }
 
 

@@ -28,8 +28,7 @@ from secateur.torch.tracing.answers import Answers, writes
 from secateur.torch.tracing.heard import Call
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 from secateur.torch.tracing.records import Memory, Record, Value
-
-CostTerm = tuple[int, tuple[Space, ...], str]  # coefficient, sizes, and the module that pays
+from secateur.torch.tracing.scratch import CostTerm, Scratch
 
 
 class Tracer(TorchDispatchMode):
@@ -50,6 +49,7 @@ class Tracer(TorchDispatchMode):
         self.records: list[Record] = []
         self.macs: list[CostTerm] = []
         self.memory_events: list[CostTerm] = []
+        self.scratch = Scratch()
         self.unknown: Counter[str] = Counter()
         self.facts = SizeFacts()
         self.kept: set[int] = set()  # numbers of the contents of tensors that the run began with
@@ -283,6 +283,7 @@ class Tracer(TorchDispatchMode):
         view = getattr(func, "is_view", False)
         first = next((k for t in inputs if (k := self.known(t)) is not None), None)
         reads = tuple(known.number for t in inputs if (known := self.known(t)) is not None)
+        begun = len(self.memory_events)
         for tensor in outputs:
             known = self.value(tensor)
             if view and first is not None:
@@ -292,14 +293,18 @@ class Tracer(TorchDispatchMode):
                     known.memory = first.memory
                 elif not view:
                     known.memory = Memory()
-                    term = (tensor.element_size(), tuple(known.spaces), self.module)
+                    term = self._bytes(tensor)
                     self._allocated.append((weakref.ref(known.memory), term))
                     self.memory_events.append(term)
+        self.scratch.note(name, inputs, outputs, (begun, len(self.memory_events)), self._bytes)
         touched = [s for t in inputs for s in self.spaces(t)]
         record = Record(name, self.module, touched, [list(self.spaces(t)) for t in outputs], view)
         record.over = tuple(self._over)
         record.reads, record.writes = reads, tuple(self.value(t).number for t in outputs)
         self.records.append(record)
+
+    def _bytes(self, tensor: torch.Tensor) -> CostTerm:
+        return tensor.element_size(), tuple(self.spaces(tensor)), self.module
 
     def _note_releases(self) -> None:
         """What was let go since the last operator. (Not in a finaliser: Python swallows an interrupt that strikes there.)"""

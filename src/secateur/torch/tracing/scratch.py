@@ -1,0 +1,77 @@
+"""What kernels hold beside their result while they run, as a profiler sees it.
+
+    convolution on a CPU:   copies of input, weight and output in blocks ──► compute ──► the output copied back
+                            +in +w +out'                                     −in −w      +out  −out'
+
+A transposed one copies its output twice.
+
+Matrix products, 1 × 1 convolutions, element-wise operators and attention work in place of their result, or next to it in little.
+What cuDNN takes on a GPU is its own choice at run time, and not said here.
+
+Invariant: what is taken here is given back here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from secateur.core.space import Space, is_frozen
+
+CostTerm = tuple[int, tuple[Space, ...], str]  # coefficient, sizes, and the module that pays
+
+_BLOCK = 16  # channels; a model's input with fewer is read as it lies
+_BLOCKED = (torch.float32, torch.bfloat16, torch.float16)  # other types take another path
+
+
+@dataclass
+class Scratch:
+    """Copies that kernels make, each with the allocation before which it happens. State: it grows as operators run."""
+
+    events: list[tuple[int, CostTerm]] = field(default_factory=list)
+
+    def note(
+        self,
+        name: str,
+        inputs: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
+        span: tuple[int, int],
+        term: Callable[[torch.Tensor], CostTerm],
+    ) -> None:
+        """An operator ran, whose own allocations are those of ``span``."""
+        if name != "convolution" or len(outputs) != 1 or _is_product(inputs[0], inputs[1], outputs[0]):
+            return
+        copies = [term(tensor) for tensor in (*inputs[:2], *outputs)]
+        if _few(copies[0]):
+            del copies[0]
+        released = [(-number, spaces, pays) for number, spaces, pays in copies]
+        again = copies[-1:] if _grows(inputs[0], outputs[0]) else []
+        self.events += [(span[0], event) for event in [*copies, *released[:-1], *again]]
+        self.events += [(span[1], event) for event in released[-1:] * (1 + len(again))]
+
+    def among(self, allocations: Sequence[CostTerm]) -> Iterator[CostTerm]:
+        """Allocations and copies in the order in which they happen."""
+        begun = 0
+        for place, event in self.events:
+            yield from allocations[begun:place]
+            yield event
+            begun = place
+        yield from allocations[begun:]
+
+
+def _is_product(x: torch.Tensor, weight: torch.Tensor, output: torch.Tensor) -> bool:
+    """Nothing is laid out anew: 1 × 1 at every position, or a type that takes another path."""
+    one_by_one = set(weight.shape[2:]) == {1} and x.shape[2:] == output.shape[2:] and weight.shape[1] == x.shape[1]
+    return one_by_one or x.dtype not in _BLOCKED
+
+
+def _few(x: CostTerm) -> bool:
+    """The channels of a picture. (Those of a width may become few: what a plan costs must be what its network is counted to.)"""
+    return len(x[1]) > 1 and x[1][1].size < _BLOCK and is_frozen(x[1][1])
+
+
+def _grows(x: torch.Tensor, output: torch.Tensor) -> bool:
+    """As only a transposed convolution does, but for padding beyond need."""
+    return all(after > before for before, after in zip(x.shape[2:], output.shape[2:], strict=False))
