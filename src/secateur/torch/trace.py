@@ -10,14 +10,14 @@ Invariant: the model is untouched; every width reported free has been seen to ru
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.settle import settle
+from secateur.core.space import Space
 from secateur.errors import TraceError
 from secateur.torch.running.example import Example, Examples
 from secateur.torch.running.interface import Interface, check_interface
@@ -26,9 +26,9 @@ from secateur.torch.tracing.build import build
 from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.masked import listen_padded
-from secateur.torch.tracing.names import Names
-from secateur.torch.tracing.observe import Observation, listen, listen_in_training, observe, say_own_sizes
+from secateur.torch.tracing.observe import Observation, listen, observe, say_own_sizes
 from secateur.torch.tracing.selfcheck import ROUNDS, check_by_running
+from secateur.torch.tracing.training import listen_in_training
 from secateur.torch.tracing.unreached import place_unreached
 
 
@@ -57,35 +57,26 @@ def trace(
     seen = observe(example)
     for place, other in enumerate(example.further):
         listen(seen, other, f"also[{place}]")
-    listen_padded(seen)
     listen_in_training(seen)
+    listen_padded(seen)
     say_own_sizes(seen)
     freeze_aliases(seen)
     settle(seen.tracer.facts)
     place_unreached(seen)
     freeze_kept_sizes(seen)
     freeze_idle(seen)
-    graph = build(seen, {})
+    graph, leaf_of = build(seen)
     traced = time.perf_counter()
     if check:
-        graph = _checked(seen, graph)
+        graph = _checked(seen, graph, leaf_of)
     seconds = {"trace": traced - started, "self_check": time.perf_counter() - traced}
     return replace(graph, seconds=seconds)
 
 
-def _checked(seen: Observation, graph: Graph) -> Graph:
+def _checked(seen: Observation, graph: Graph, leaf_of: Mapping[str, Space]) -> Graph:
     for _ in range(ROUNDS):
-        if not graph.free:
-            return graph
-        failure = check_by_running(seen, graph, _leaf_of(seen))
-        if failure is None:
+        if not graph.free or check_by_running(seen, graph, leaf_of) is None:
             return graph
         settle(seen.tracer.facts)
-        graph = build(seen, {})
+        graph, leaf_of = build(seen)
     raise TraceError(f"after {ROUNDS} rounds of freezing, the narrowed model still does not run")
-
-
-def _leaf_of(seen: Observation) -> dict[str, Any]:
-    model = seen.example.model
-    names = Names(model, seen, {n for n, _ in model.named_parameters(remove_duplicate=False)})
-    return names.leaf

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from secateur.errors import PlanError
+from secateur.torch.running.walking import named_modules, named_parameters
 
 Shape = tuple[int, ...]
 
@@ -57,16 +59,17 @@ def fingerprint(
 
 
 def _lines(model: nn.Module, shapes: Mapping[str, Shape], standins: Mapping[str, object]) -> Iterator[str]:
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in named_modules(model, once=False):
         yield f"module {name!r} {type(module).__name__}"
         held = vars(standins.get(name, module))
         yield from (f"read {name!r} {key} {_plain(held[key])!r}" for key in _names_read(type(module)) & held.keys())
-    for name, tensor in model.named_parameters(remove_duplicate=False):
+    for name, tensor in named_parameters(model):
         yield f"parameter {name!r} {_shape(name, tensor, shapes)}"
     for name, _ in model.named_buffers(remove_duplicate=False):
         yield f"buffer {name!r}"
 
 
+@cache
 def _names_read(kind: type[nn.Module]) -> set[str]:
     torchs = next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn.modules."))
     return _GEOMETRY if torchs in _CONTAINERS else _READ

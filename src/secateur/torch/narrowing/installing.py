@@ -20,6 +20,7 @@ from secateur.errors import PlanError
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.host_config import configs_held, put_config
 from secateur.torch.running.restoring import Undo, flags_kept, relink, shallow_copy, undo_of
+from secateur.torch.running.walking import modules_of, named_modules
 
 
 def install(
@@ -40,7 +41,7 @@ def install(
     """
     undo = undo_of(model) if undo is None else undo
     try:
-        modules = dict(model.named_modules(remove_duplicate=False))
+        modules = dict(named_modules(model, once=False))
         configs = configs_held(model) if fields else {}
         resized = _put_in(modules, tensors)
         resized |= _rewrite(modules, edits) | {name.rpartition(".")[0] for name in there}
@@ -82,6 +83,8 @@ def _rewrite(modules: Mapping[str, nn.Module], edits: Iterable[Edit]) -> set[str
 
 def _drop_caches(model: nn.Module) -> None:
     """Let modules that cache what they compute from parameters forget it, the way they do when training starts."""
+    if all(type(module).train is nn.Module.train for module in modules_of(model)):
+        return
     with flags_kept(model):
         model.train()
 

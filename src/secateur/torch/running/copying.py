@@ -15,31 +15,24 @@ import collections
 import copy
 import copyreg
 import functools
-import gc
-import io
 import re
-import threading
 import types
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from secateur.torch.running.holding import ATOMS, SHARED, content_of, everything_in, is_bound, reaches
 
 Replace = Callable[[torch.Tensor], torch.Tensor]
 Held = Any  # whatever a model or a batch holds: a copier assumes nothing of it
 Way = Callable[["Copier", Held], Held]
 
-_ATOMS: frozenset[type] = frozenset(
-    {type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, type, range}
-    | {types.ModuleType, types.CodeType, property, np.dtype}
-    | {torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
-)
-# What synchronises, logs or speaks to the outside. None of it is part of what a network computes.
-_SHARED = (type(threading.Lock()), type(threading.RLock()), threading.Thread, io.IOBase, torch.Stream, torch.Event)
+_TABLES = frozenset(key for key, held in vars(nn.Module()).items() if isinstance(held, (dict, set)))
+_DICTS = frozenset({dict, collections.OrderedDict})
 # A run would move them on, and nobody can copy them.
 _CONSUMED = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 
@@ -86,7 +79,7 @@ class Copier:
     def copy(self, value: object) -> Held:
         """The copy of a value: always the same one for the same value."""
         kind = type(value)
-        if kind in _ATOMS:
+        if kind in ATOMS:
             return value
         made = self.memo.get(id(value), self)  # the copier itself is nobody's copy
         if made is not self:
@@ -105,7 +98,7 @@ class Copier:
 
     def is_stranger(self, function: types.FunctionType | types.MethodType | types.BuiltinFunctionType) -> bool:
         """Whether a function is to be held by both, since it has nothing to do with the network."""
-        return self.keeps_strangers and not _reaches(function, self.members | self.memo.keys())
+        return self.keeps_strangers and not reaches(function, self.members | self.memo.keys())
 
     def items(self, pairs: Iterable[tuple[Held, Held]], step: str) -> Iterable[tuple[Held, Held]]:
         """Copies of keyed values; ``step`` says how a key is written in a path."""
@@ -125,7 +118,9 @@ def _way(kind: type) -> Way:
     for base, way in _WAYS_OF_SUBCLASSES:
         if issubclass(kind, base):
             return way
-    return _plain if _is_plain(kind) else _by_deepcopy
+    if not _is_plain(kind):
+        return _by_deepcopy
+    return _module if issubclass(kind, nn.Module) else _plain
 
 
 _PROTOCOL = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__")
@@ -168,6 +163,38 @@ def _plain(copier: Copier, value: object) -> Held:
     return made
 
 
+def _module(copier: Copier, value: nn.Module) -> Held:
+    """As any plain object, but that its dozen tables are its own, and mostly empty."""
+    made = copier.remember(value, object.__new__(type(value)))
+    filled = made.__dict__
+    for key, held in list(vars(value).items()):
+        kind = type(held)
+        if kind in ATOMS:
+            filled[key] = held
+            continue
+        own = key in _TABLES
+        if own and not held:
+            filled[key] = kind()
+            continue
+        try:
+            filled[key] = _table(copier, held) if own and kind in _DICTS else copier.copy(held)
+        except Uncopyable as error:
+            error.steps.append(f".{key}")
+            raise
+    return made
+
+
+def _table(copier: Copier, table: dict[Held, Held]) -> Held:
+    made = type(table)()
+    for name, held in list(table.items()):
+        try:
+            made[name] = copier.copy(held)
+        except Uncopyable as error:
+            error.steps.append(f"[{name!r}]")
+            raise
+    return made
+
+
 def _dict(copier: Copier, value: dict[Held, Held]) -> Held:
     made = copier.remember(value, type(value)())
     if value:
@@ -188,6 +215,8 @@ def _list(copier: Copier, value: list[Held]) -> list[Held]:
 
 
 def _tuple(copier: Copier, value: tuple[object, ...]) -> tuple[Held, ...]:
+    if ATOMS.issuperset(map(type, value)):
+        return value
     made = tuple(held for _, held in copier.items(enumerate(value), "[{}]"))
     if all(a is b for a, b in zip(made, value, strict=True)):
         return value
@@ -249,7 +278,7 @@ def _weak(copier: Copier, value: Held) -> Held:
 
 def _function(copier: Copier, value: types.FunctionType) -> types.FunctionType:
     """A clone that closes over the copies; the function itself where it closes over constants only."""
-    if not _is_bound(value, set()) or copier.is_stranger(value):
+    if not is_bound(value, set()) or copier.is_stranger(value):
         return value
     cells = tuple(types.CellType() for _ in value.__closure__ or ())
     made = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, cells)
@@ -259,35 +288,12 @@ def _function(copier: Copier, value: types.FunctionType) -> types.FunctionType:
     made.__kwdefaults__ = copier.copy(value.__kwdefaults__)
     made.__dict__.update(value.__dict__)
     variables = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
-    contents = [(name, content) for name, old in variables for content in _content(old)]
+    contents = [(name, content) for name, old in variables for content in content_of(old)]
     bound = dict(copier.items(contents, " (its variable {})"))
     for name, new in zip(value.__code__.co_freevars, cells, strict=True):
         if name in bound:
             new.cell_contents = bound[name]
     return made
-
-
-def _is_bound(function: types.FunctionType, seen: set[int]) -> bool:
-    """Whether a function holds anything but constants, code and other such functions."""
-    seen.add(id(function))
-    held = [content for cell in function.__closure__ or () for content in _content(cell)]
-    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return any(not _is_constant(item, seen) for item in held)
-
-
-def _is_constant(value: object, seen: set[int]) -> bool:
-    if isinstance(value, types.FunctionType):
-        return id(value) in seen or not _is_bound(value, seen)
-    if isinstance(value, (tuple, frozenset)):
-        return all(_is_constant(item, seen) for item in value)
-    return type(value) in _ATOMS or isinstance(value, type)
-
-
-def _content(cell: types.CellType) -> list[Held]:
-    try:
-        return [cell.cell_contents]
-    except ValueError:  # a variable that was never bound
-        return []
 
 
 def _by_deepcopy(copier: Copier, value: object) -> Held:
@@ -319,39 +325,13 @@ def _with_functions(copier: Copier, value: object, made: object) -> Held:
 
 def _share_inside(copier: Copier, value: object) -> bool:
     """Let the copy of an object hold the same locks and files as the object; whether it has any."""
-    inside = list(_everything_in(value))
+    inside = list(everything_in(value))
     for held in inside:
         if isinstance(held, _CONSUMED):
             _refuse(copier, held)
-    shared = [held for held in inside if isinstance(held, _SHARED)]
+    shared = [held for held in inside if isinstance(held, SHARED)]
     copier.memo.update((id(held), held) for held in shared)
     return bool(shared)
-
-
-def _reaches(function: Held, wanted: Collection[int]) -> bool:
-    """Whether anything that a function holds (its variables, defaults, the object it is bound to) is one of these."""
-    if isinstance(function, types.FunctionType):
-        cells = [content for cell in function.__closure__ or () for content in _content(cell)]
-        held = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    else:
-        held = [function.__self__]
-    return any(id(item) in wanted for item in _everything_in(held))
-
-
-def _everything_in(value: object) -> Iterator[Held]:
-    """A value and what hangs on it, as far as the garbage collector knows; code and files are not looked into."""
-    seen: set[int] = set()
-    waiting = [value]
-    while waiting and len(seen) < 10_000:
-        held = waiting.pop()
-        if id(held) in seen or isinstance(held, (type, types.ModuleType)):
-            continue
-        seen.add(id(held))
-        yield held
-        if isinstance(held, types.FunctionType):
-            waiting += [*(held.__closure__ or ()), *(held.__defaults__ or ())]
-        elif not isinstance(held, (*_SHARED, torch.Tensor)):
-            waiting += gc.get_referents(held)
 
 
 class _Replacing(TorchFunctionMode):
@@ -391,5 +371,5 @@ _WAYS_OF_SUBCLASSES: tuple[tuple[Held, Way], ...] = (
     (torch.Tensor, _tensor),
     (type, _same),
     (_CONSUMED, _refuse),
-    (_SHARED, _same),
+    (SHARED, _same),
 )

@@ -30,6 +30,7 @@ from torch import nn
 from secateur.core.sized import Sized
 from secateur.torch.running.hunting import take_out
 from secateur.torch.running.switches import ALONE
+from secateur.torch.running.walking import modules_of
 
 Made = list["weakref.ref[torch.Tensor]"]  # tensors of a run, while anybody holds them
 
@@ -38,6 +39,7 @@ _CONTAINERS = frozenset(
 )
 _NOT_THEIRS = frozenset({"torch", "numpy", "secateur", *sys.stdlib_module_names})
 _DEPTH = 3  # containers inside containers inside objects that a module holds
+_REGISTRY = 500  # entries: what is listed there by the thousand (every model of a library) is not what a forward fills
 _Cache = functools._lru_cache_wrapper
 _FUNCTIONS = frozenset({types.FunctionType, _Cache, staticmethod, classmethod})
 
@@ -49,7 +51,7 @@ class Outside:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        classes = {kind for module in model.modules() for kind in type(module).__mro__ if _is_theirs(kind.__module__)}
+        classes = {kind for module in modules_of(model) for kind in type(module).__mro__ if _is_theirs(kind.__module__)}
         with ALONE:  # while no twin runs, whose tensors would lie there
             places = _places_of(classes)
             self._containers = places.containers
@@ -139,13 +141,13 @@ class _Places:
         self._dull: set[type] = set()  # types of values that hold nothing we look for: most values are text or numbers
         self._objects: set[type] = set()
 
-    def add(self, container: object, depth: int) -> None:
+    def add(self, container: Any, depth: int) -> None:
         """This container, and what it holds."""
         if id(container) in self._seen:
             return
         self._seen.add(id(container))
         self.containers.append(container)
-        if depth:
+        if depth and len(container) < _REGISTRY:
             self.look_into(container, depth - 1)
 
     def look_into(self, container: Any, depth: int) -> None:
@@ -187,7 +189,8 @@ def _places_of(classes: Collection[type]) -> _Places:
     """The places that code of these classes is known to reach."""
     places = _Places()
     for module in _modules(classes):
-        places.add(vars(module), _DEPTH)
+        places.add(vars(module), depth=0)
+        places.look_into(vars(module), _DEPTH - 1)  # however many names it has
     for kind in classes:
         places.look_into(dict(vars(kind)), _DEPTH)
     return places

@@ -25,6 +25,8 @@ import torch.functional
 import torch.nn.functional
 from torch import nn
 
+from secateur.torch.running.walking import modules_of, named_modules
+
 Undo = Callable[[], object]
 
 
@@ -34,7 +36,7 @@ def undo_of(model: nn.Module) -> Undo:
     Tensors are not copied, and of what modules hold only dicts, lists, sets and deques are, one level deep.
     """
     held: dict[type, list[Any]] = {kind: [] for kind in _CONTAINERS}
-    for module in model.modules():
+    for module in modules_of(model):
         held[dict].append(module.__dict__)
         for value in module.__dict__.values():
             kind = type(value)
@@ -77,7 +79,7 @@ def all_or_nothing(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def flags_kept(model: nn.Module) -> Iterator[None]:
     """Training flags are as before on exit."""
-    flags = [(module, module.training) for module in model.modules()]
+    flags = [(module, module.training) for module in modules_of(model)]
     try:
         yield
     finally:
@@ -108,7 +110,7 @@ def abstract_like(tensor: torch.Tensor, shape: tuple[int, ...] | None = None) ->
 
 def named_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
     """All parameters and buffers by every name they have."""
-    modules = list(model.named_modules(remove_duplicate=False))
+    modules = named_modules(model, once=False)
     parameters = _members((prefix, module._parameters) for prefix, module in modules)
     return {**parameters, **_members((prefix, module._buffers) for prefix, module in modules)}
 

@@ -11,6 +11,7 @@ Invariant: one such run at a time in a process; after the outermost one every st
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import threading
@@ -87,6 +88,19 @@ def process_kept() -> Iterator[None]:
             for switch, state in before:
                 if not switch.equal(switch.read(), state):
                     switch.set(state)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is looked for meanwhile: thousands of small objects are made at a go, and few are let go of."""
+    with ALONE:
+        before = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if before:
+                gc.enable()
 
 
 def _present() -> tuple[Switch, ...]:

@@ -13,7 +13,7 @@ Invariant: what a run of the twin writes cannot be seen from the model; what can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -22,6 +22,7 @@ from torch import nn
 from secateur.errors import InputError
 from secateur.torch.running.copying import CHANGED, Copier, Uncopyable
 from secateur.torch.running.restoring import relink
+from secateur.torch.running.walking import modules_of, named_modules
 
 StandIn = Callable[[str, torch.Tensor], torch.Tensor]
 T = TypeVar("T")
@@ -33,7 +34,7 @@ def twin(model: nn.Module, stand_in: StandIn) -> nn.Module:
     Tensors that modules hold outside these tables are cloned. TorchScript modules are copied with their weights, which
     PyTorch does not let anybody replace. Raises InputError, naming the attribute, where something cannot be copied.
     """
-    return _twin(model, stand_in, Copier(_clone, members=model.modules()))
+    return _twin(model, stand_in)
 
 
 def in_use(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -54,16 +55,19 @@ def counterpart(model: nn.Module, stand_in: StandIn) -> nn.Module:
 
     A hook that fills a list of the caller's fills that same list when the copy runs.
     """
-    return _twin(model, stand_in, Copier(_clone, members=model.modules(), keeps_strangers=True))
+    return _twin(model, stand_in, keeps_strangers=True)
 
 
-def _twin(model: nn.Module, stand_in: StandIn, copier: Copier) -> nn.Module:
-    for name, tensor in tensors_to_replace(model):
+def _twin(model: nn.Module, stand_in: StandIn, *, keeps_strangers: bool = False) -> nn.Module:
+    modules = named_modules(model)
+    copier = Copier(_clone, members=[module for _, module in modules], keeps_strangers=keeps_strangers)
+    for name, tensor in _tensors_in(modules):
         if id(tensor) not in copier.memo:
             copier.memo[id(tensor)] = _with_attributes(stand_in(name, tensor), tensor)
     made = _attempt(copier, model, "")
-    for module in made.modules():
-        relink(module)
+    if any("_flat_weights_names" in vars(module) for _, module in modules):
+        for module in modules_of(made):
+            relink(module)
     return made
 
 
@@ -75,9 +79,9 @@ def copied(value: T, replace: Callable[[torch.Tensor], torch.Tensor]) -> T:
     return _attempt(Copier(replace), value, "the arguments")
 
 
-def tensors_to_replace(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_in(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and buffers by every name, but for those inside TorchScript modules."""
-    for prefix, module in model.named_modules():
+    for prefix, module in modules:
         if isinstance(module, torch.jit.ScriptModule):
             continue
         for table in (module._parameters, module._buffers):

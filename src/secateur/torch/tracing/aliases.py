@@ -17,6 +17,7 @@ from torch import nn
 
 from secateur.core.space import freeze
 from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.observe import Observation
 
 Span = tuple[int, int, str]  # the first byte, the byte after the last, whose it is
@@ -52,12 +53,11 @@ def _named(model: nn.Module, owned: dict[int, str]) -> Iterator[Span]:
 
 def _attributes(model: nn.Module, owned: dict[int, str]) -> Iterator[Span]:
     """Arrays and tensors that modules hold beside their parameters and buffers."""
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         for key, value in list(vars(module).items()):
-            name = f"the attribute {prefix}.{key}" if prefix else f"the attribute {key}"
             for item in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(item, (torch.Tensor, np.ndarray)) and id(item) not in owned:
-                    yield from _span(item, name)
+                    yield from _span(item, f"the attribute {prefix}.{key}" if prefix else f"the attribute {key}")
 
 
 def _span(value: torch.Tensor | np.ndarray, name: str) -> Iterator[Span]:
@@ -69,5 +69,8 @@ def _span(value: torch.Tensor | np.ndarray, name: str) -> Iterator[Span]:
         width, first = value.element_size(), value.data_ptr()
         steps = tuple(step * width for step in value.stride())
     if first and 0 not in value.shape:
+        if isinstance(value, torch.Tensor) and value.is_contiguous():
+            yield first, first + value.nbytes, name
+            return
         reaches = [(n - 1) * step for n, step in zip(value.shape, steps, strict=True)]
         yield first + sum(r for r in reaches if r < 0), first + sum(r for r in reaches if r > 0) + width, name

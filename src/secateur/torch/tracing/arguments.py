@@ -10,7 +10,7 @@ Invariant: an origin that arrives where no reader is known makes what it stands 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -41,6 +41,12 @@ _ABSTRACT = {
 
 
 _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
+_DROPOUTS = frozenset(
+    f"{kind}dropout{suffix}"
+    for kind in ("", "feature_", "alpha_", "feature_alpha_")
+    for suffix in ("", "_", "1d", "2d", "3d")
+)
+_SIMPLE = frozenset({torch.Tensor, torch.nn.Parameter, int, bool, float, str, type(None), torch.dtype, torch.device})
 _SHAPE = torch.Tensor.shape
 _DATA = torch.Tensor.data
 
@@ -55,6 +61,8 @@ class Sizes(Listening):
     def called(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
         if self.tracer.abstract and (call := call_of(func, args, kwargs)) is not None:
             self.tracer.hears(call)
+        if self.tracer.keeps_all and func.__name__ in _DROPOUTS:
+            return args[0]
         whole = FUNCTION_RULES.get(func)
         if whole is not None:
             return self._whole(func, args, kwargs)
@@ -86,7 +94,7 @@ class Sizes(Listening):
             return out
         if name == "size" and isinstance(args[0], torch.Tensor):
             return self._sized_size(args, kwargs, out)
-        if any(isinstance(v, Sized) for v in _flat_ints((args, kwargs))):
+        if _has_sized(args) or (kwargs and _has_sized(kwargs.values())):
             self._read(name, out, args, kwargs)
         return out
 
@@ -172,6 +180,12 @@ class Sizes(Listening):
         pieces = split(channels, (int.__index__(groups), channels.root().size // int.__index__(groups)))
         if pieces is not None:
             self.tracer.facts.equations.append((groups.origin, pieces[0], where))
+
+
+def _has_sized(values: Iterable[Any]) -> bool:
+    """Whether an integer among these values, or inside them, is a Sized one."""
+    complex_ones = (value for value in values if type(value) not in _SIMPLE)
+    return any(isinstance(v, Sized) for value in complex_ones for v in _flat_ints(value))
 
 
 def _flat_ints(tree: Any) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from torch import nn
 from secateur.core.equations import Attribute
 from secateur.core.sized import Listener, Sized
 from secateur.torch.running.restoring import shallow_copy
+from secateur.torch.running.walking import named_modules
 
 TORCH_SIZES = frozenset(
     [
@@ -75,7 +76,7 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
             return twin
         return value
 
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         builtin = type(module).__module__.startswith("torch.nn.modules")
         own = _own_sizes(module)
         for key, value in list(vars(module).items()):
@@ -91,7 +92,7 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
 
 def own_sizes(model: nn.Module) -> Iterator[tuple[Attribute, str, int]]:
     """What modules of torch.nn say of themselves: the attribute, and the tensor and axis that it is the size of."""
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         for key, (tensor, axis) in _own_sizes(module).items():
             yield Attribute(name, key), f"{name}.{tensor}" if name else tensor, axis
 

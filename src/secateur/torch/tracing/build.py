@@ -21,16 +21,17 @@ from secateur.core.sized import Origin
 from secateur.core.space import Form, Space, factors, leaves
 from secateur.torch.narrowing.fingerprint import fingerprint
 from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.walking import named_modules, named_parameters
 from secateur.torch.tracing.names import Names, module_types
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.scratch import CostTerm
 
 
-def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
-    """The graph of a run, as it stands."""
+def build(seen: Observation) -> tuple[Graph, Mapping[str, Space]]:
+    """The graph of what the runs said, as it stands, and the leaf that each of its widths is."""
     model = seen.example.model
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    parameters = {name for name, _ in named_parameters(model)}
     names = Names(model, seen, parameters)
     memo: dict[int, Axis] = {}
 
@@ -41,7 +42,7 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
     inner = _inner_widths(seen, names)
     positions = _positions_by_width(layouts)
     widths = tuple(_width(name, names, positions, inner) for name in names.ordered)
-    return Graph(
+    graph = Graph(
         widths=widths,
         layouts=layouts,
         equations=equations_for(seen.tracer.facts, axis),
@@ -53,7 +54,6 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
         parameters=frozenset(parameters),
         notes=_notes(seen),
         numbers=frozenset(a for origin, _ in seen.tracer.facts.float_uses for a in _attributes(origin)),
-        seconds=dict(seconds),
         outputs=tuple(tuple(axis(s) for s in layout) for layout in seen.outputs),
         example=seen.example,
         outputs_also=tuple(
@@ -62,6 +62,7 @@ def build(seen: Observation, seconds: Mapping[str, float]) -> Graph:
             if run.whole and not run.training
         ),
     )
+    return graph, names.leaf
 
 
 def _width(name: str, names: Names, positions: Mapping[str, int], inner: Mapping[int, Space]) -> Width:
@@ -207,7 +208,7 @@ def _chains(space: Space) -> list[tuple[Space | None, Space]]:
 def _costs(seen: Observation, layouts: Mapping[str, Layout], axis: Callable[[Space], Axis]) -> dict[str, Cost]:
     model = seen.example.model
     tensors = named_tensors(model)
-    norms = {name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase)}
+    norms = {name for name, m in named_modules(model) if isinstance(m, nn.modules.batchnorm._NormBase)}
     params = [(1, layouts[n], n.rpartition(".")[0]) for n, _ in model.named_parameters()]
     distinct = {
         id(t): n for n, t in reversed(list(tensors.items()))

@@ -54,7 +54,10 @@ def call_of(func: Function, args: Args, kwargs: Kwargs) -> Call | None:
         return None
     found: list[Number] = []
     whole = name in ARITHMETIC or name in _NUMBERS
-    for argument in (*args, *kwargs.values()):
+    given = (
+        value for key, value in kwargs.items() if key != "dropout_p"
+    )  # what it drops while training is no number of the function's
+    for argument in (*args, *given):
         if type(argument) not in _NO_NUMBERS and not (isinstance(argument, torch.Tensor) and argument.is_meta):
             found += _numbers(argument, whole=whole)
     return name, tuple(found)

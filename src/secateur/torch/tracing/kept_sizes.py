@@ -22,6 +22,7 @@ from torch import nn
 from secateur.core.equations import Attribute
 from secateur.core.settle import SizeFacts, attributes_in
 from secateur.core.space import freeze, leaves
+from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.unreached import Scene
 from secateur.torch.tracing.written import methods_of, named_by, names_in
@@ -100,7 +101,7 @@ class _Named:
 def _kept(model: nn.Module) -> Iterator[tuple[Attribute, int, _Named]]:
     """The integers that modules of classes other than PyTorch's keep, and what the code of their class names."""
     named: dict[type, _Named] = {}
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         kind = type(module)
         if not kind.__module__.startswith("torch."):
             named[kind] = named.get(kind) or _Named.by(kind)

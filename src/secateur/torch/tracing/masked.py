@@ -17,20 +17,24 @@ from dataclasses import replace
 import torch
 
 from secateur.torch.running.example import Example
-from secateur.torch.tracing.observe import Observation, listen
+from secateur.torch.tracing.observe import Observation, listen_again
 
 _MASK, _IDS = "attention_mask", "input_ids"
 
 
 def listen_padded(seen: Observation) -> None:
-    """Run each example that has no padding once more, its last row one token shorter."""
+    """Run each example that has no padding once more, its last row one token shorter, and train on it where training differed."""
     if _MASK not in inspect.signature(seen.example.model.forward).parameters:
         return
+    trained = {id(run.example) for run in seen.runs if run.training}  # in a way of its own
     for run in list(seen.runs):
         padded = _padded(run.example) if not run.training else None
-        if padded is not None:
-            with contextlib.suppress(Exception):
-                listen(seen, padded, "padded")
+        if padded is None:
+            continue
+        with contextlib.suppress(Exception):
+            listen_again(seen, padded, training=False)
+            if id(run.example) in trained:
+                listen_again(seen, padded, training=True)
 
 
 def _padded(example: Example) -> Example | None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from secateur.core.equations import Attribute
 from secateur.core.space import Space, leaves
+from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.observe import Observation
 
 HIDDEN = frozenset({"kernel", "spatial size", "size one"})
@@ -67,7 +68,7 @@ class Names:
         self.leaf: dict[str, Space] = {}
         self.uses: dict[int, list[tuple[str, int]]] = {}
         self._taken: dict[str, int] = {}
-        modules = dict(model.named_modules())
+        modules = dict(named_modules(model))
         entries: list[tuple[str, int, str, str, bool]] = []
         for tensor, spaces in seen.spaces.items():
             owner, _, local = tensor.rpartition(".")
@@ -153,4 +154,4 @@ def type_names(module: nn.Module) -> tuple[str, ...]:
 
 def module_types(model: nn.Module) -> Mapping[str, Any]:
     """Type names of every module by dotted name."""
-    return {name: type_names(module) for name, module in model.named_modules()}
+    return {name: type_names(module) for name, module in named_modules(model)}

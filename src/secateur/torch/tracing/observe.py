@@ -2,7 +2,6 @@
 
     observe(example) ──► Observation      spaces of every named tensor, the records, equations, costs, outputs
     listen(seen, other example)           one more run on the same spaces: what either says holds
-    listen_in_training(seen)              and what the code does only while it trains
 
 Runs on tensors without data; where the model's code needs values (it branches on them), on the real ones.
 
@@ -26,12 +25,12 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
+from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.answers import Answers, Asked
 from secateur.torch.tracing.attributes import own_sizes, sized_attributes
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.tracer import Tracer, Witness
-from secateur.torch.tracing.written import asks_for_training
 
 INPUT, OUTPUT = "the model's input", "the model's output"
 
@@ -141,24 +140,11 @@ def _sentence(example: Example, error: Exception) -> str:
 def listen(seen: Observation, example: Example, name: str) -> None:
     """Run a further example on the same spaces. Raises TraceError, with its ``name``, where the model does not run on it."""
     try:
-        _again(seen, example, training=False)
+        listen_again(seen, example, training=False)
     except SecateurError:
         raise
     except Exception as error:
         raise TraceError(f"{name}: {_sentence(example, error)}") from error
-
-
-def listen_in_training(seen: Observation) -> None:
-    """Run each example once more in training mode. One that the model does not train on adds what was heard until then.
-
-    Where no code asks which mode it is in, the run would be that of evaluation again.
-    """
-    if not asks_for_training(seen.example.model):
-        return
-    for run in seen.runs:
-        if not run.training:
-            with contextlib.suppress(Exception):
-                _again(seen, run.example, training=True)
 
 
 def say_own_sizes(seen: Observation) -> None:
@@ -170,8 +156,8 @@ def say_own_sizes(seen: Observation) -> None:
             facts.equations.append((attribute, seen.spaces[tensor][axis], f"the size of {tensor}"))
 
 
-def _again(seen: Observation, example: Example, *, training: bool) -> None:
-    """One more run on the spaces of the first; on real tensors where those without data do not do."""
+def listen_again(seen: Observation, example: Example, *, training: bool) -> None:
+    """One more run on the spaces of the first; on real tensors where those without data do not do. Raises what it raises."""
     if any(t.is_meta for t in named_tensors(example.model).values()):
         _heard(seen, example, Tracer(abstract=True, training=training))
         return
@@ -245,7 +231,7 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
 def _scripted(twin: nn.Module, tracer: Tracer) -> dict[str, list[Space]]:
     """The tensors of TorchScript modules, which run as they are, are constants."""
     found: dict[str, list[Space]] = {}
-    for prefix, module in twin.named_modules():
+    for prefix, module in named_modules(twin):
         if isinstance(module, torch.jit.ScriptModule):
             reason = f"{prefix} is TorchScript, whose tensors cannot be replaced"
             for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:

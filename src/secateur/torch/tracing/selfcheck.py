@@ -14,127 +14,36 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from secateur.core.coincidence import Avoided, unless_coincident
 from secateur.core.equations import Contradiction, solve
 from secateur.core.graph import Graph, Width
-from secateur.core.layout import size_of
 from secateur.core.plan import Plan
-from secateur.core.settle import counted, size_now
-from secateur.core.space import Space, freeze, is_frozen, leaves
+from secateur.core.settle import counted
+from secateur.core.space import Space, freeze, leaves
 from secateur.errors import PlanError, TraceError
-from secateur.torch.narrowing.bookkeeping import refresh
-from secateur.torch.narrowing.installing import install
-from secateur.torch.narrowing.slices import narrowed
-from secateur.torch.running.calls import Args, Kwargs, Operator, Result
-from secateur.torch.running.outputs import output_tensors
-from secateur.torch.running.outside import Outside
-from secateur.torch.running.restoring import abstract_like, named_tensors
-from secateur.torch.tracing.heard import Call, is_alike, place_of_code
-from secateur.torch.tracing.observe import Observation, Run, real_like
-from secateur.torch.tracing.records import Record
-from secateur.torch.tracing.stage import Staging, perform
-from secateur.torch.tracing.tracer import Tracer, _flat
+from secateur.torch.tracing.observe import Observation, Run
+from secateur.torch.tracing.rehearsal import COUNTS, Rehearsal, run_narrowed
 
 ROUNDS = 60
-_LAYOUT = frozenset(["clone", "permute", "transpose", "view", "_unsafe_view", "_reshape_alias", "unsqueeze", "expand"])
-_SLICES = {"slice", "alias"}  # PyTorch makes the second of a slice that takes all
-_COUNTS = ("add_", (1.0,))  # what batch norm does in training: it counts its batches
-SHARES = ((0.3, 0.8), (0.1, 0.3))  # of each width, drawn between these: a threshold in the code lies on one side
+SMALL = (0.05, 0.2)  # of a width: a threshold in the code, ``if width > 24``, lies above few units
+MIDDLING = (0.3, 0.8)
+_FEW = 150  # operators: in a larger network code runs several times, with a count of its own each time
+_DRAWS = 12  # for a count that no other width has
 
 
-class Mismatch(Exception):
-    """An operator gave another size than its spaces foretold."""
-
-
-class Rehearsal(Tracer):
-    """Runs operators without rules and holds their output sizes against the record of the trace."""
-
-    def __init__(self, run: Run, sizes: dict[int, int]) -> None:
-        answers = run.tracer.answers
-        super().__init__(abstract=run.tracer.abstract, answers=answers.again() if answers is not None else None)
-        self.expected, self.sizes = run.tracer.records, sizes
-        self.due = iter(run.tracer.calls)
-        self.differs: str | None = None  # where the code called something else, or with another number
-        self.place = 0
-        self.following = True
-        self._random = random.Random(0)
-
-    def __torch_dispatch__(
-        self, func: Operator, types: object, args: Args = (), kwargs: Kwargs | None = None
-    ) -> Result:
-        try:
-            return super().__torch_dispatch__(func, types, args, kwargs)
-        except Mismatch:
-            raise
-        except Exception as error:
-            raise Mismatch(f"{error}".splitlines()[0][:160]) from error
-
-    def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
-        name = (func._schema.name if hasattr(func, "_schema") else func.__name__).removeprefix("aten::")
-        outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
-        if name.startswith("prim::") or not outputs or not self.following:
-            return
-        record = self._due(name)
-        if record is None:
-            # other numbers took another way: another expert, say, whose sizes are its own
-            self.following = name in _LAYOUT
-            return
-        for tensor, layout in zip(outputs, record.outputs, strict=False):
-            self.compare(name, tensor, layout)
-        self.place += 1
-
-    def _due(self, name: str) -> Record | None:
-        """The record of an operator, past those that PyTorch leaves out where a size is one or memory is in order."""
-        place = self.place
-        while place < len(self.expected):
-            record = self.expected[place]
-            if record.module == self.module and (record.name == name or {record.name, name} == _SLICES):
-                self.place = place
-                return record
-            if name in _LAYOUT or record.name not in _LAYOUT:
-                return None
-            place += 1
-        return None
-
-    def passes(self, value: object, caller: str, called: str) -> None:
-        """Nothing is learnt of who holds what."""
-
-    def hears(self, call: Call) -> None:
-        """Hold a call against the one that is due."""
-        if self.differs is None and not ((due := next(self.due, None)) and is_alike(due, call)):
-            self.differs = f"{call[0]} at {place_of_code()}"
-
-    def ends(self) -> None:
-        """The run is over: nothing more may be due."""
-        if self.differs is None and (missing := next(self.due, None)):
-            self.differs = f"{missing[0]} is not called"
-
-    def compare(self, name: str, tensor: torch.Tensor, layout: list[Space]) -> None:
-        """Raise Mismatch unless a tensor has the sizes that its spaces foretell."""
-        for got, space in zip(tensor.shape, layout, strict=False):
-            if not self.abstract and is_frozen(space):
-                continue
-            want = size_now(space, self.sizes, self._random)
-            if got != want:
-                raise Mismatch(f"{name} gives a dimension of {got} where {want} is due")
-
-
-def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space]) -> str | None:
-    """Narrow and run, to middling counts and to small ones; None if all went as foretold, else what was frozen because of it."""
+def check_by_running(seen: Observation, graph: Graph, leaf_of: Mapping[str, Space]) -> str | None:
+    """Narrow and run; None if all went as foretold, else what was frozen because of it."""
     free = [w for w in graph.free if len(w.choices) > 1]
     runs = list(_different(seen.runs, {id(leaf_of[w.name].root()) for w in free}))
-    for least, most in SHARES:
-        generator = random.Random(0)
-        shares = {w.name: generator.uniform(least, most) for w in free}
-        counts = {name: _some_count(graph[name], share) for name, share in shares.items()}
+    is_small = sum(len(run.tracer.records) for run in runs) < _FEW
+    for share in (SMALL, MIDDLING) if is_small else (SMALL,):
+        counts = _some_counts(free, share)
         try:
             plan = _without_coincidence(graph, counts)
         except PlanError as error:
@@ -144,14 +53,14 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: dict[str, Space])
     return None
 
 
-def _check_plan(seen: Observation, runs: list[Run], plan: Plan, leaf_of: dict[str, Space]) -> str | None:
+def _check_plan(seen: Observation, runs: list[Run], plan: Plan, leaf_of: Mapping[str, Space]) -> str | None:
     graph = plan.graph
     assert graph is not None
     sizes = {id(leaf_of[name].root()): plan.sizes[name] for name in plan.kept}
     for run in runs:
         rehearsal = Rehearsal(run, sizes)
         try:
-            _run_narrowed(run, plan, rehearsal, seen.outside)
+            run_narrowed(run, plan, rehearsal, seen.outside)
         except Exception as error:
             if rehearsal.differs and (found := _freeze_told(seen, run, graph, plan, leaf_of)):
                 return found
@@ -161,7 +70,7 @@ def _check_plan(seen: Observation, runs: list[Run], plan: Plan, leaf_of: dict[st
     return None
 
 
-def _freeze_told(seen: Observation, run: Run, graph: Graph, plan: Plan, leaf_of: dict[str, Space]) -> str | None:
+def _freeze_told(seen: Observation, run: Run, graph: Graph, plan: Plan, leaf_of: Mapping[str, Space]) -> str | None:
     """Freeze the widths on whose size depends what the code calls, in a way that no equation says; what was frozen."""
     known = counted(seen.tracer.facts)
     where = ""
@@ -174,7 +83,7 @@ def _freeze_told(seen: Observation, run: Run, graph: Graph, plan: Plan, leaf_of:
             return False
         rehearsal = Rehearsal(run, {id(leaf_of[w.name].root()): part.sizes[w.name] for w in graph.free})
         with contextlib.suppress(Exception):  # on another course it may not come to its end
-            _run_narrowed(run, part, rehearsal, seen.outside)
+            run_narrowed(run, part, rehearsal, seen.outside)
         where = rehearsal.differs or where
         return rehearsal.differs is not None
 
@@ -196,10 +105,13 @@ def _those(names: Sequence[str], differs: Callable[[Sequence[str]], bool]) -> li
 
 
 def _different(runs: list[Run], narrowed: Collection[int]) -> Iterator[Run]:
-    """The runs that came to their end, without those that took the course of one before: most train as they evaluate."""
+    """The runs that came to their end, without those that took the course of one before."""
+    if len(runs) == 1:
+        yield from runs
+        return
     courses = []
     for run in runs:
-        calls = [call for call in run.tracer.calls if call != _COUNTS]
+        calls = [call for call in run.tracer.calls if call != COUNTS]
         course = run.tracer.abstract, calls, _course(run, narrowed)
         if run.whole and course not in courses:
             courses.append(course)
@@ -217,10 +129,18 @@ def _course(run: Run, narrowed: Collection[int]) -> list[tuple[object, ...]]:
     return course
 
 
-def _some_count(width: Width, share: float) -> int:
-    """A count that is allowed, near this share of the width, less than all, and more than one: sizes of one are special."""
-    choices = [count for count in width.choices[:-1] if count > 1] or width.choices[:-1]
-    return min(choices, key=lambda count: abs(count - share * width.size))
+def _some_counts(widths: Sequence[Width], share: tuple[float, float]) -> dict[str, int]:
+    """Counts that are allowed, about this share of each width, and each another: equal ones would hide a mix-up."""
+    generator = random.Random(0)
+    counts: dict[str, int] = {}
+    for width in widths:
+        allowed = width.choices[:-1]
+        allowed = allowed[bisect_left(allowed, 2) :] or allowed  # sizes of one are special
+        near = allowed[bisect_left(allowed, share[0] * width.size) : bisect_right(allowed, share[1] * width.size)]
+        taken = set(counts.values())
+        drawn = [generator.choice(pool) for pool in (near, allowed) if pool for _ in range(_DRAWS)]
+        counts[width.name] = next((count for count in drawn if count not in taken), drawn[0])
+    return counts
 
 
 def _without_coincidence(graph: Graph, counts: dict[str, int]) -> Plan:
@@ -240,45 +160,6 @@ def _some_plan(graph: Graph, counts: dict[str, int]) -> Plan:
     generator = np.random.default_rng(0)
     kept = {name: np.sort(generator.choice(graph[name].size, count, replace=False)) for name, count in counts.items()}
     return graph.plan(kept)
-
-
-def _run_narrowed(run: Run, plan: Plan, rehearsal: Rehearsal, outside: Outside) -> None:
-    abstract = rehearsal.abstract
-    smaller = {} if abstract else narrowed(named_tensors(run.example.model), plan)
-
-    def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if abstract:
-            return rehearsal.owned(abstract_like(tensor, _narrowed_shape(plan, name, tensor)))
-        return rehearsal.owned(real_like(smaller[name] if plan.narrows(name) else tensor))
-
-    def prepare(twin: nn.Module) -> None:
-        install(twin, {}, plan.edits)
-        _refresh_all(twin)
-
-    def look(output: Any) -> None:
-        rehearsal.ends()
-        for tensor, layout in zip(output_tensors(output), run.outputs, strict=False):
-            if abstract:
-                rehearsal.compare("the model", tensor, layout)
-
-    def taken(tensor: torch.Tensor) -> torch.Tensor:
-        return rehearsal.owned(abstract_like(tensor.detach()) if abstract else tensor.detach().clone())
-
-    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training, reading=False)
-    perform(run.example, rehearsal, staging, look, outside)
-
-
-def _refresh_all(model: nn.Module) -> None:
-    for module in model.modules():
-        if type(module).__module__.startswith("torch.nn."):
-            refresh(module)
-
-
-def _narrowed_shape(plan: Plan, name: str, tensor: torch.Tensor) -> tuple[int, ...] | None:
-    if name not in plan.layouts:
-        return None
-    shape = tuple(int(size_of(axis, plan.sizes)) for axis in plan.layouts[name])
-    return None if shape == tuple(tensor.shape) else shape
 
 
 def _freeze_around(seen: Observation, run: Run, rehearsal: Rehearsal, why: str) -> str:
@@ -311,7 +192,7 @@ def _freeze_free(spaces: list[Space], reason: str) -> bool:
     return bool(free)
 
 
-def _freeze_contradiction(graph: Graph, counts: dict[str, int], leaf_of: dict[str, Space], why: str) -> str:
+def _freeze_contradiction(graph: Graph, counts: dict[str, int], leaf_of: Mapping[str, Space], why: str) -> str:
     from secateur.core.layout import widths_of
 
     reason = f"sizes in the code contradict each other ({why[:120]})"

@@ -7,8 +7,9 @@ Invariant: model, arguments and process are as they were, whatever the model's c
 
 from __future__ import annotations
 
+import importlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,12 +19,14 @@ from torch import nn
 from secateur.torch.running.example import Example
 from secateur.torch.running.interrupts import Interrupts
 from secateur.torch.running.outside import Outside
-from secateur.torch.running.switches import ALONE, apart
+from secateur.torch.running.switches import ALONE, apart, uncollected
 from secateur.torch.running.twin import StandIn, twin
+from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.arguments import Sizes
 from secateur.torch.tracing.tracer import Tracer
 
 Seen = TypeVar("Seen")
+_OURS = -1  # no handle has this number
 
 
 def _as_it_is(model: nn.Module) -> None:
@@ -51,7 +54,10 @@ def perform(
 
     ``outside``: what lies around this model, where it runs more than once.
     """
-    with ALONE, Interrupts() as interrupts, apart():
+    importlib.import_module(
+        "torch._dynamo"
+    )  # by the first operator it would be, whose tensors its frames would then hold
+    with ALONE, Interrupts() as interrupts, uncollected(), apart():
         outside = outside or Outside(example.model)
         try:
             return _perform(example, tracer, staging, look, interrupts)
@@ -76,20 +82,21 @@ def _perform(
     example: Example, tracer: Tracer, staging: Staging, look: Callable[[Any], Seen], interrupts: Interrupts
 ) -> Seen:
     model = twin(example.model, staging.stand_in)
+    modules = named_modules(model)
     try:
-        for module in model.modules():
+        for _, module in modules:
             module.training = staging.training
         staging.prepare(model)
         ready = (example if tracer.abstract else example.beside_model()).map(staging.taken)
-        _tell_modules(model, tracer)
+        _tell_modules(modules, tracer)
         with tracer, Sizes(tracer, reading=staging.reading), interrupts.welcome():
             output = model(*ready.args, **ready.kwargs)
         return look(output)
     finally:
-        let_go(model)
+        let_go(module for _, module in modules)
 
 
-def _tell_modules(model: nn.Module, tracer: Tracer) -> None:
+def _tell_modules(modules: Iterable[tuple[str, nn.Module]], tracer: Tracer) -> None:
     """Keep ``tracer.module`` the dotted name of the module that is running, and what passes between it and its caller."""
     stack: list[tuple[nn.Module, str]] = []
 
@@ -108,16 +115,22 @@ def _tell_modules(model: nn.Module, tracer: Tracer) -> None:
 
         return enter, leave
 
-    for name, module in model.named_modules():
+    for name, module in modules:
         if not isinstance(module, torch.jit.ScriptModule):
             enter, leave = hooks(name)
-            module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
-            module.register_forward_hook(leave, prepend=True, with_kwargs=True)
+            # what register_forward_hook does, but for a handle to take it away by
+            for table, flags, hook in (
+                (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs, enter),
+                (module._forward_hooks, module._forward_hooks_with_kwargs, leave),
+            ):
+                table[_OURS] = hook
+                table.move_to_end(_OURS, last=False)  # type: ignore[attr-defined] -- an OrderedDict, whatever its annotation
+                flags[_OURS] = True
 
 
-def let_go(model: nn.Module) -> None:
+def let_go(modules: Iterable[nn.Module]) -> None:
     """Twins often hold themselves (hooks, closures); their tensors need not wait for the garbage collector."""
-    for module in list(model.modules()):
+    for module in modules:
         if not isinstance(module, torch.jit.ScriptModule):
             module._parameters.clear()
             module._buffers.clear()

@@ -41,6 +41,7 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self.abstract, self.training, self.answers = abstract, training, answers
         self.muted = 0
+        self.keeps_all = False  # dropout gives what it is given
         self.where = ""
         self.module = ""
         self.operator: Any = None
@@ -215,7 +216,10 @@ class Tracer(TorchDispatchMode):
             out = self._run_operator(func, args, kwargs)
         else:
             out = self.answers.operator(self.module, func, args, kwargs, self._run_operator)
-        self.made.extend(weakref.ref(t) for t in _flat(out) if isinstance(t, torch.Tensor))
+        if isinstance(out, torch.Tensor):
+            self.made.append(weakref.ref(out))
+        else:
+            self.made.extend(weakref.ref(t) for t in _flat(out) if isinstance(t, torch.Tensor))
         if not self.muted:
             self.observe(func, out, args, kwargs)
         return out
@@ -237,13 +241,11 @@ class Tracer(TorchDispatchMode):
         name = self.name = name.removeprefix("aten::")
         self.where = f"{name} in {self.module}" if self.module else name
         outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
-        if not outputs:
-            self.read(t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor))
-            inputs = [t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor)]
-            self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
-            return
         inputs = [t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor)]
         self.read(inputs)
+        if not outputs:
+            self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
+            return
         rule = find(func)
         self._over.clear()
         try:
@@ -281,8 +283,8 @@ class Tracer(TorchDispatchMode):
     def _remember(self, func: Operator, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
         self._note_releases()
         view = getattr(func, "is_view", False)
-        first = next((k for t in inputs if (k := self.known(t)) is not None), None)
-        reads = tuple(known.number for t in inputs if (known := self.known(t)) is not None)
+        had = [self.value(t) for t in inputs]
+        first = had[0] if had else None
         begun = len(self.memory_events)
         for tensor in outputs:
             known = self.value(tensor)
@@ -297,10 +299,11 @@ class Tracer(TorchDispatchMode):
                     self._allocated.append((weakref.ref(known.memory), term))
                     self.memory_events.append(term)
         self.scratch.note(name, inputs, outputs, (begun, len(self.memory_events)), self._bytes)
-        touched = [s for t in inputs for s in self.spaces(t)]
-        record = Record(name, self.module, touched, [list(self.spaces(t)) for t in outputs], view)
+        gave = [self.value(t) for t in outputs]
+        touched = [space for known in had for space in known.spaces]
+        record = Record(name, self.module, touched, [list(known.spaces) for known in gave], view)
         record.over = tuple(self._over)
-        record.reads, record.writes = reads, tuple(self.value(t).number for t in outputs)
+        record.reads, record.writes = tuple(k.number for k in had), tuple(k.number for k in gave)
         self.records.append(record)
 
     def _bytes(self, tensor: torch.Tensor) -> CostTerm:

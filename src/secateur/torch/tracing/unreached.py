@@ -23,6 +23,7 @@ from torch import nn
 
 from secateur.core.space import Space, freeze, leaves, unify
 from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.live import used_leaves
 from secateur.torch.tracing.observe import Observation
 
@@ -196,7 +197,7 @@ def _anatomy(module: nn.Module, *, with_sizes: bool) -> list[tuple[str, type, li
 
     return [
         (name, type(part), [(key, isinstance(t, nn.Parameter), shape(t)) for key, t in _own(part)])
-        for name, part in module.named_modules()
+        for name, part in named_modules(module)
     ]
 
 

@@ -13,6 +13,8 @@ from types import CodeType, FunctionType, ModuleType
 
 from torch import nn
 
+from secateur.torch.running.walking import modules_of
+
 _TRAINING = "training"
 # Their modules compute the same widths in both modes, and have rules.
 _KNOWN = ("torch.nn.modules.", "torch.ao.nn.", "builtins")
@@ -51,8 +53,8 @@ def methods_of(kind: type, known: tuple[str, ...] = _KNOWN) -> dict[str, Functio
 
 def asks_for_training(model: nn.Module) -> bool:
     """Whether code beside PyTorch's own layers may ask which mode it is in: a method, what it names, a hook, a new forward."""
-    kinds = {type(module) for module in model.modules()}
-    instances = any("forward" in vars(module) or _hooked(module) for module in model.modules())
+    kinds = {type(module) for module in modules_of(model)}
+    instances = any("forward" in vars(module) or _hooked(module) for module in modules_of(model))
     return instances or any(_names_training(methods_of(kind).values()) for kind in kinds)
 
 

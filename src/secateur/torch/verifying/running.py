@@ -33,6 +33,7 @@ from secateur.torch.running.outside import Outside
 from secateur.torch.running.randomness import _seed_all
 from secateur.torch.running.switches import ALONE, apart
 from secateur.torch.running.twin import copied, twin
+from secateur.torch.running.walking import modules_of
 from secateur.torch.tracing.stage import let_go, let_go_of_frames
 from secateur.torch.verifying.drawing import drawn, is_fixed
 from secateur.torch.verifying.inputs import is_drawn
@@ -151,7 +152,7 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
         finally:
             found = outputs = gradients = args = kwargs = None
             if network is not None:
-                let_go(network)
+                let_go(modules_of(network))
             side.outside.put_back(arithmetic.made)
 
 

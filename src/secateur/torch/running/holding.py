@@ -1,0 +1,78 @@
+"""What hangs on a function or an object: variables of a closure, defaults, the object a method is bound to.
+
+    def make(scale):
+        return lambda x: scale(x)           a hook that holds ``scale``: a copy of the model must hold the copy's
+
+Invariant: nothing is called, nothing is changed.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import threading
+import types
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+Held = Any  # whatever a model or a batch holds
+
+ATOMS: frozenset[type] = frozenset(
+    {type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, type, range}
+    | {types.ModuleType, types.CodeType, property, np.dtype}
+    | {torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
+)
+# What synchronises, logs or speaks to the outside. None of it is part of what a network computes.
+SHARED = (type(threading.Lock()), type(threading.RLock()), threading.Thread, io.IOBase, torch.Stream, torch.Event)
+
+
+def reaches(function: Held, wanted: Collection[int]) -> bool:
+    """Whether anything that a function holds (its variables, defaults, the object it is bound to) is one of these."""
+    if isinstance(function, types.FunctionType):
+        cells = [content for cell in function.__closure__ or () for content in content_of(cell)]
+        held = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    else:
+        held = [function.__self__]
+    return any(id(item) in wanted for item in everything_in(held))
+
+
+def everything_in(value: object) -> Iterator[Held]:
+    """A value and what hangs on it, as far as the garbage collector knows; code and files are not looked into."""
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting and len(seen) < 10_000:
+        held = waiting.pop()
+        if id(held) in seen or isinstance(held, (type, types.ModuleType)):
+            continue
+        seen.add(id(held))
+        yield held
+        if isinstance(held, types.FunctionType):
+            waiting += [*(held.__closure__ or ()), *(held.__defaults__ or ())]
+        elif not isinstance(held, (*SHARED, torch.Tensor)):
+            waiting += gc.get_referents(held)
+
+
+def is_bound(function: types.FunctionType, seen: set[int]) -> bool:
+    """Whether a function holds anything but constants, code and other such functions."""
+    seen.add(id(function))
+    held = [content for cell in function.__closure__ or () for content in content_of(cell)]
+    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return any(not _is_constant(item, seen) for item in held)
+
+
+def _is_constant(value: object, seen: set[int]) -> bool:
+    if isinstance(value, types.FunctionType):
+        return id(value) in seen or not is_bound(value, seen)
+    if isinstance(value, (tuple, frozenset)):
+        return all(_is_constant(item, seen) for item in value)
+    return type(value) in ATOMS or isinstance(value, type)
+
+
+def content_of(cell: types.CellType) -> list[Held]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # a variable that was never bound
+        return []

@@ -1,0 +1,211 @@
+"""A run on a narrower network, each operator held against what the run on the whole one said of it.
+
+    record of the trace:  conv2d in layer1.0.conv1    (1, c1, 56, 56)      c1 = 20 now: is it (1, 20, 56, 56)?
+                          relu in layer1.0.act        (1, c1, 56, 56)
+
+Invariant: the model is untouched; nothing is learnt of spaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.layout import size_of
+from secateur.core.plan import Plan
+from secateur.core.settle import size_now
+from secateur.core.space import Space, is_frozen
+from secateur.torch.narrowing.bookkeeping import refresh
+from secateur.torch.narrowing.installing import install
+from secateur.torch.narrowing.slices import narrowed
+from secateur.torch.running.calls import Args, Kwargs, Operator, Result
+from secateur.torch.running.outputs import output_tensors
+from secateur.torch.running.outside import Outside
+from secateur.torch.running.restoring import abstract_like, named_tensors
+from secateur.torch.running.walking import modules_of
+from secateur.torch.tracing.heard import Call, is_alike, place_of_code
+from secateur.torch.tracing.observe import Run, real_like
+from secateur.torch.tracing.records import Record
+from secateur.torch.tracing.stage import Staging, perform
+from secateur.torch.tracing.tracer import Tracer, _flat
+
+COUNTS: Call = ("add_", (1.0,))  # what batch norm does in training: it counts its batches
+
+
+_LAYOUT = frozenset(["clone", "permute", "transpose", "view", "_unsafe_view", "_reshape_alias", "unsqueeze", "expand"])
+_SLICES = {"slice", "alias"}  # PyTorch makes the second of a slice that takes all
+_COUNT = torch.ops.aten.add_.Tensor
+_STATISTICAL = frozenset({"native_batch_norm"})  # what it saves is empty in evaluation
+
+
+class Mismatch(Exception):
+    """An operator gave another size than its spaces foretold."""
+
+
+class Rehearsal(Tracer):
+    """Runs operators without rules and holds their output sizes against the record of the trace."""
+
+    def __init__(self, run: Run, sizes: dict[int, int]) -> None:
+        answers = run.tracer.answers
+        super().__init__(abstract=run.tracer.abstract, answers=answers.again() if answers is not None else None)
+        self.expected, self.sizes = run.tracer.records, sizes
+        self.due = iter(run.tracer.calls)
+        self.differs: str | None = None  # where the code called something else, or with another number
+        self.place = 0
+        self.following = True
+        self._random = random.Random(0)
+
+    def __torch_dispatch__(
+        self, func: Operator, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Result:
+        try:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        except Mismatch:
+            raise
+        except Exception as error:
+            raise Mismatch(f"{error}".splitlines()[0][:160]) from error
+
+    def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
+        name = (func._schema.name if hasattr(func, "_schema") else func.__name__).removeprefix("aten::")
+        outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
+        if name.startswith("prim::") or not outputs or not self.following:
+            return
+        record = self._due(name)
+        if record is None:
+            # other numbers took another way: another expert, say, whose sizes are its own
+            self.following = name in _LAYOUT
+            return
+        for tensor, layout in zip(outputs, record.outputs, strict=False):
+            self.compare(name, tensor, layout)
+        self.place += 1
+
+    def _due(self, name: str) -> Record | None:
+        """The record of an operator, past those that PyTorch leaves out where a size is one or memory is in order."""
+        place = self.place
+        while place < len(self.expected):
+            record = self.expected[place]
+            if record.module == self.module and (record.name == name or {record.name, name} == _SLICES):
+                self.place = place
+                return record
+            if name in _LAYOUT or record.name not in _LAYOUT:
+                return None
+            place += 1
+        return None
+
+    def passes(self, value: object, caller: str, called: str) -> None:
+        """Nothing is learnt of who holds what."""
+
+    def hears(self, call: Call) -> None:
+        """Hold a call against the one that is due."""
+        if self.differs is None and not ((due := next(self.due, None)) and is_alike(due, call)):
+            self.differs = f"{call[0]} at {place_of_code()}"
+
+    def ends(self) -> None:
+        """The run is over: nothing more may be due."""
+        if self.differs is None and (missing := next(self.due, None)):
+            self.differs = f"{missing[0]} is not called"
+
+    def compare(self, name: str, tensor: torch.Tensor, layout: list[Space]) -> None:
+        """Raise Mismatch unless a tensor has the sizes that its spaces foretell."""
+        for got, space in zip(tensor.shape, layout, strict=False):
+            if not self.abstract and is_frozen(space):
+                continue
+            want = size_now(space, self.sizes, self._random)
+            if got != want:
+                raise Mismatch(f"{name} gives a dimension of {got} where {want} is due")
+
+
+class Training(Rehearsal):
+    """Holds a run in training mode against the one in evaluation mode: does its code take the same course?
+
+    Dropout gives what it was given, and statistics are counted and updated: that is known of every training.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run, {})
+        self.keeps_all = True
+
+    def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
+        if not (func is _COUNT and out.dim() == 0 and not out.is_floating_point()):
+            super().observe(func, out, args, kwargs)
+        if not self.following:
+            raise Mismatch(f"{self.module} does something else in training")
+
+    def hears(self, call: Call) -> None:
+        if call != COUNTS:
+            super().hears(call)
+
+    def compare(self, name: str, tensor: torch.Tensor, layout: list[Space]) -> None:
+        same = [*tensor.shape] == [space.size for space in layout]
+        if not same and not (name in _STATISTICAL and tensor.dim() == 1):
+            raise Mismatch(f"{name} gives another size in training")
+
+    @property
+    def followed(self) -> bool:
+        """Whether the run, which has ended, was that of evaluation."""
+        return self.following and self.differs is None and self.place == len(self.expected)
+
+
+def trains_alike(run: Run, outside: Outside) -> bool:
+    """Whether the model, in training mode, calls what it calls in evaluation mode, operator by operator."""
+    if run.tracer.answers is not None:
+        return False  # what is read in training may be other values
+    training = Training(run)
+    with contextlib.suppress(Exception):
+        _run(replace(run, training=True), training, outside)
+        return training.followed
+    return False
+
+
+def run_narrowed(run: Run, plan: Plan, rehearsal: Rehearsal, outside: Outside) -> None:
+    """Run a twin narrowed to a plan. Raises Mismatch, or what the model's code raises."""
+    _run(run, rehearsal, outside, plan)
+
+
+def _run(run: Run, rehearsal: Rehearsal, outside: Outside, plan: Plan | None = None) -> None:
+    abstract = rehearsal.abstract
+    smaller = {} if abstract or plan is None else narrowed(named_tensors(run.example.model), plan)
+
+    def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if abstract:
+            return rehearsal.owned(abstract_like(tensor, None if plan is None else _narrowed_shape(plan, name, tensor)))
+        return rehearsal.owned(real_like(smaller.get(name, tensor)))
+
+    def prepare(twin: nn.Module) -> None:
+        if plan is not None:
+            install(twin, {}, plan.edits, undo=_nothing)
+            _refresh_all(twin)
+
+    def look(output: Any) -> None:
+        rehearsal.ends()
+        for tensor, layout in zip(output_tensors(output), run.outputs, strict=False):
+            if abstract:
+                rehearsal.compare("the model", tensor, layout)
+
+    def taken(tensor: torch.Tensor) -> torch.Tensor:
+        return rehearsal.owned(abstract_like(tensor.detach()) if abstract else tensor.detach().clone())
+
+    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training, reading=False)
+    perform(run.example, rehearsal, staging, look, outside)
+
+
+def _nothing() -> None:
+    """A twin that could not be narrowed is let go of."""
+
+
+def _refresh_all(model: nn.Module) -> None:
+    for module in modules_of(model):
+        if type(module).__module__.startswith("torch.nn."):
+            refresh(module)
+
+
+def _narrowed_shape(plan: Plan, name: str, tensor: torch.Tensor) -> tuple[int, ...] | None:
+    if name not in plan.layouts:
+        return None
+    shape = tuple(int(size_of(axis, plan.sizes)) for axis in plan.layouts[name])
+    return None if shape == tuple(tensor.shape) else shape
