@@ -55,6 +55,8 @@ def test_a_branch_by_divisibility_holds_the_width_to_multiples() -> None:
         lambda h: h * {24: 0.5}.get(h.shape[-1], 2.0),
         lambda h: h * float(min(h.shape[-1], 16) == 16 and h.shape[-1] == 24),
         lambda h: h * (2 if h.shape[-1] in (8, 24) else 1),
+        lambda h: h * {8: 0.5}.get(h.shape[-1], 2.0),
+        lambda h: h * (0.5 if h.shape[-1] in {8, 16} else 2.0),
         lambda h: h * int(f"{h.shape[-1]}"),
         lambda h: h * (h.shape[-1] & 7),
         lambda h: h * h.shape[-1].bit_length(),
@@ -184,3 +186,11 @@ def test_what_a_layer_says_of_itself_follows_its_tensors() -> None:
 
 def test_code_may_make_another_number_of_a_sizes_type() -> None:
     assert width(lambda h: h * float(type(h.shape[-1])(2))).frozen is None
+
+
+def test_a_slice_that_starts_at_a_number_keeps_what_is_before_it() -> None:
+    graph = sc.trace(Net(lambda h: h + h.narrow(1, 3, 1)), X)
+    before, after = graph["a.out_features[0]"], graph["a.out_features[1]"]
+    assert (before.size, after.size) == (3, 20)
+    assert "written into the code" in str(before.frozen)
+    assert after.frozen is None

@@ -49,7 +49,7 @@ def mask(layout: tuple[Any, ...], kept: Kept, outer: Outer) -> Tensor:
     axes = [coordinates(axis) for axis in layout]
     result = torch.ones([len(axis) for axis in axes], dtype=torch.bool)
     for i, axis in enumerate(axes):
-        alive = torch.tensor([_survives(place, kept, outer) for place in axis])
+        alive = torch.tensor([_survives(place, kept, outer) for place in axis], dtype=torch.bool)
         result = result & alive.view([-1 if j == i else 1 for j in range(len(axes))])
         for j, other in _crossing(i, axes, kept, outer):
             pairs = torch.tensor([[_survives_beside(p, q, kept, outer) for q in other] for p in axis])

@@ -10,8 +10,11 @@ Invariant: a Sized compares, hashes, prints and pickles as the plain integer it 
 
 from __future__ import annotations
 
+import dis
 import operator
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +29,8 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+
+_LOOKUPS = frozenset({"CONTAINS_OP", "BINARY_SUBSCR", "BINARY_OP"})
 
 # An int, an Attribute, a Space, or (symbol, left, right).
 Origin = Any
@@ -106,7 +111,10 @@ class Sized(int):
     def __ne__(self, other: object) -> bool:
         return not self.__eq__(other)
 
-    __hash__ = int.__hash__
+    def __hash__(self) -> int:
+        if _looks_up(sys._getframe(1)):
+            self.listener.lost(self.origin, "it is looked up in a table")
+        return int.__hash__(self)
 
     def __bool__(self) -> bool:
         outcome = int.__bool__(self)
@@ -138,6 +146,16 @@ class Sized(int):
 
     def __neg__(self) -> Sized:
         return Sized(-int.__index__(self), ("-", 0, self.origin), self.listener)
+
+
+def _looks_up(frame: FrameType) -> bool:
+    """Whether a frame is about to look something up: it may miss, and then nothing is compared. What a cache does is no
+    part of the code's course, so calls are none, but those of ``table.get(size)``."""
+    module = str(frame.f_globals.get("__name__")).partition(".")[0]
+    if module in ("torch", "secateur"):
+        return False
+    instruction = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+    return instruction in _LOOKUPS or ("CALL" in instruction and "get" in frame.f_code.co_names)
 
 
 def origin_of(value: int) -> Origin:

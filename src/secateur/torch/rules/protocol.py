@@ -81,6 +81,10 @@ class Trace(Protocol):
         """Nothing that these tensors are made of may be narrowed."""
         ...
 
+    def starts_after(self, space: Space) -> None:
+        """A slice takes what follows this; where it starts must follow its size."""
+        ...
+
     def freeze_when_read(self, tensor: Tensor, space: Space, reason: str) -> None:
         """A dimension may not be narrowed if anything reads the values of this tensor."""
         ...

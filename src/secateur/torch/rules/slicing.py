@@ -30,6 +30,8 @@ def slice_(
     first, last, _ = slice(start, end).indices(x.shape[dim])
     if step == 1:
         _replace(trace, out, x, dim, window(trace.spaces(x)[dim], first, last))
+        if 0 < first < last:
+            trace.starts_after(window(trace.spaces(x)[dim], 0, first))
     else:
         _replace(trace, out, x, dim, _strided(trace, trace.spaces(x)[dim], first, last, step, out.shape[dim]))
 

@@ -21,6 +21,7 @@ from torch import nn
 import secateur.torch.rules  # noqa: F401  importing them registers them
 from secateur.core.space import ONE, Space, constant, freeze
 from secateur.errors import InputError, SecateurError, TraceError
+from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.example import Example
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.outside import Outside
@@ -30,7 +31,7 @@ from secateur.torch.tracing.answers import Answers, Asked
 from secateur.torch.tracing.attributes import own_sizes, sized_attributes
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
-from secateur.torch.tracing.tracer import Tracer, Witness
+from secateur.torch.tracing.tracer import Tracer
 
 INPUT, OUTPUT = "the model's input", "the model's output"
 
@@ -118,7 +119,7 @@ def _observe_values(example: Example, outside: Outside) -> Observation:
 def _ask(example: Example, outside: Outside, *, training: bool) -> Answers:
     """Run on numbers, and keep what the code reads of them."""
     asked = Asked()
-    tracer = Witness(abstract=False, training=training, answers=asked)
+    tracer = _Witness(abstract=False, training=training, answers=asked)
     staging = Staging(
         stand_in=lambda name, tensor: tracer.owned(real_like(tensor)),
         taken=lambda tensor: tracer.owned(tensor.detach().clone()),
@@ -127,6 +128,16 @@ def _ask(example: Example, outside: Outside, *, training: bool) -> Answers:
     )
     perform(example, tracer, staging, lambda output: None, outside)
     return asked.again()
+
+
+class _Witness(Tracer):
+    """Runs operators, and says nothing of them."""
+
+    def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
+        """No rule is asked."""
+
+    def passes(self, value: object, caller: str, called: str) -> None:
+        """Nothing is learnt of who holds what."""
 
 
 def _sentence(example: Example, error: Exception) -> str:

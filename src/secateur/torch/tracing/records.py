@@ -43,14 +43,16 @@ _numbers = itertools.count()
 class Record:
     """One operator of the run: what it was, the spaces of its inputs and outputs, and the module it ran in.
 
-    ``over``: the spaces that it sums or takes a statistic over, so that what it gives mixes their units. ``reads`` and
+    ``over``: the spaces that it sums or takes a statistic over, so that what it gives mixes their units. ``ahead``: what a
+    slice leaves out before the first that it takes. ``reads`` and
     ``writes`` number the contents it had and gave.
     """
 
-    __slots__ = ("inputs", "module", "name", "outputs", "over", "reads", "view", "writes")
+    __slots__ = ("ahead", "inputs", "module", "name", "outputs", "over", "reads", "view", "writes")
 
     def __init__(self, name: str, module: str, inputs: list[Space], outputs: list[list[Space]], view: bool) -> None:
         self.name, self.module, self.inputs, self.outputs, self.view = name, module, inputs, outputs, view
         self.over: tuple[Space, ...] = ()
+        self.ahead: Space | None = None
         self.reads: tuple[int, ...] = ()
         self.writes: tuple[int, ...] = ()

@@ -58,6 +58,7 @@ class Rehearsal(Tracer):
         self.differs: str | None = None  # where the code called something else, or with another number
         self.place = 0
         self.following = True
+        self.written: list[Space] = []  # a size that is written into the code, where that was found out
         self._random = random.Random(0)
 
     def __torch_dispatch__(
@@ -82,7 +83,18 @@ class Rehearsal(Tracer):
             return
         for tensor, layout in zip(outputs, record.outputs, strict=False):
             self.compare(name, tensor, layout)
+        if record.ahead is not None and name == "slice":
+            self._compare_start(record.ahead, *args, **kwargs)
         self.place += 1
+
+    def _compare_start(
+        self, ahead: Space, x: torch.Tensor, dim: int, start: int | None, end: int | None = None, step: int = 1
+    ) -> None:
+        """``x[:, 3:4]`` takes one of whatever is left: it must be the same one."""
+        got, want = slice(start, end).indices(x.shape[dim])[0], size_now(ahead, self.sizes, self._random)
+        if got != want:
+            self.written = [ahead]
+            raise Mismatch(f"a slice starts at {got} where {want} is due")
 
     def _due(self, name: str) -> Record | None:
         """The record of an operator, past those that PyTorch leaves out where a size is one or memory is in order."""

@@ -169,7 +169,7 @@ def _freeze_around(seen: Observation, run: Run, rehearsal: Rehearsal, why: str) 
     records = run.tracer.records
     if rehearsal.following and records:
         place = min(rehearsal.place, len(records) - 1)
-        written = [space for first, last, space in run.tracer.constants if first <= place < last]
+        written = rehearsal.written or [space for first, last, space in run.tracer.constants if first <= place < last]
         if _freeze_free(written, f"a size written into the code ({module or 'the model'})"):
             return reason
         record = records[place]

@@ -59,6 +59,7 @@ class Tracer(TorchDispatchMode):
         self.calls: list[Call] = []
         self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
         self._over: list[Space] = []
+        self._ahead: Space | None = None
         self.made: list[weakref.ref[torch.Tensor]] = []
         self._allocated: list[tuple[weakref.ref[Memory], CostTerm]] = []
         self.generators = Generators()
@@ -248,6 +249,7 @@ class Tracer(TorchDispatchMode):
             return
         rule = find(func)
         self._over.clear()
+        self._ahead = None
         try:
             if rule is None:
                 raise NotImplementedError
@@ -266,6 +268,10 @@ class Tracer(TorchDispatchMode):
     def freeze_when_read(self, tensor: torch.Tensor, space: Space, reason: str) -> None:
         """Freeze a space if anything ever reads the values of this tensor."""
         self.value(tensor).when_read = (space, reason)
+
+    def starts_after(self, space: Space) -> None:
+        """What this operator takes begins where that ends, wherever that is in a narrower network."""
+        self._ahead = space
 
     def _give_up(
         self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], has_rule: bool, error: Exception
@@ -302,7 +308,7 @@ class Tracer(TorchDispatchMode):
         gave = [self.value(t) for t in outputs]
         touched = [space for known in had for space in known.spaces]
         record = Record(name, self.module, touched, [list(known.spaces) for known in gave], view)
-        record.over = tuple(self._over)
+        record.over, record.ahead = tuple(self._over), self._ahead
         record.reads, record.writes = tuple(k.number for k in had), tuple(k.number for k in gave)
         self.records.append(record)
 
@@ -347,16 +353,6 @@ class Tracer(TorchDispatchMode):
         if type(arg) in (list, tuple):
             return type(arg)(self._to_abstract(a) for a in arg)
         return arg
-
-
-class Witness(Tracer):
-    """Runs operators, and says nothing of them."""
-
-    def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
-        """No rule is asked."""
-
-    def passes(self, value: object, caller: str, called: str) -> None:
-        """Nothing is learnt of who holds what."""
 
 
 def _flat(tree: Any) -> list[Any]:
