@@ -158,20 +158,28 @@ def _totals(amounts: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 def _simplified(monomials: Iterable[Monomial]) -> Iterator[Term]:
     """Constants folded into coefficients, products into their factors, factors in a canonical order."""
-    seen: dict[Axis, tuple[int, Axes]] = {}
+    seen: dict[tuple[int, ...], tuple[int, Axes]] = {}  # by identity: what is allocated is released, of the same axes
     order: dict[Axis, int] = {}
+    held: list[Axes] = []  # so that an identity stays theirs
     for monomial in monomials:
         coefficient, axes, module = Term(monomial[0], monomial[1], *monomial[2:])
-        kept: list[Axis] = []
-        for axis in axes:
-            if axis not in seen:
-                seen[axis] = _factors(axis)
-            number, factors = seen[axis]
-            coefficient *= number
-            kept.extend(factors)
-        for axis in kept:
-            order.setdefault(axis, len(order))
-        yield Term(coefficient, tuple(sorted(kept, key=order.__getitem__)), module)
+        key = tuple(map(id, axes))
+        if key not in seen:
+            held.append(axes)
+            seen[key] = _canonical(axes, order)
+        number, kept = seen[key]
+        yield Term(coefficient * number, kept, module)
+
+
+def _canonical(axes: Axes, order: dict[Axis, int]) -> tuple[int, Axes]:
+    number, kept = 1, []
+    for axis in axes:
+        constant, factors = _factors(axis)
+        number *= constant
+        kept.extend(factors)
+    for axis in kept:
+        order.setdefault(axis, len(order))
+    return number, tuple(sorted(kept, key=order.__getitem__)) if len(kept) > 1 else tuple(kept)
 
 
 def _factors(axis: Axis) -> tuple[int, Axes]:

@@ -28,6 +28,7 @@ from secateur.torch.narrowing.in_place import fits_beside, stream
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed, slices_of
 from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.switches import uncollected
 from secateur.torch.running.twin import StandIn, counterpart
 from secateur.torch.trace import trace
 from secateur.torch.verify import verify as compare
@@ -100,7 +101,7 @@ def _narrow(
     model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], outcome: Verification, *, describe: bool = True
 ) -> None:
     notes = _notes(model, plan, outcome)
-    with _named_faults():
+    with _named_faults(), uncollected():
         notes |= history_with(model, plan, model)
         fields = _described(model, plan, notes) if describe else {}
         put_in = partial(install, edits=plan.edits, notes=notes, fields=fields)

@@ -92,15 +92,17 @@ def process_kept() -> Iterator[None]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage is looked for meanwhile: thousands of small objects are made at a go, and few are let go of."""
-    with ALONE:
-        before = gc.isenabled()
+    """No garbage is looked for meanwhile: thousands of small objects are made at a go, and few are let go of.
+
+    Not for what lasts: what other threads let go of waits too.
+    """
+    before = gc.isenabled()
+    try:
         gc.disable()
-        try:
-            yield
-        finally:
-            if before:
-                gc.enable()
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def _present() -> tuple[Switch, ...]:
