@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,9 @@ from secateur.core.latency import FS_PER_MS, METRIC, features_of, fitted, nonneg
 from secateur.core.plan import Plan
 from secateur.errors import ConfigError, Infeasible
 from secateur.torch import prune as pruning
+from secateur.torch.evaluating.stopwatch import Stopwatch
+from secateur.torch.evaluating.targets import TARGETS
+from secateur.torch.running.example import Example
 
 torch.manual_seed(0)
 X = torch.randn(2, 1, 8, 8)
@@ -69,7 +74,8 @@ class Clock:
 
     time: Callable[[Plan], float]
 
-    def __init__(self, model: nn.Module, example: Any) -> None:
+    def __init__(self, model: nn.Module, example: Any, target: str) -> None:
+        self.target = target
         self.whole_ms = 10.0
         self.measured: list[float] = []
 
@@ -151,3 +157,48 @@ def test_real_times_are_taken_and_the_network_is_as_it_was() -> None:
     assert min(result.latency.before_ms, result.latency.after_ms) > 0
     assert model.training
     assert all(len(m._forward_hooks) == 0 for m in model.modules())
+
+
+@pytest.mark.parametrize("target", ["eager", "onnxruntime", "compiled"])
+def test_a_target_computes_what_the_model_computes(target: str) -> None:
+    if target == "compiled" and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a compiler")
+    model = net().eval()
+    example = Example(model, (X,))
+    given = TARGETS[target](model, example)()
+    given = torch.as_tensor(given[0] if isinstance(given, list) else given)
+    assert torch.allclose(given, model(X), atol=1e-4)
+
+
+def test_an_exported_network_is_timed_beside_the_whole_one() -> None:
+    model = net().train()
+    before = copy.deepcopy(model.state_dict())
+    stopwatch = Stopwatch(model, Example(model, (X,)), "onnxruntime")
+    taken = stopwatch(sc.plan(sc.trace(model, X), "l1", {"macs": "30%"}))
+    assert 0 < taken < 100 * stopwatch.whole_ms
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_what_the_target_was_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, TIMES["as the MACs"])
+    _, result = sc.prune(net(), "magnitude", {"latency_ms": "70%"}, X, {"target": "onnxruntime"})
+    assert "latency (onnxruntime): 10 -> " in str(result)
+    with pytest.warns(UserWarning, match="target had no effect"):
+        sc.prune(net(), "magnitude", {"macs": "70%"}, X, {"target": "onnxruntime"})
+
+
+def test_a_target_that_nobody_knows_is_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"onnx.*onnxruntime"):
+        sc.prune(net(), "magnitude", {"latency_ms": "70%"}, X, {"target": "onnx"})
+
+
+def test_a_time_taken_while_something_else_ran_does_not_spoil_the_fit() -> None:
+    graph = sc.trace(net(), X)
+    drawn = np.random.default_rng(0)
+    counts = [{w.name: int(drawn.integers(1, w.size + 1)) for w in graph.configurable} for _ in range(40)]
+    times = [1 + 4e-6 * int(graph.cost("macs", c)) for c in counts]
+    disturbed = [time * (2.0 if number % 8 == 0 else 1.0) for number, time in enumerate(times)]
+    timed = fitted(graph, counts, disturbed)(graph)
+    for c, time in zip(counts, times, strict=True):
+        assert float(timed.cost(METRIC, c)) / FS_PER_MS == pytest.approx(time, rel=0.05)

@@ -22,6 +22,7 @@ from secateur.core.tape import Counts
 METRIC = "latency_fs"
 FS_PER_MS = 10**12
 _SWEEPS = 2000
+_REWEIGHTED = 8
 
 Features = Mapping[str, Polynomial]
 
@@ -69,9 +70,20 @@ def fitted(graph: Graph, counts: Sequence[Counts], times_ms: Sequence[float]) ->
     rows = np.array([[float(f.value(c)) for f in features.values()] for c in counts])
     times = np.asarray(times_ms) * FS_PER_MS
     scale = np.maximum(rows.max(axis=0), 1.0)
-    rates = nonnegative(rows / scale / times[:, None], np.ones(len(times))) / scale
+    rates = robust(rows / scale / times[:, None], np.ones(len(times))) / scale
     error = float(np.abs(rows @ rates / times - 1).max())
     return TimeModel(dict(zip(features, map(float, rates), strict=True)), error)
+
+
+def robust(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As `nonnegative`, with what lies far off counting for less: another process may have run just then (Huber's weights)."""
+    weights = np.ones(len(wanted))
+    found = nonnegative(matrix, wanted)
+    for _ in range(_REWEIGHTED):
+        off = np.abs(matrix @ found - wanted)
+        weights = np.minimum(1.0, 1.5 * np.median(off) / np.maximum(off, 1e-12)) if np.median(off) > 0 else weights
+        found = nonnegative(matrix * np.sqrt(weights)[:, None], wanted * np.sqrt(weights))
+    return found
 
 
 def nonnegative(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:

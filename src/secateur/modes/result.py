@@ -23,7 +23,7 @@ class Latency:
     """Milliseconds of the whole network and of the narrowed one, as measured, beside the bound.
 
     ``predicted_ms`` is what the search believed; ``error`` is the largest relative one of the prediction on the networks that it
-    was fitted to; the search was made ``attempts`` times.
+    was fitted to; the search was made ``attempts`` times. ``target`` is what it was measured on.
     """
 
     before_ms: float
@@ -32,6 +32,7 @@ class Latency:
     predicted_ms: float
     error: float
     attempts: int
+    target: str = "eager"
 
     @property
     def met(self) -> bool:
@@ -41,8 +42,8 @@ class Latency:
     def __str__(self) -> str:
         word = "within" if self.met else f"MISSES by {self.after_ms / self.most_ms - 1:.1%}"
         return (
-            f"latency: {self.before_ms:.3g} -> {self.after_ms:.3g} ms as measured, {word} the bound of {self.most_ms:.3g} ms "
-            f"({self.predicted_ms:.3g} ms predicted)"
+            f"latency ({self.target}): {self.before_ms:.3g} -> {self.after_ms:.3g} ms as measured, {word} the bound of "
+            f"{self.most_ms:.3g} ms ({self.predicted_ms:.3g} ms predicted)"
         )
 
 

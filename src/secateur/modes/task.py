@@ -85,6 +85,8 @@ class Mode(Limits):
     """What holds re-fitted weights where they are; "auto" is chosen by layer on samples left out."""
     calibration_samples: int = Field(default=1024, ge=1)
     """How many samples are fitted on."""
+    target: str = "eager"
+    """What latency_ms is measured on: "eager", "compiled" (torch.compile) or "onnxruntime", on the threads that torch has."""
     steps: int = Field(default=1, ge=1, le=1000)
     """Rounds of prune and compensate, each with the same share of what is left."""
 

@@ -4,7 +4,8 @@
                                                          ▲                                            │ above the bound,
                                                          └──────────── the bound corrected ◄──────────┘ or far below it
 
-The target is the model as it runs here: eager PyTorch, the device that it is on, the threads there are, the batch of the example.
+The target is the model as it runs here: PyTorch, eager or compiled, on the device that it is on, or ONNX Runtime; with the
+threads there are and the batch of the example.
 
 Invariant: what is said of the result was measured; where no candidate met the bound, it says by how much.
 """
@@ -31,7 +32,7 @@ from secateur.search.limits import Limits, restrict
 from secateur.torch.evaluating.stopwatch import Stopwatch
 
 WORD = "latency_ms"
-_SAMPLES = 16  # random networks that the model of time is fitted to
+_SAMPLES, _SAMPLES_WHERE_SLOW = 24, 16  # random networks that the model of time is fitted to
 _ATTEMPTS = 5
 _CLOSE = 0.95  # of the bound: nearer is not searched for
 _LARGEST_STEP = 1.3  # by which the predicted bound is raised at once
@@ -57,8 +58,9 @@ class TimeBound:
         space = restrict(graph, limits)
         counts: list[Mapping[str, int]] = [graph.full()]
         times = [stopwatch.whole_ms]
-        for number, plan in enumerate(_random_plans(space)):
-            tell(0.1 * number / _SAMPLES, f"timing network {number + 1} of {_SAMPLES}")
+        samples = _SAMPLES if stopwatch.target == "eager" else _SAMPLES_WHERE_SLOW  # these are compiled or exported
+        for number, plan in enumerate(random_plans(space, samples)):
+            tell(0.1 * number / samples, f"timing network {number + 1} of {samples}")
             counts.append(plan.sizes)
             times.append(stopwatch(plan))
         return cls(most, fitted(graph, counts, times), stopwatch)
@@ -99,7 +101,7 @@ class TimeBound:
             )
         found = Latency(
             before_ms=self.stopwatch.whole_ms, after_ms=measured, most_ms=self.most_ms, predicted_ms=predicted,
-            error=self.model.error, attempts=len(tried),
+            error=self.model.error, attempts=len(tried), target=self.stopwatch.target,
         )  # fmt: skip
         return outcome, found
 
@@ -132,12 +134,12 @@ def _read(given: object, whole_ms: float) -> float:
     return float(given)
 
 
-def _random_plans(space: Graph) -> list[Plan]:
+def random_plans(space: Graph, samples: int, seed: int = 0) -> list[Plan]:
     """Plans from narrow to nearly whole, each with its own counts everywhere; the same ones each time."""
-    drawn = np.random.default_rng(0)
+    drawn = np.random.default_rng(seed)
     plans: list[Plan] = []
-    for number in range(_SAMPLES * 4):
-        share = 0.1 + 0.9 * (number % _SAMPLES) / _SAMPLES
+    for number in range(samples * 4):
+        share = 0.1 + 0.9 * (number % samples) / samples
         kept: dict[str, object] = {}
         for width in space.configurable:
             wanted = width.size * min(share * drawn.uniform(0.6, 1.4), 1.0)
@@ -146,6 +148,6 @@ def _random_plans(space: Graph) -> list[Plan]:
             plans.append(space.plan(kept))
         except PlanError:  # sizes that the code must be able to tell apart
             continue
-        if len(plans) == _SAMPLES:
+        if len(plans) == samples:
             break
     return plans

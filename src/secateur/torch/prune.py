@@ -109,7 +109,7 @@ class _Wish:
 
 
 def _time_bound(given: object, model: nn.Module, graph: Graph, recipe: Mode, tell: Tell) -> TimeBound:
-    stopwatch = Stopwatch(model, Example.of(model, graph.example.as_dummy_input()))
+    stopwatch = Stopwatch(model, Example.of(model, graph.example.as_dummy_input()), recipe.target)
     return TimeBound.of(given, graph, recipe.limits(), stopwatch, tell)
 
 
