@@ -2,10 +2,10 @@
 
     with progress("prune") as tell: tell(0.4, "verifying")        say(graph)
 
-Nothing else in the library prints.
+Nothing else in the library prints. Notebooks show a bar where they have widgets (ipywidgets), else a line every ten seconds.
 
-Invariant: off a terminal progress prints nothing, not even a newline, unless `lines_every` was asked for, as the command line
-does; `say` is called only where ``verbose`` was asked for.
+Invariant: off a terminal and a notebook progress prints nothing, not even a newline, unless `lines_every` was asked for, as the
+command line does; `say` is called only where ``verbose`` was asked for.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Tell = Callable[[float, str], None]
+
+_IN_NOTEBOOKS = 10.0  # seconds between lines, where no bar can move
 
 _EVERY: ContextVar[float | None] = ContextVar("seconds between lines", default=None)
 
@@ -38,9 +41,17 @@ def progress(title: str) -> Iterator[Tell]:
     """Yield a function that takes the share done (0 to 1) and a word on what is under way."""
     console = Console(stderr=True)
     every = _EVERY.get()
-    if not console.is_terminal:
-        yield _lines(console, title, every) if every is not None else lambda share, word: None
+    if console.is_jupyter and every is None and find_spec("ipywidgets") is None:
+        every = _IN_NOTEBOOKS
+    elif console.is_terminal or console.is_jupyter:
+        with _bar(console, title) as tell:
+            yield tell
         return
+    yield _lines(console, title, every) if every is not None else lambda share, word: None
+
+
+@contextmanager
+def _bar(console: Console, title: str) -> Iterator[Tell]:
     texts = TextColumn("{task.fields[title]}", markup=False), TextColumn("{task.fields[word]}", markup=False)
     columns = (texts[0], BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), texts[1])
     with Progress(*columns, console=console, transient=True) as bar:

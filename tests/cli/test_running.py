@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,51 @@ def test_off_a_terminal_progress_is_a_line_now_and_then(capsys: pytest.CaptureFi
     with lines_every(3600), progress("rarely") as tell:
         tell(0.5, "half")
     assert capsys.readouterr().err == ""
+
+
+def test_a_notebook_without_widgets_is_told_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from secateur import progress as module
+
+    printed: list[str] = []
+    monkeypatch.setattr(module, "Console", lambda stderr: Console(force_jupyter=True, file=io.StringIO()))
+    monkeypatch.setattr(Console, "print", lambda self, line, **_: printed.append(str(line)))
+    monkeypatch.setattr(module, "_IN_NOTEBOOKS", 0.0)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with progress("prune") as tell:
+        tell(0.4, "verifying")
+    assert len(printed) == 1
+    assert "prune: 40%" in printed[0]
+
+
+def test_a_notebook_with_widgets_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from secateur import progress as module
+
+    shown: list[str] = []
+    monkeypatch.setattr(module, "Console", lambda stderr: Console(force_jupyter=True, file=io.StringIO()))
+    monkeypatch.setattr(module, "find_spec", lambda name: object())
+    monkeypatch.setattr(module, "Progress", lambda *columns, **options: _Bar(shown))
+    with progress("prune") as tell:
+        tell(0.4, "verifying")
+    assert shown == ["prune", "0.4 verifying"]
+
+
+class _Bar:
+    def __init__(self, shown: list[str]) -> None:
+        self.shown = shown
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def add_task(self, name: str, *, total: float, title: str, word: str) -> int:
+        self.shown.append(title)
+        return 0
+
+    def update(self, task: int, *, completed: float, word: str) -> None:
+        self.shown.append(f"{completed} {word}")

@@ -112,6 +112,21 @@ def test_the_best_epoch_is_put_back_and_patience_stops(pruned: nn.Module) -> Non
     assert not same(pruned, seen[4])
 
 
+def test_of_equal_scores_the_lower_loss_is_kept(pruned: nn.Module) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def score(model: nn.Module) -> float:
+        seen.append(state(model))
+        return 0.5
+
+    result = finetune(pruned, loader(), epochs=4, score_func=score, config={"lr": 1e-3})
+    assert result.losses[1:] == tuple(sorted(result.losses[1:], reverse=True))  # it learns, whatever the score says
+    assert result.best_epoch == 4
+    assert same(pruned, seen[4])
+    patient = finetune(pruned, loader(), epochs=4, score_func=score, config={"patience": 2})
+    assert len(patient.losses) == 2  # the score did not rise
+
+
 def test_a_model_that_only_gets_worse_is_given_back_as_it_came(pruned: nn.Module) -> None:
     before = state(pruned)
     told = iter([0.9, 0.2])

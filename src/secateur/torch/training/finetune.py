@@ -69,7 +69,8 @@ def finetune(
 ) -> FinetuneResult:
     """Train a model in place and leave the best of it.
 
-    ``score_func(model)`` (higher is better) is asked before and after each epoch. ``teacher`` is the unpruned model, to
+    ``score_func(model)`` (higher is better) is asked before and after each epoch; of equal scores the lower loss is
+    better. ``teacher`` is the unpruned model, to
     learn its logits, or a `Distillation`. ``config`` has the options of `FinetuneConfig`: the learning rate or the
     optimizer, what of a batch the model takes and how its loss is had, the schedule, and when to stop. A `Data` says itself
     how to read a batch, how many make an epoch, and which processes train together (else those of a DDP wrapper).
@@ -125,15 +126,18 @@ class _Training:
         losses: list[float] = []
         scores: list[float] = []
         best = (before, 0, snapshot_of(self.network)) if before is not None else None
+        risen = 0  # the epoch in which the score last rose
         for epoch in range(self.epochs):
             losses.append(self._epoch(epoch, lesson, tell))
             score = self._score()
             if score is None or best is None:
                 continue
             scores.append(score)
-            if score > best[0]:
+            # the first epoch's loss is about that of the model as it came
+            if score > best[0] or (score == best[0] and losses[-1] < losses[max(best[1] - 1, 0)]):
+                risen = epoch + 1 if score > best[0] else risen
                 best = (score, epoch + 1, snapshot_of(self.network))
-            elif self.options.patience and epoch + 1 - best[1] >= self.options.patience:
+            if self.options.patience and epoch + 1 - risen >= self.options.patience:
                 break
         if best is not None:
             put_back(self.network, best[2])
