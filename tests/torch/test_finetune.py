@@ -197,7 +197,7 @@ def test_an_optimizer_can_be_made_from_the_parameters_or_remapped(trained: nn.Mo
         ({"config": {"patience": 2}}, "no effect without a score_func"),
         ({"config": {"scheduler": "cosin"}}, "'scheduler'"),
         ({"epochs": 0}, "epochs"),
-        ({"config": {"lr": -1.0}}, "'lr': Input should be greater than 0"),
+        ({"config": {"lr": -1.0}}, "'lr': a number above 0 is needed"),
         ({"config": {"lr": 0.1, "optimizer": lambda p: torch.optim.SGD(p)}}, "no effect beside an optimizer"),
         ({"teacher": nn.Linear(2, 2), "config": {"loss_func": lambda o, b: o.sum(1)}}, "."),
         ({"config": {"loss_func": lambda o, b: o}}, "one element"),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from secateur.core.text import plainly
 from secateur.errors import ConfigError, nearest
 
 # What other tools, and earlier versions, call some options.
@@ -167,7 +168,8 @@ def _same(one: object, other: object) -> bool:
 
 def _sentence(error: ValidationError, options: type[Options]) -> str:
     known = list(options.model_fields)
-    sentences = []
+    sentences: list[str] = []
+    wanted: dict[str, str] = {}  # of a value that may be of several kinds, each kind complains
     for problem in error.errors():
         place = str(problem["loc"][0]) if problem["loc"] else ""
         if problem["type"] == "extra_forbidden":
@@ -177,7 +179,9 @@ def _sentence(error: ValidationError, options: type[Options]) -> str:
         elif problem["type"] == "value_error":  # one of ours, which says all there is to say
             sentences.append((f"option {place!r}: " if place else "") + str(problem.get("ctx", {}).get("error")))
         else:
-            sentences.append(f"option {place!r}: {problem['msg']}, not {str(problem.get('input'))[:60]!r}")
+            kinds = [*filter(None, [wanted.get(place, "").partition(" is needed")[0]]), plainly(problem["msg"])]
+            wanted[place] = f"{' or '.join(dict.fromkeys(kinds))} is needed, not {problem.get('input')!r:.60}"
+    sentences += [f"option {place!r}: {said}" for place, said in wanted.items()]
     return f"{options.called}: " + " ".join(sentences)
 
 

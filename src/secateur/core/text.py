@@ -28,6 +28,31 @@ def visible(text: object) -> str:
     return "".join(_spell(c) if unicodedata.category(c) in _HIDDEN else c for c in str(text))
 
 
+_PLAINLY = {
+    "a valid integer": "a whole number",
+    "a valid boolean": "True or False",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid list": "a list",
+    "a valid dictionary": "a dict",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "a number above",
+    "less than": "a number below",
+}
+
+
+def plainly(complaint: str) -> str:
+    """What a validator wants, in words that end in "is needed".
+
+    >>> plainly("Input should be greater than or equal to 1")
+    'at least 1'
+    """
+    for theirs, ours in _PLAINLY.items():
+        complaint = complaint.replace(f"Input should be {theirs}", ours)
+    return complaint.removeprefix("Input should be ")
+
+
 def _spell(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -75,6 +75,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], plan: Plan | tuple[Plan
         manifest_from_json(text)  # what could not be read back is not written
         file.write_text(text, encoding="utf-8", newline="\n")
 
+    if Path(folder).is_file():
+        raise ArtifactError(f"{visible(folder)} is a file, and an artefact is a folder: save under another name")
     try:
         replace_artifact(folder, write_weights, write_plan)
         write_host_config(model, plans, folder)

@@ -8,6 +8,7 @@ Invariant: the value named as reachable is the cost of a network that the search
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,11 +31,17 @@ def check_reachable(graph: Graph, budget: Budget) -> None:
     reachable = int(costs[bound.metric])
     raise Infeasible(
         f"cannot reach {bound.metric} ≤ {human(bound.most)}: the smallest network in the search space has "
-        f"{human(reachable)}. {_way_out(graph, bound)}",
+        f"{human(reachable)}. {_way_out(graph, bound)}{_percent(bound)}",
         metric=bound.metric,
         bound=bound.most,
         reachable=reachable,
     )
+
+
+def _percent(bound: Bound) -> str:
+    """``{"macs": 50}`` is fifty multiplications."""
+    share = f"{int(bound.most)}%"
+    return f' A share of the whole is written "{share}", in quotes.' if 1 <= bound.most <= 100 else ""
 
 
 def check_within(graph: Graph, budget: Budget, sizes: Mapping[str, int], *, chosen_by: str, way_out: str) -> None:
@@ -62,6 +69,10 @@ def _way_out(graph: Graph, bound: Bound) -> str:
     hint = ", or ".join(hints) or (
         "ask for a larger bound: nothing else can be narrowed, and print(secateur.trace(model, dummy_input)) says why"
     )
+    if not graph.free:
+        reasons = Counter(w.frozen for w in graph.widths if w.frozen is not None)
+        whole = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(4))
+        return f"No width of it can be narrowed ({whole}). {hint[0].upper()}{hint[1:]}."
     return f"{hint[0].upper()}{hint[1:]}."
 
 

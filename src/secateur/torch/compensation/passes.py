@@ -173,6 +173,8 @@ class Recorder(Watcher):
         super().__init__(model, batch, record)
         self.limit = limit
         self.order: list[str] = []
+        trains = any(p.requires_grad for p in model.parameters())
+        self.frozen = {n for n, p in model.named_parameters() if not p.requires_grad} if trains else set[str]()
 
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
         self.order.append(self._here)
@@ -194,6 +196,8 @@ class Recorder(Watcher):
             left = "what is added to its output is not a bias"
         if site.kind == "transposed" and site.groups > 1:
             left = "it is a transposed convolution with groups"
+        if site.name in self.frozen or bias in self.frozen:
+            left = "its requires_grad is False, while other weights train"
         return Contraction(weight=site.name, outputs=site.outputs, bias=bias, left=left)
 
     def norm(self, visit: str, chain: Chain | None, call: NormCall) -> None:

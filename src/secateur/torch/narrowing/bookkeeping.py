@@ -11,13 +11,32 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from secateur.torch.running.restoring import relink
+from secateur.torch.running.restoring import flags_kept, relink
 
 
 def refresh(module: nn.Module) -> None:
     """Bring the sizes a torch.nn module keeps about itself in line with its tensors."""
     relink(module)
+    if not is_parametrized(module) and not module._forward_pre_hooks:
+        _refresh_sizes(module)
+        return
+    with flags_kept(module):
+        for part in module.modules():
+            part.training = False  # a weight that is computed when it is asked for may learn from being asked
+        _recompute(module)
+        _refresh_sizes(module)
+
+
+def _recompute(module: nn.Module) -> None:
+    """What torch's own pruning and norms of weights compute before each forward, and leave as a plain attribute."""
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__module__.startswith("torch.nn.utils."):
+            hook(module, ())
+
+
+def _refresh_sizes(module: nn.Module) -> None:
     for kind, sizes in _BOOKKEEPING:
         if isinstance(module, kind):
             for key, value in sizes(module).items():

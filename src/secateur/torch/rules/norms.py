@@ -41,6 +41,9 @@ def batch_norm(
     if not buffers or True in rest[:1]:
         for space in (spaces[0], *spaces[2:]):
             trace.statistic(space)
+    else:  # it is exact as it runs here, but the network must train, too
+        for space in (spaces[0], *spaces[2:]):
+            mark_inexact(space, f"in training a statistic runs over it in {trace.where}")
     for tensor in [t for t in (weight, bias) if t is not None] + buffers:
         spaces[1] = trace.same(spaces[1], trace.spaces(tensor)[0])
     shifts_zero = all(trace.zero(t)[0] for t in (bias, *buffers[:1]) if isinstance(t, Tensor))

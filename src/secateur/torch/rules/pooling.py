@@ -53,7 +53,6 @@ rule(
     "_upsample_bicubic2d_aa",
     "reflection_pad2d",
     "replication_pad2d",
-    "grid_sampler_2d",
 )(_spatial(2))
 rule(
     "avg_pool3d",
@@ -65,8 +64,26 @@ rule(
     "upsample_trilinear3d",
     "reflection_pad3d",
     "replication_pad3d",
-    "grid_sampler_3d",
 )(_spatial(3))
+
+
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def grid_sample(trace: Trace, out: Tensor, x: Tensor, grid: Tensor, *args: object) -> None:
+    """Each place of the grid, whose last dimension are coordinates, is looked up in x; channels go through."""
+    for space in (*trace.spaces(x)[2:], trace.spaces(grid)[-1]):
+        freeze(space, f"coordinates in {trace.where}")
+    batch = trace.same(trace.spaces(x)[0], trace.spaces(grid)[0])
+    trace.put(
+        out, [batch, trace.spaces(x)[1], *trace.spaces(grid)[1:-1]], [False, trace.zero(x)[1], *[False] * (x.dim() - 2)]
+    )
+
+
+@sample("grid_sampler_2d")
+def _grid_sample() -> Sample:
+    def function(x: Tensor, grid: Tensor) -> Tensor:
+        return torch.nn.functional.grid_sample(x, grid.tanh(), align_corners=False)
+
+    return Sample(function, (2, 4, 6, 6), (2, 5, 3, 2))
 
 
 @sample("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "upsample_bilinear2d")

@@ -174,7 +174,18 @@ def _of_torch(loss: Loss, output: Batch, batch: object) -> torch.Tensor:
             f"loss_func is {_name(loss)}, which takes logits and labels, and the batches are not (inputs, labels): give "
             "loss_func=lambda output, batch: …"
         )
-    return loss(getattr(output, "logits", output), labels)
+    return _told_of_labels(loss, getattr(output, "logits", output), labels)
+
+
+def _told_of_labels(loss: Loss, logits: Batch, labels: torch.Tensor) -> torch.Tensor:
+    """The loss. Raises InputError for a label that is no class of the model's."""
+    try:
+        return loss(logits, labels)
+    except IndexError as fault:
+        raise InputError(
+            f"the labels run from {int(labels.min())} to {int(labels.max())}, and the model's output has "
+            f"{logits.shape[1]} classes, 0 to {logits.shape[1] - 1}: number the labels so, or give a loss_func"
+        ) from fault
 
 
 def _name(loss: object) -> str:
@@ -193,7 +204,7 @@ def _labels(batch: Batch) -> torch.Tensor | None:
 def _cross_entropy(output: object, batch: object, *, alone: bool) -> torch.Tensor:
     logits, labels = getattr(output, "logits", output), None if alone else _labels(batch)
     if isinstance(logits, torch.Tensor) and labels is not None and _are_labels(labels, logits):
-        return torch.nn.functional.cross_entropy(logits, labels)
+        return _told_of_labels(torch.nn.functional.cross_entropy, logits, labels)
     if alone:
         raise InputError(
             "no loss: a forward_loop gives the model's inputs alone, and this looks at gradients of a loss. Give a "

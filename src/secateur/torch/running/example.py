@@ -60,6 +60,11 @@ class Example:
         if isinstance(dummy_input, Examples):
             first, *others = (cls.of(model, one) for one in (dummy_input.first, *dummy_input.also))
             return replace(first, also=(*first.also, *((other.args, other.kwargs) for other in others)))
+        if isinstance(model, torch.export.ExportedProgram):
+            raise InputError(
+                "the model is an ExportedProgram, whose code has all sizes as constants and cannot be narrowed. Pass the model "
+                "it was exported from, and export the result."
+            )
         if not isinstance(model, nn.Module):
             raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
         if dummy_input is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from secateur.torch.running.calls import Args, Kwargs, Result
+from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 
 Kernel = Callable[..., Any]
 
@@ -32,6 +32,22 @@ def run(operator: object, args: Args, kwargs: Kwargs) -> Result:
     if kernel is None or not isinstance(args[0], torch.Tensor) or not args[0].is_meta:
         return None
     return kernel(*args, **kwargs)
+
+
+def factory_device(func: Operator, args: Args, kwargs: Kwargs) -> torch.device:
+    """Where a factory or a copy puts its result in an abstract run: integers stay real, the rest is abstract."""
+    device = torch.device(kwargs["device"])
+    if func._schema.name == "aten::_to_copy":
+        keep_real = not args[0].is_meta and not (kwargs.get("dtype") or args[0].dtype).is_floating_point
+        return torch.device("cpu") if keep_real else torch.device("meta")
+    dtype = kwargs.get("dtype")
+    if dtype is None or dtype.is_floating_point or dtype.is_complex:
+        inferred_integer = func._schema.name == "aten::arange" and not any(isinstance(a, float) for a in args)
+        if not (dtype is None and inferred_integer):
+            return torch.device("meta")
+    if any(isinstance(a, torch.Tensor) and a.is_meta for a in args):
+        return device
+    return torch.device("cpu")
 
 
 def _like(x: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from torch import nn
 
 import secateur.torch.rules  # noqa: F401  importing them registers them
 from secateur.core.space import ONE, Space, constant, freeze
-from secateur.errors import InputError, SecateurError, TraceError
+from secateur.errors import SecateurError, TraceError
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.example import Example
 from secateur.torch.running.interface import pinned
@@ -30,6 +30,7 @@ from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.answers import Answers, Asked
 from secateur.torch.tracing.attributes import own_sizes, sized_attributes
 from secateur.torch.tracing.records import Record
+from secateur.torch.tracing.refused import does_not_run, refuse_compiled
 from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.tracer import Tracer
 
@@ -82,11 +83,7 @@ def observe(example: Example) -> Observation:
     Raises InputError for a model that nobody can narrow, and TraceError, with the model's own error as its cause, where it
     cannot be run on this example.
     """
-    if isinstance(example.model, torch.jit.ScriptModule):
-        raise InputError(
-            f"the model is TorchScript ({type(example.model).__name__}), whose weights and code are compiled together and "
-            "cannot be narrowed. Pass the model it was scripted or traced from, and script the result."
-        )
+    refuse_compiled(example.model)
     outside = Outside(example.model)
     try:
         return _observe(example, outside, abstract=True)
@@ -94,13 +91,13 @@ def observe(example: Example) -> Observation:
         raise
     except Exception as abstract_error:
         if any(t.is_meta for t in named_tensors(example.model).values()):
-            raise TraceError(_sentence(example, abstract_error)) from abstract_error
+            raise TraceError(does_not_run(example, abstract_error)) from abstract_error
         try:
             seen = _observe_values(example, outside)
         except SecateurError:
             raise
         except Exception as error:
-            raise TraceError(_sentence(example, error)) from error
+            raise TraceError(does_not_run(example, error)) from error
         seen.fallback = " ".join(f"{type(abstract_error).__name__}: {abstract_error}".split())[:140]
         return seen
 
@@ -140,14 +137,6 @@ class _Witness(Tracer):
         """Nothing is learnt of who holds what."""
 
 
-def _sentence(example: Example, error: Exception) -> str:
-    kind = type(example.model).__name__
-    return (
-        f"{kind} does not run on this dummy_input: {type(error).__name__}: {error}. "
-        "Pass what model(...) takes: a tensor, a tuple, or a tuple ending in a dict of keyword arguments."
-    )
-
-
 def listen(seen: Observation, example: Example, name: str) -> None:
     """Run a further example on the same spaces. Raises TraceError, with its ``name``, where the model does not run on it."""
     try:
@@ -155,7 +144,7 @@ def listen(seen: Observation, example: Example, name: str) -> None:
     except SecateurError:
         raise
     except Exception as error:
-        raise TraceError(f"{name}: {_sentence(example, error)}") from error
+        raise TraceError(f"{name}: {does_not_run(example, error)}") from error
 
 
 def say_own_sizes(seen: Observation) -> None:

@@ -43,7 +43,7 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: Mapping[str, Spac
     runs = list(_different(seen.runs, {id(leaf_of[w.name].root()) for w in free}))
     is_small = sum(len(run.tracer.records) for run in runs) < _FEW
     for share in (SMALL, MIDDLING) if is_small else (SMALL,):
-        counts = _some_counts(free, share)
+        counts = _some_counts(free, share, unlike=share is MIDDLING or not is_small)
         try:
             plan = _without_coincidence(graph, counts)
         except PlanError as error:
@@ -129,15 +129,16 @@ def _course(run: Run, narrowed: Collection[int]) -> list[tuple[object, ...]]:
     return course
 
 
-def _some_counts(widths: Sequence[Width], share: tuple[float, float]) -> dict[str, int]:
-    """Counts that are allowed, about this share of each width, and each another: equal ones would hide a mix-up."""
+def _some_counts(widths: Sequence[Width], share: tuple[float, float], *, unlike: bool) -> dict[str, int]:
+    """Counts that are allowed, about this share of each width; ``unlike``: each another, since equal ones hide a mix-up,
+    for which some are larger."""
     generator = random.Random(0)
     counts: dict[str, int] = {}
     for width in widths:
         allowed = width.choices[:-1]
         allowed = allowed[bisect_left(allowed, 2) :] or allowed  # sizes of one are special
         near = allowed[bisect_left(allowed, share[0] * width.size) : bisect_right(allowed, share[1] * width.size)]
-        taken = set(counts.values())
+        taken = set(counts.values()) if unlike else set[int]()
         drawn = [generator.choice(pool) for pool in (near, allowed) if pool for _ in range(_DRAWS)]
         counts[width.name] = next((count for count in drawn if count not in taken), drawn[0])
     return counts

@@ -26,6 +26,7 @@ from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.generators import Generators
 from secateur.torch.tracing.answers import Answers, writes
 from secateur.torch.tracing.heard import Call
+from secateur.torch.tracing.meta_kernels import factory_device
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 from secateur.torch.tracing.records import Memory, Record, Value
 from secateur.torch.tracing.scratch import CostTerm, Scratch
@@ -247,13 +248,17 @@ class Tracer(TorchDispatchMode):
         if not outputs:
             self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
             return
-        rule = find(func)
+        rule, kwargs, into = find(func), *_without_out(func, kwargs)
         self._over.clear()
         self._ahead = None
+        before = {id(t): list(self.spaces(t)) for t in into}
         try:
             if rule is None:
                 raise NotImplementedError
             rule(self, out, *args, **kwargs)
+            for tensor in into:
+                for old, new in zip(before[id(tensor)], self.spaces(tensor), strict=True):
+                    self.same(old, new)
         except Exception as error:  # an operator we cannot explain must never be wrong, only unprunable
             self._give_up(name, inputs, outputs, rule is not None, error)
         self._remember(func, name, inputs, outputs)
@@ -326,7 +331,7 @@ class Tracer(TorchDispatchMode):
     def _abstract_arguments(self, func: Operator, args: Args, kwargs: Kwargs) -> tuple[Any, dict[str, Any]]:
         """Factories of floating tensors and everything that meets an abstract tensor become abstract."""
         if "device" in kwargs and kwargs["device"] is not None:
-            kwargs = {**kwargs, "device": _factory_device(func, args, kwargs)}
+            kwargs = {**kwargs, "device": factory_device(func, args, kwargs)}
         has_abstract = has_real = False
         for arg in args:
             if isinstance(arg, torch.Tensor):
@@ -355,6 +360,13 @@ class Tracer(TorchDispatchMode):
         return arg
 
 
+def _without_out(func: Operator, kwargs: Kwargs) -> tuple[Kwargs, list[torch.Tensor]]:
+    """Keyword arguments without those that the operator writes its result to, and these tensors."""
+    if "out" not in kwargs:
+        return kwargs, []
+    return {k: v for k, v in kwargs.items() if k != "out"}, [t for t in _flat(kwargs["out"]) if t.numel()]
+
+
 def _flat(tree: Any) -> list[Any]:
     """The leaves of nested tuples, lists and dicts; operators know no other containers."""
     if isinstance(tree, dict):
@@ -377,19 +389,3 @@ def _held(value: object) -> Iterator[torch.Tensor]:
             yield leaf
         elif hasattr(leaf, "__dict__") and not callable(leaf):
             yield from (t for t in _flat(vars(leaf)) if isinstance(t, torch.Tensor))
-
-
-def _factory_device(func: Operator, args: Args, kwargs: Kwargs) -> torch.device:
-    """Where a factory or a copy puts its result in an abstract run: integers stay real, the rest is abstract."""
-    device = torch.device(kwargs["device"])
-    if func._schema.name == "aten::_to_copy":
-        keep_real = not args[0].is_meta and not (kwargs.get("dtype") or args[0].dtype).is_floating_point
-        return torch.device("cpu") if keep_real else torch.device("meta")
-    dtype = kwargs.get("dtype")
-    if dtype is None or dtype.is_floating_point or dtype.is_complex:
-        inferred_integer = func._schema.name == "aten::arange" and not any(isinstance(a, float) for a in args)
-        if not (dtype is None and inferred_integer):
-            return torch.device("meta")
-    if any(isinstance(a, torch.Tensor) and a.is_meta for a in args):
-        return device
-    return torch.device("cpu")

@@ -64,7 +64,8 @@ def _place(scene: Scene, part: _Part, tensor: str, axis: int) -> None:
     near = scene.candidates(part.near, mine.root().size)
     rivals = [s for s in near if _key(s) not in kinds and (not kinds or s.size == mine.root().size)]
     if len(kinds) != 1 or (rivals and not (part.is_module and len(alike) > 1)):
-        reason = f"{part.name} was not reached and may share it: an example that reaches it (also=[…]) would tell"
+        way = "an example that reaches it, in dummy_input=Examples(x, also=[…]), would tell"
+        reason = f"{part.name} was not reached and may share it: {way}"
         for space in (*kinds.values(), *rivals):
             freeze(space, reason)
     elif not all(leaf.frozen for leaf in leaves(alike[0])):

@@ -1,0 +1,136 @@
+"""What cannot be narrowed, or is given wrongly, is told at once; what others hang on a layer follows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune, spectral_norm
+
+import secateur as sc
+
+X = torch.randn(4, 8)
+LABELS = torch.tensor([0, 1, 2, 1])
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def exported() -> Any:
+    return torch.export.export(net(), (X,))
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        (exported, "ExportedProgram"),
+        (lambda: exported().module(), "torch.export"),
+        (lambda: nn.Sequential(nn.LazyLinear(16), nn.Linear(16, 3)), "lazy"),
+    ],
+)
+def test_a_model_that_nobody_can_narrow_is_refused(model: Any, word: str) -> None:
+    with pytest.raises(sc.InputError, match=word):
+        sc.trace(model(), X)
+
+
+def test_a_list_is_told_from_a_tuple() -> None:
+    with pytest.raises(sc.TraceError, match="several arguments are a tuple"):
+        sc.trace(net(), [X])
+
+
+def test_labels_that_are_no_classes_are_told() -> None:
+    with pytest.raises(sc.InputError, match="labels run from 9 to 11"):
+        sc.prune(net(), "progressive", {"params": "50%"}, X, {"data_loader": [(X, LABELS + 9)]})
+
+
+def test_what_can_never_be_met_names_why_all_is_whole() -> None:
+    with pytest.raises(sc.Infeasible, match=r"No width of it can be narrowed \(1 × the model's output"):
+        sc.prune(nn.Sequential(nn.Linear(8, 3)), "magnitude", {"params": "50%"}, X)
+
+
+def test_a_number_that_may_have_been_a_share_is_asked_about() -> None:
+    with pytest.raises(sc.Infeasible, match='written "10%"'):
+        sc.prune(net(), "magnitude", {"macs": 10}, X)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [({"ridge": -1}, "'auto' or a number above 0 is needed, not -1"), ({"steps": "a"}, "a whole number is needed")],
+)
+def test_options_are_complained_of_in_words(option: dict[str, Any], said: str) -> None:
+    with pytest.raises(sc.ConfigError, match=said):
+        sc.prune(net(), "progressive", {"params": "50%"}, X, {"data_loader": [(X, LABELS)], **option})
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    model, _ = sc.prune(net(), "magnitude", {"params": "50%"}, X)
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(sc.ArtifactError, match="is a file"):
+        sc.save(model, tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_weight_that_does_not_train_is_not_fitted() -> None:
+    model = net()
+    model[2].requires_grad_(False)
+    whole = model[2].weight.clone()
+    loader = [(torch.randn(64, 8), torch.randint(3, (64,))) for _ in range(2)]
+    model, result = sc.prune(model, "progressive", {"params": "50%"}, X, {"data_loader": loader})
+    rows, columns = result.plan.indices("2.weight")
+    expected = whole if rows is None else whole[torch.as_tensor(rows)]
+    expected = expected if columns is None else expected[:, torch.as_tensor(columns)]
+    assert torch.equal(model[2].weight, expected)
+    assert "requires_grad" in result.left_as_they_are["2.weight"]
+
+
+def test_masks_of_torchs_own_pruning_follow_and_so_does_what_they_leave() -> None:
+    model = net()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    model, _ = sc.prune(model, "magnitude", {"params": "50%"}, X)
+    first = model[0]
+    assert first.weight.shape == first.weight_orig.shape == (first.out_features, 8)
+    assert torch.equal(first.weight, first.weight_orig * first.weight_mask)
+
+
+@pytest.mark.parametrize("norm", [spectral_norm, parametrizations.spectral_norm])
+@pytest.mark.parametrize("training", [True, False])
+def test_spectral_norms_are_narrowed(norm: Any, training: bool) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), norm(nn.Linear(16, 64)), nn.ReLU(), nn.Linear(64, 3)).train(training)
+    model(X)
+    graph = sc.trace(model, X)
+    assert {"0.out_features", "1.out_features"} <= {width.name for width in graph.free}
+    assert sc.verify(model, graph.plan({"0.out_features": range(9), "1.out_features": range(0, 64, 3)}), graph)
+
+
+def test_channels_go_through_grid_sample() -> None:
+    class Warp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.field, self.out = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(3, 2, 1), nn.Conv2d(16, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            grid = self.field(x).permute(0, 2, 3, 1).tanh()
+            return self.out(F.grid_sample(self.a(x), grid, align_corners=False))
+
+    model, x = Warp().eval(), torch.randn(2, 3, 8, 8)
+    graph = sc.trace(model, x)
+    assert [width.name for width in graph.free] == ["a.out_channels"]
+    assert sc.verify(model, graph.plan({"a.out_channels": [1, 4, 5, 11]}), graph)
+
+
+def test_a_statistic_over_positions_in_training_is_told() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.norm, self.out = nn.Linear(8, 30), nn.BatchNorm1d(6), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.norm(self.fc(x).unflatten(1, (6, -1))))
+
+    assert sc.trace(Normed().eval(), X)["fc.out_features[1]"].inexact_reason is not None
