@@ -195,7 +195,7 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
     "a negative index": (put(*FFN_KEPT, [-1, 5]), "out of range"),
     "a repeated index": (put(*FFN_KEPT, [5, 5]), "sorted and unique"),
     "unsorted indices": (put(*FFN_KEPT, [5, 1]), "sorted and unique"),
-    "nothing kept": (put(*FFN_KEPT, []), "never empty"),
+    "nothing kept": (put(*FFN_KEPT, []), "is empty"),
     "an index that is a float": (put(*FFN_KEPT, [1, 5.0]), "integers"),
     "an index that is a string": (put(*FFN_KEPT, [1, "5"]), "integers"),
     "an index that is true": (put(*FFN_KEPT, [True, 5]), "integers"),

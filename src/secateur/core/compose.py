@@ -1,4 +1,4 @@
-"""One plan from several that were applied one after another.
+"""One plan from several that were applied one after another, and what things are called on the way.
 
     [0 … 63] ── keep 48 of 64 ──► [0 … 47] ── keep 32 of 48 ──► 32 of the original 64
 
@@ -7,19 +7,49 @@ Invariant: applying the composed plan to the original leaves the same units as a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from secateur.core.depth import Renaming
 from secateur.core.graph import Graph
 from secateur.core.layout import Indices
-from secateur.core.plan import Plan
+from secateur.core.plan import Edit, Plan
+
+
+def name_after(name: str, plans: Iterable[Plan]) -> str | None:
+    """What a tensor or module is called after these plans; None where it went with a block."""
+    for plan in plans:
+        found = plan.renamed(name)
+        if found is None:
+            return None
+        name = found
+    return name
+
+
+def name_before(name: str, plans: Sequence[Plan]) -> str:
+    """What a tensor or module that is there after these plans was called before them."""
+    for plan in reversed(plans):
+        name = plan.renamed.back(name)
+    return name
+
+
+def as_one(plans: Sequence[Plan]) -> tuple[list[Edit], set[str]]:
+    """The edits and the dropped blocks of several plans, under the names that all had at first."""
+    edits: list[Edit] = []
+    drops: set[str] = set()
+    for number, plan in enumerate(plans):
+        edits += [replace(e, module=name_before(e.module, plans[:number])) for e in plan.edits]
+        drops |= {name_before(name, plans[:number]) for name in plan.drops}
+    return edits, drops
 
 
 def composed(graph: Graph, first: Mapping[str, Indices], second: Plan) -> dict[str, Indices]:
     """What is kept of the widths of ``graph`` when ``second`` is applied to what ``first`` left of it."""
     kept = dict(first)
-    later = second.arrays
+    names = Renaming.without({name for name, array in first.items() if not array.size})
+    later = {names.back(name): array for name, array in second.arrays.items()}
     for name, chosen in later.items():
         width = graph[name]
         before = first.get(name, np.arange(width.size))

@@ -4,6 +4,7 @@
     ├── widths      the independent dimensions, each with its uses, its choices, and why it is frozen if it is
     ├── layouts     every tensor's axes, made of widths
     ├── equations   integers in the code that follow from widths
+    ├── stacks      lists of modules of which some may go whole: each such block is a width with the choices 0 and 1
     └── costs       macs, params, weight_bytes, … as functions of the widths, each share known by module
 
 Invariant: a Graph is data. It holds no tensor and no module but the example the trace ran on, and never changes.
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from secateur.core.cost import Amount, Cost
+from secateur.core.depth import LAYERS, Stack, emptied, inside, renumbered
 from secateur.core.equations import Attribute, Contradiction, Difference, Equation, evaluate, solve, widths_in
 from secateur.core.layout import Indices, Layout
 from secateur.core.plan import Edit, Plan, check_kept
@@ -78,6 +80,7 @@ class Graph:
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     example: Any = field(default=None, compare=False, repr=False)
     outputs_also: tuple[tuple[Layout, ...], ...] = field(default=(), compare=False, repr=False)  # of further examples
+    stacks: tuple[Stack, ...] = ()
 
     def __getitem__(self, name: str) -> Width:
         try:
@@ -154,13 +157,15 @@ class Graph:
     def plan(self, kept: Mapping[str, object], provenance: Mapping[str, Any] | None = None) -> Plan:
         """The plan that keeps these indices of these widths, and all of the others.
 
-        Raises PlanError for an unknown or frozen width, or indices that are empty, unsorted, repeated or out of range.
+        Of a block that goes (a width of kind ``layers``) no index is kept. Raises PlanError for an unknown or frozen width,
+        for other indices that are empty, unsorted, repeated or out of range, and where a stack would lose all its blocks.
         """
         arrays: dict[str, Indices] = {}
         for name, indices in kept.items():
             width = self[name]
             array = np.asarray(indices, dtype=np.int64)
-            check_kept(name, width.size, array)
+            if width.kind != LAYERS or array.size:
+                check_kept(name, width.size, array)
             if array.shape[-1] == width.size:
                 continue
             if width.frozen is not None:
@@ -169,27 +174,30 @@ class Graph:
                 raise PlanError(f"{name}: one kept set per outer index needs {width.outer or 'an outer width'}")
             arrays[name] = array
         sizes = {w.name: int(arrays[w.name].shape[-1]) if w.name in arrays else w.size for w in self.widths}
+        drops = frozenset(name for name, array in arrays.items() if not array.size)
+        if (stack := emptied(self.stacks, drops)) is not None:
+            raise PlanError(f"nothing of {stack} would be left: at least one of its blocks must stay")
         return Plan(
             kept={name: _as_tuples(array) for name, array in arrays.items()},
             sizes=sizes,
             layouts=self.layouts,
-            edits=self._edits(sizes),
+            edits=self._edits(sizes, drops),
             fingerprint=self.fingerprint,
             provenance=dict(provenance or {}),
             graph=self,
         )
 
-    def _edits(self, sizes: Mapping[str, int]) -> tuple[Edit, ...]:
+    def _edits(self, sizes: Mapping[str, int], drops: frozenset[str]) -> tuple[Edit, ...]:
         try:
             values = solve(self.equations, self.attributes, sizes)
         except Contradiction as contradiction:
             raise PlanError(f"these widths contradict each other in the model's code: {contradiction}") from None
         self._check_differences(values, sizes)
-        return tuple(
-            Edit(module=a.module, path=a.path, old=self.attributes[a], new=value)
-            for a, value in values.items()
-            if value != self.attributes[a]
-        )
+        changed = [(a, self.attributes[a], value) for a, value in values.items() if value != self.attributes[a]]
+        if drops:
+            changed = [c for c in changed if not inside(c[0].module, drops)]
+            changed += [c for c in renumbered(self.stacks, drops) if c[0] not in {a for a, _, _ in changed}]
+        return tuple(Edit(module=a.module, path=a.path, old=old, new=new) for a, old, new in changed)
 
     def _check_differences(self, values: Mapping[Attribute, int], sizes: Mapping[str, int]) -> None:
         for difference in self.differences:

@@ -3,7 +3,7 @@
 A Plan is complete in itself: it names the tensors, how their axes are made of widths, and the attributes to rewrite, so that
 it can be applied without the trace it came from.
 
-Invariant: kept indices are sorted, unique, in range and never empty; ``sizes`` counts them.
+Invariant: kept indices are sorted, unique and in range; ``sizes`` counts them. Only the kept set of a block may be empty.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from secateur.core.depth import Renaming, inside
 from secateur.core.layout import Along, Axis, Indices, Layout, kept_indices, size_of, touches
 from secateur.errors import PlanError, nearest
 
@@ -59,7 +60,8 @@ class Plan:
     """Which units of which widths survive.
 
     ``kept`` maps each narrowed width to its sorted kept indices (one tuple, or one tuple per index of the width just
-    outside it; a width that stays whole can be asked for, too); ``sizes`` maps every width to the number kept;
+    outside it; none for a block that goes; a width that stays whole can be asked for, too); ``sizes`` maps every width to
+    the number kept;
     ``fingerprint`` identifies the architecture.
     """
 
@@ -87,9 +89,20 @@ class Plan:
         return MappingProxyType(made)
 
     @cached_property
+    def drops(self) -> frozenset[str]:
+        """The blocks that go whole, by dotted name."""
+        return frozenset(name for name, kept in self.kept.items() if not kept)
+
+    @cached_property
+    def renamed(self) -> Renaming:
+        """Called with the name of a module or tensor, what it is called afterwards; None where it goes with a block."""
+        return Renaming.without(self.drops)
+
+    @cached_property
     def narrowed(self) -> tuple[str, ...]:
-        """The tensors that get smaller, by every name they have."""
-        return tuple(n for n, layout in self.layouts.items() if any(touches(axis, self.arrays) for axis in layout))
+        """The tensors that get smaller, by every name they have; those in blocks that go are none."""
+        names = (n for n in self.layouts if not inside(n, self.drops)) if self.drops else self.layouts
+        return tuple(n for n in names if any(touches(axis, self.arrays) for axis in self.layouts[n]))
 
     def narrows(self, tensor: str) -> bool:
         """Whether a tensor gets smaller."""

@@ -102,7 +102,7 @@ def constraint_table(graph: Graph, budget: Budget | Mapping[str, float | str]) -
 def plan_table(plan: Plan, limit: int | None = LINES) -> str:
     """What each width was and becomes; siblings that change alike share a line once there are many."""
     was = _sizes_before(plan)
-    changes = [(name, was.get(name, plan.sizes[name]), plan.sizes[name]) for name in plan.kept]
+    changes = [(name, was.get(name, 1), plan.sizes[name]) for name in plan.kept]
     table = _table("Plan", "Width", "was", "becomes", "kept")
     groups, left_out = _shorten(_families(changes, limit, itemgetter(0), itemgetter(slice(1, 3))), limit)
     for i, group in enumerate(groups):

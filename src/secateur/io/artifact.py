@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from secateur.core.compose import as_one, name_after, name_before
 from secateur.core.json.strict import MAX_BYTES
 from secateur.core.plan import Plan
 from secateur.core.text import visible
@@ -31,7 +32,7 @@ from secateur.io.atomic import PLAN, WEIGHTS, glance, hash_of, replace_artifact,
 from secateur.io.fitting import check_fits, check_saveable
 from secateur.io.host_config import described, write_host_config
 from secateur.io.plan_file import Manifest, Stored, manifest_from_json, manifest_to_json
-from secateur.io.state import collect, narrowed_names, stored_names
+from secateur.io.state import TRANSIENT, collect, narrowed_names, stored_names
 from secateur.torch.apply import plans_of
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed
@@ -175,10 +176,11 @@ def _header(file: Path) -> dict[str, Stored]:
 
 def _load(model: nn.Module, manifest: Manifest, shapes: dict[str, tuple[int, ...]], weights: Path) -> dict[str, Tensor]:
     """A tensor for every name in the model that the artefact holds; names that share one share the object."""
-    wanted = stored_names(model, manifest.plans)
+    wanted = stored_names(model, manifest.plans, fresh=True)
     _check_names({stored for stored, _ in wanted.values()}, manifest)
     _check_tensors(wanted, shapes, manifest)
-    if rest := [name for name, tensor in named_tensors(model).items() if tensor.is_meta and name not in wanted]:
+    there = {n: t for n, t in named_tensors(model).items() if name_after(n, manifest.plans) is not None}
+    if rest := [name for name, tensor in there.items() if tensor.is_meta and name not in wanted]:
         raise ArtifactError(
             f"{visible(rest[0])} is not stored and has no values here: build the model off the meta device"
         )
@@ -206,8 +208,9 @@ def _check_tensors(
 ) -> None:
     for name, (stored, live) in wanted.items():
         code, found = manifest.tensors[manifest.aliases.get(stored, stored)]
-        if found != shapes[name]:
-            raise ArtifactError(f"{visible(name)} is stored as {found}; the plan makes it {shapes[name]}")
+        due = shapes[stored.removeprefix(TRANSIENT)]
+        if found != due:
+            raise ArtifactError(f"{visible(name)} is stored as {found}; the plan makes it {due}")
         if not code.startswith(_KINDS[live.dtype]):
             raise ArtifactError(
                 f"{visible(name)} is stored as {visible(code)}, and is {live.dtype} in this model: other kinds of numbers"
@@ -222,9 +225,11 @@ def _put_in(model: nn.Module, plans: tuple[Plan, ...], tensors: dict[str, Tensor
     for name, tensor in tensors.items():
         key = (id(tensor), isinstance(live[name], nn.Parameter))
         ready[name] = made[key] if key in made else made.setdefault(key, renewed(live[name], tensor))
-    edits = [edit for plan in plans for edit in plan.edits]
+    edits, drops = as_one(plans)
+    there = {name_before(name, plans) for name in narrowed_names(plans)}
     notes, fields = described(model, plans)
-    install(model, ready, edits, there=narrowed_names(plans), notes={"_secateur_plans": plans, **notes}, fields=fields)
+    notes["_secateur_plans"] = plans
+    install(model, ready, edits, there=there, notes=notes, fields=fields, drops=drops)
 
 
 def _versions() -> dict[str, str]:

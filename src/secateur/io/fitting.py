@@ -19,8 +19,9 @@ from secateur.core.plan import Edit, Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError, PlanError
 from secateur.torch.narrowing.fingerprint import fingerprint
-from secateur.torch.narrowing.installing import set_attribute
-from secateur.torch.running.restoring import named_tensors
+from secateur.torch.narrowing.installing import drop_blocks, set_attribute
+from secateur.torch.running.restoring import abstract_like, named_tensors
+from secateur.torch.running.twin import twin
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -43,6 +44,10 @@ def check_fits(model: nn.Module, plans: Sequence[Plan]) -> Shapes:
             )
         trial.rewrite(plan.edits)
         shapes |= {name: plan.shape(name) for name, layout in plan.layouts.items() if has_widths(layout)}
+        if plan.drops:
+            model = trial.drop(plan)
+            shapes = {new: s for n, s in shapes.items() if (new := plan.renamed(n)) is not None}
+            parameters = {new for n in parameters if (new := plan.renamed(n)) is not None}
     return shapes
 
 
@@ -51,6 +56,9 @@ def check_saveable(model: nn.Module, plans: Sequence[Plan]) -> None:
     shapes = _shapes(model)
     trial = _Trial(model)
     for plan in reversed(plans):
+        if plan.drops:
+            _check_shallower(plan, shapes)
+            return  # what the dropped blocks were made of is gone, and the fingerprint from before with it
         _check_narrowed(plan, shapes)
         shapes |= {name: _whole(layout) for name, layout in plan.layouts.items() if has_widths(layout)}
         back = [Edit(module=e.module, path=e.path, old=e.new, new=e.old) for e in reversed(plan.edits)]
@@ -69,8 +77,17 @@ class _Trial:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.standins: dict[str, SimpleNamespace] = {}
+
+    def drop(self, plan: Plan) -> nn.Module:
+        """The model without a plan's blocks: another one from now on, whose tensors have no data."""
+        self.model = twin(self.model, lambda _, tensor: abstract_like(tensor))
+        drop_blocks(dict(self.model.named_modules(remove_duplicate=False)), plan.drops)
+        self.modules = dict(self.model.named_modules(remove_duplicate=False))
+        self.standins = {new: s for name, s in self.standins.items() if (new := plan.renamed(name)) is not None}
+        return self.model
 
     def rewrite(self, edits: Iterable[Edit]) -> None:
         for edit in edits:
@@ -96,9 +113,20 @@ def _whole(layout: Layout) -> tuple[int, ...]:
     return tuple(axis.size for axis in layout)
 
 
+def _check_shallower(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ArtifactError unless the tensors of a model are those that a plan leaves, under their new names."""
+    left = {new: name for name in plan.layouts if (new := plan.renamed(name)) is not None}
+    if odd := sorted(left.keys() ^ shapes.keys()):
+        raise ArtifactError(
+            f"{visible(odd[0])} was added to or removed from the model after it was narrowed: it could not be restored onto "
+            "its original architecture. Save it before such changes"
+        )
+    _check_narrowed(plan, {old: shapes[new] for new, old in left.items()})
+
+
 def _check_narrowed(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name, layout in plan.layouts.items():
-        if has_widths(layout) and shapes.get(name) != plan.shape(name):
+        if plan.renamed(name) is not None and has_widths(layout) and shapes.get(name) != plan.shape(name):
             raise ArtifactError(
                 f"{visible(name)} is {shapes.get(name, 'gone')} in the model and {plan.shape(name)} in its plan: the "
                 "model was changed after it was narrowed. Save it before such changes, or pass the plan it really has"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Protocol, runtime_checkable
@@ -20,7 +20,7 @@ from torch import nn
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.io.atomic import write_file
-from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, Said, config_of, said_by_config
+from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, Fields, Said, config_of, said_by_config
 from secateur.torch.narrowing.installing import set_attribute
 
 
@@ -47,7 +47,7 @@ def write_host_config(model: nn.Module, plans: Sequence[Plan], folder: Path) -> 
     write_file(folder / "config.json", text)
 
 
-def described(model: nn.Module, plans: Sequence[Plan]) -> tuple[dict[str, object], Mapping[str, int]]:
+def described(model: nn.Module, plans: Sequence[Plan]) -> tuple[dict[str, object], Fields]:
     """Notes for a whole model that these plans narrow, and what its own configuration says afterwards."""
     config = config_of(model)
     if config is None:

@@ -11,13 +11,14 @@ Invariant: `stored_names` gives the same names for a narrowed model and for the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from secateur.core.compose import name_after
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError
@@ -41,25 +42,29 @@ def transient_names(model: nn.Module) -> set[str]:
     return {f"{name}.{key}" if name else key for name, module in modules for key in module._non_persistent_buffers_set}
 
 
-def stored_names(model: nn.Module, plans: Iterable[Plan]) -> dict[str, tuple[str, Tensor]]:
-    """Model name -> stored name and tensor, for all that an artefact holds."""
+def stored_names(model: nn.Module, plans: Sequence[Plan], *, fresh: bool = False) -> dict[str, tuple[str, Tensor]]:
+    """Model name -> stored name and tensor, for all that an artefact holds; ``fresh``: the model is still whole."""
     live, transient = named_tensors(model), transient_names(model)
-    narrowed = {id(live[name]) for name in narrowed_names(plans) if name in live}
+    narrowed = narrowed_names(plans)
     found: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in live.items():
+        called = name_after(name, plans) if fresh else name
+        if called is None:
+            continue
         if name not in transient:
-            found[name] = (name, tensor)
-        elif id(tensor) in narrowed or tensor.is_floating_point() or tensor.is_complex():
-            found[name] = (TRANSIENT + name, tensor)
+            found[name] = (called, tensor)
+        elif called in narrowed or tensor.is_floating_point() or tensor.is_complex():
+            found[name] = (TRANSIENT + called, tensor)
     return found
 
 
-def narrowed_names(plans: Iterable[Plan]) -> set[str]:
-    """The tensors that these plans make smaller."""
-    return {name for plan in plans for name in plan.narrowed}
+def narrowed_names(plans: Sequence[Plan]) -> set[str]:
+    """The tensors that these plans make smaller and leave, by the names that they have in the end."""
+    names = {name_after(name, plans[number:]) for number, plan in enumerate(plans) for name in plan.narrowed}
+    return {name for name in names if name is not None}
 
 
-def collect(model: nn.Module, plans: Iterable[Plan]) -> Stored:
+def collect(model: nn.Module, plans: Sequence[Plan]) -> Stored:
     """What to store of a model. Raises ArtifactError for state that is no ordinary tensor with values."""
     _refuse_extra_state(model)
     tensors: dict[str, Tensor] = {}

@@ -74,7 +74,7 @@ class Frontend(Protocol):
         """The axis of a weight along which its layer gives units."""
         ...
 
-    def said(self, plan: Plan) -> tuple[Mapping[str, int], str | None]:
+    def said(self, plan: Plan) -> tuple[Mapping[str, object], str | None]:
         """What the network's own configuration says of what a plan leaves; or the reason why it cannot."""
         ...
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from secateur.core.budget import Budget
 from secateur.core.compose import composed
+from secateur.core.depth import Renaming
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import Indices
 from secateur.core.plan import Plan
@@ -135,7 +136,8 @@ class _Rounds:
         if step == 0:
             return now
         before = {width.name: width for width in self.search_space.widths}
-        return now.with_widths(_as_free_as(before.get(width.name), width) for width in now.widths)
+        names = self._plan().renamed
+        return now.with_widths(_as_free_as(before.get(names.back(w.name)), w, names) for w in now.widths)
 
     def _plan(self) -> Plan:
         return self.graph.plan({name: np.asarray(kept) for name, kept in self.kept.items()})
@@ -181,13 +183,16 @@ class _Rounds:
         )
 
 
-def _as_free_as(first: Width | None, now: Width) -> Width:
+def _as_free_as(first: Width | None, now: Width, names: Renaming) -> Width:
     """A width as it is now, with no more freedom than it had in the first round."""
     if now.frozen is not None or first is None or first.frozen is not None:
         return now.whole("it was not free in the first round")
-    if set(now.uses) != set(first.uses):  # what the example happens to reach may be tied to other things now
+    used = {(names(use.tensor), use.axis) for use in first.uses if names(use.tensor) is not None}
+    # what the example happens to reach may be tied to other things now
+    if {(use.tensor, use.axis) for use in now.uses} != used:
         return now.whole("it is not made of what it was in the first round")
-    outer = now.outer if now.outer == first.outer else None  # where a size of one is gone, more seems possible
+    # where a size of one is gone, more seems possible
+    outer = now.outer if first.outer and now.outer == names(first.outer) else None
     return replace(now, outer=outer, choices=(*(c for c in first.choices if c < now.size), now.size))
 
 

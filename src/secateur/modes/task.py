@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from secateur.core.budget import Budget
+from secateur.core.depth import Depth
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.registry import Registry
@@ -65,6 +66,8 @@ class Mode(Limits):
     """Prove the result: narrowed compared with masked."""
     on_mismatch: Literal["raise", "freeze"] = "raise"
     """What a failed proof does: "freeze" leaves the widths whole that are at fault, and searches again."""
+    depth: Depth = False
+    """Let whole blocks go, too: each is a width of kind `layers` that keeps 1 or 0. "only" leaves all other widths whole."""
     verbose: bool = False
     """Tell what is done, and how long it still takes."""
     data_loader: Any = None

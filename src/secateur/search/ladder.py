@@ -43,7 +43,7 @@ class Ladders:
         level = np.concatenate([np.zeros(0), *map(_step_levels, rungs, levels)])
         owner = np.repeat(np.arange(len(widths)), [len(r) - 1 for r in rungs])
         share = np.concatenate([np.zeros(0), *(r[1:] / w.size for r, w in zip(rungs, widths, strict=True))])
-        floors = [r[1:] <= math.ceil(soft_floor * w.size) for r, w in zip(rungs, widths, strict=True)]
+        floors = [(r[1:] <= math.ceil(soft_floor * w.size)) & (r[0] > 0) for r, w in zip(rungs, widths, strict=True)]
         soft = np.concatenate([np.zeros(0, bool), *floors])
         order = np.concatenate([_best_first(level, share, np.flatnonzero(part)) for part in (soft, ~soft)])
         return cls(tuple(w.name for w in widths), tuple(rungs), owner[order], level[order], int(soft.sum()))

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator
 
+from secateur.core.depth import LAYERS
 from secateur.core.graph import Graph, Width
 from secateur.core.options import Options
 from secateur.errors import InputError
@@ -102,6 +103,8 @@ def restrict(graph: Graph, limits: Limits) -> Graph:
         alone = [f"left alone by {where}" for where, rule in ruled if rule is None]
         if width.name in frozen or alone:
             return width.whole(frozen.get(width.name) or alone[0])
+        if width.kind == LAYERS:  # it goes whole or stays whole: multiples and shares are about units
+            return width
         general = Spec(multiple_of=limits.multiple_of, ratios=limits.ratios, floor=floor(width), ceiling=ceiling(width))
         specs = {where: rule for where, rule in [*ruled, (general.said, general)] if rule and not rule.is_empty}
         return _apply(width, list(specs.values()), ", ".join(specs)) if specs else width

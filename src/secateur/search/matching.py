@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
 
+from secateur.core.depth import LAYERS
 from secateur.core.graph import Graph, Width
 from secateur.errors import InputError, nearest
 
@@ -34,9 +35,15 @@ class Vocabulary:
             around[tensor] = {tensor}
             for module in _modules_around(owner(graph, tensor)):
                 around[tensor] |= {module, *graph.module_types.get(module, ())}
+        for block in (width.name for width in graph.widths if width.kind == LAYERS):
+            names = [block, *_modules_around(block)]
+            around[block] = {*names, *(kind for name in names for kind in graph.module_types.get(name, ()))}
         types = {name for names in graph.module_types.values() for name in names}
         return cls(
-            {w.name: {w.name}.union(*(around[use.tensor] for use in w.uses)) for w in graph.widths},
+            {
+                w.name: {w.name}.union(around.get(w.name, ()), *(around[use.tensor] for use in w.uses))
+                for w in graph.widths
+            },
             types | set(graph.module_types) | set(graph.layouts),
         )
 

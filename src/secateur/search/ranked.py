@@ -21,6 +21,7 @@ from secateur.core.layout import Indices
 from secateur.core.plan import Plan
 from secateur.errors import InputError, nearest
 from secateur.search.allocate import Scores, check_scores, keep_best
+from secateur.search.blocks import one_left
 
 
 class Judge(Protocol):
@@ -85,6 +86,7 @@ def scored(search_space: Graph, judge: Judge) -> Ranked:
         raise InputError(f"{called} gives no scores for {pinned.name}, which must get smaller; use another criterion")
     names = tuple(width.name for width in missing)
     search_space = search_space.frozen(names, f"not judged by {called}") if names else search_space
+    search_space = one_left(search_space, scores)
     checked = {width.name: check_scores(search_space, width, scores) for width in search_space.free}
     return Ranked(search_space=search_space, scores=checked, made_by=judge.described, not_scored=names)
 

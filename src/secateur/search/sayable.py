@@ -26,7 +26,7 @@ from secateur.errors import PlanError
 from secateur.search.roles import hidden_width
 from secateur.search.ties import Tie, bound, counts_of, ties_of
 
-Says = Callable[[Plan], tuple[Mapping[str, int], str | None]]  # fields of the configuration, or why there are none
+Says = Callable[[Plan], tuple[Mapping[str, object], str | None]]  # fields of the configuration, or why there are none
 
 _MOST_PAIRS = 10
 _HEADS = ("heads", "query_groups", "queries_per_group", "channels")

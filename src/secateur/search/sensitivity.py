@@ -109,7 +109,7 @@ def known_losses(width: Width, drops: Drops) -> dict[int, float]:
 def beyond(known: Mapping[int, float], counts: Iterable[int], worst: float) -> dict[int, float]:
     """What is known, and below the smallest known count a line that ends in the worst where no unit is left."""
     lowest = min(known)
-    steep = max(worst - known[lowest], 0.0) / lowest
+    steep = max(worst - known[lowest], 0.0) / max(lowest, 1)  # a block may keep nothing, and nothing lies below
     return monotone({**known, **{n: known[lowest] + steep * (lowest - n) for n in counts if n < lowest}})
 
 

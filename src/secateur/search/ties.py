@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from secateur.core.depth import inside
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import alongs_of
 from secateur.core.plan import Plan
@@ -99,7 +100,7 @@ def bound(ties: Sequence[Tie]) -> Tie:
 
 def uneven(plan: Plan) -> str | None:
     """The first tie, by its pattern, whose widths have different sizes after a plan; None where all have one size."""
-    axes = {axis for layout in plan.layouts.values() for axis in layout}
+    axes = {axis for name, layout in plan.layouts.items() if not inside(name, plan.drops) for axis in layout}
     size = {along.width: along.size for axis in axes for along in alongs_of(axis)}
     found: dict[tuple[str, int], int] = {}
     for name in sorted(size):

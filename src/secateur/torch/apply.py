@@ -23,7 +23,14 @@ from secateur.core.verification import Verification
 from secateur.errors import ApplyError, InputError, SecateurError, VerificationError
 from secateur.torch.narrowing.fingerprint import check_fingerprint
 from secateur.torch.narrowing.history import history_with
-from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, config_of, said_by_config
+from secateur.torch.narrowing.host_config import (
+    ORIGINAL_CONFIG,
+    UNSAID,
+    Fields,
+    config_of,
+    said_by_config,
+    said_of_depth,
+)
 from secateur.torch.narrowing.in_place import fits_beside, stream
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed, slices_of
@@ -78,17 +85,19 @@ def apply(
         described = _described(model, plan, notes)
         target = counterpart(model, _narrowed_or_copied(model, plan))
         notes |= history_with(model, plan, target)
-        install(target, {}, plan.edits, there=plan.narrowed, notes=notes, fields=described)
+        install(target, {}, plan.edits, there=plan.narrowed, notes=notes, fields=described, drops=plan.drops)
         return target
 
 
 def apply_fitted(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], *, verify: bool = True) -> None:
-    """Narrow the given model; tensors that ``weights`` names, at their narrowed sizes, hold those numbers afterwards.
+    """Narrow the given model; tensors that ``weights`` names, as it then calls them and at their narrowed sizes, hold those
+    numbers afterwards.
 
     One step as `apply` is: the model is never narrowed without the weights that were fitted to it. Raises what `apply` does.
     """
     check_fingerprint(model, plan.fingerprint)
-    _narrow(model, plan, weights, check(model, plan) if verify else _UNVERIFIED)
+    before = {plan.renamed.back(name): tensor for name, tensor in weights.items()}
+    _narrow(model, plan, before, check(model, plan) if verify else _UNVERIFIED)
 
 
 def apply_undescribed(model: nn.Module, plan: Plan) -> None:
@@ -103,8 +112,8 @@ def _narrow(
     notes = _notes(model, plan, outcome)
     with _named_faults(), uncollected():
         notes |= history_with(model, plan, model)
-        fields = _described(model, plan, notes) if describe else {}
-        put_in = partial(install, edits=plan.edits, notes=notes, fields=fields)
+        fields = _described(model, plan, notes) if describe else said_of_depth(model, plan)
+        put_in = partial(install, edits=plan.edits, notes=notes, fields=fields, drops=plan.drops)
         if weights:
             _put_fitted(model, plan, weights, put_in)
         elif fits_beside(model, plan):
@@ -113,9 +122,9 @@ def _narrow(
             stream(model, plan, lambda: put_in(model, {}, there=plan.narrowed))
 
 
-def _described(model: nn.Module, plan: Plan, notes: dict[str, object]) -> Mapping[str, int]:
+def _described(model: nn.Module, plan: Plan, notes: dict[str, object]) -> Fields:
     """What the model's own configuration says from now on; warns in one sentence where it cannot say what is left."""
-    said = said_by_config(model, plan) if plan.narrowed else None
+    said = said_by_config(model, plan) if plan.narrowed or plan.drops else None
     if said is None:
         return {}
     notes[UNSAID] = said.reason
@@ -127,7 +136,10 @@ def _described(model: nn.Module, plan: Plan, notes: dict[str, object]) -> Mappin
         "write a checkpoint that from_pretrained rejects; secateur.hf.save_pretrained and from_pretrained keep it",
         stacklevel=5,
     )
-    return {}
+    depth = said_of_depth(model, plan)
+    if depth:
+        notes[ORIGINAL_CONFIG] = model.__dict__.get(ORIGINAL_CONFIG, config_of(model))
+    return depth
 
 
 def _notes(model: nn.Module, plan: Plan, outcome: Verification) -> dict[str, object]:
@@ -147,7 +159,7 @@ def _proved(model: nn.Module, plan: Plan, dummy_input: Any, on_mismatch: OnMisma
             if on_mismatch == "raise" or not error.widths:
                 raise
             if plan.graph is None:
-                plan = replace(plan, graph=trace(model, dummy_input))
+                plan = replace(plan, graph=trace(model, dummy_input, depth=bool(plan.drops)))
             assert plan.graph is not None
             graph = plan.graph.frozen(error.widths, DIFFERED)
             kept = {name: array for name, array in plan.arrays.items() if name not in error.widths}
@@ -200,7 +212,7 @@ def check(model: nn.Module, plan: Plan, dummy_input: Any = None) -> Verification
     if dummy_input is not None or graph is None or graph.example is None:
         if dummy_input is None:
             return Verification.none_made("no example: pass dummy_input")
-        graph = trace(model, dummy_input)
+        graph = trace(model, dummy_input, depth=bool(plan.drops))
     if any(t.is_meta for t in named_tensors(model).values()):
         return Verification.none_made("the weights have no data (meta device)")
     if graph.example.model is not model:

@@ -102,7 +102,7 @@ class TorchFrontend:
         types = self.graph.module_types.get(tensor.rpartition(".")[0], ())
         return 1 if any(kind in types for kind in _OUTPUTS_SECOND) else 0
 
-    def said(self, plan: Plan) -> tuple[Mapping[str, int], str | None]:
+    def said(self, plan: Plan) -> tuple[Mapping[str, object], str | None]:
         said = said_by_config(self.model, plan)
         return ({}, None) if said is None else (said.fields, said.reason)
 
@@ -129,7 +129,7 @@ class TorchWorking(TorchFrontend):
     def narrow(self, plan: Plan) -> None:
         apply_undescribed(self.model, plan)
         example = _example(self.graph)
-        self.graph = self.with_costs(trace(self.model, example.as_dummy_input(), interface=example.interface))
+        self.graph = self.with_costs(_traced_again(self.model, example))
 
     def compensator(
         self, method: CompensationMethod, *, ridge: float | Literal["auto"], samples: int, tell: Tell
@@ -183,6 +183,10 @@ def _data(model: nn.Module, options: Mode) -> Data | None:
 def _example(graph: Graph) -> Example:
     assert graph.example is not None
     return graph.example
+
+
+def _traced_again(model: nn.Module, example: Example) -> Graph:
+    return trace(model, example.as_dummy_input(), interface=example.interface, depth=example.depth)
 
 
 def _with_model(graph: Graph, model: nn.Module) -> Graph:

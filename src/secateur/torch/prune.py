@@ -67,7 +67,9 @@ def prune(
     with progress("prune") as tell, asked_for() as asked, torch.inference_mode(False):
         recipe, constraints = given.with_constraints(constraints)
         tell(0.0, "tracing")
-        done = _prune(model, trace(model, dummy_input, interface=interface), recipe, constraints, tell)
+        done = _prune(
+            model, trace(model, dummy_input, interface=interface, depth=given.depth), recipe, constraints, tell
+        )
     if idle := given.idle(asked):
         warnings.warn(
             f"config: {', '.join(idle)} had no effect: nothing in this call asked for {'it' if len(idle) == 1 else 'them'}, as "

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from secateur.core.depth import Depth
 from secateur.core.graph import Graph
 from secateur.core.settle import settle
 from secateur.core.space import Space
@@ -24,6 +25,7 @@ from secateur.torch.running.interface import Interface, check_interface
 from secateur.torch.running.switches import uncollected
 from secateur.torch.tracing.aliases import freeze_aliases
 from secateur.torch.tracing.build import build
+from secateur.torch.tracing.depth import with_blocks
 from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.masked import listen_padded
@@ -40,6 +42,7 @@ def trace(
     also: Sequence[object] = (),
     interface: Interface = True,
     check: bool = True,
+    depth: Depth = False,
 ) -> Graph:
     """Run a model once on ``dummy_input`` and find out what can be narrowed.
 
@@ -49,11 +52,12 @@ def trace(
     the first. (Verbs without this argument take ``dummy_input=Examples(x, also=[…])``.)
     The dimensions of the model's outputs stay as they are, but for caches and looks inside (hidden states, attentions, the
     encoder's output beside the decoder's); ``interface=["logits", "pooler_*"]`` names those that stay, ``interface=False``
-    frees all. ``check=False`` skips the self-check.
+    frees all. ``check=False`` skips the self-check. With ``depth``, blocks that may go whole are looked for, too: each is a
+    width of kind ``layers`` that keeps 1 or 0; ``depth="only"`` freezes all other widths.
 
     Raises InputError for an unusable ``dummy_input`` and TraceError where the model does not run on it.
     """
-    example = replace(Example.of(model, Examples(dummy_input, also)), interface=check_interface(interface))
+    example = replace(Example.of(model, Examples(dummy_input, also)), interface=check_interface(interface), depth=depth)
     with uncollected():
         return _traced(example, check=check)
 
@@ -75,6 +79,8 @@ def _traced(example: Example, *, check: bool) -> Graph:
     traced = time.perf_counter()
     if check:
         graph = _checked(seen, graph, leaf_of)
+    if example.depth:
+        graph = with_blocks(seen, graph)
     seconds = {"trace": traced - started, "self_check": time.perf_counter() - traced}
     return replace(graph, seconds=seconds)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, PlainValidator
 
 from secateur.core.cost import Cost, Peak, Polynomial, Term
+from secateur.core.depth import Stack
 from secateur.core.equations import (
     Attribute,
     Difference,
@@ -42,7 +43,7 @@ def _choices(value: object) -> tuple[int, ...]:
         case {"from": int() as first, "to": int() as last, "step": int() as step, **others} if not others:
             if 0 < first <= last < 2**31 and step > 0 and (last - first) // step < 2**20:
                 return tuple(range(first, last + 1, step))
-        case list() if value and all(type(n) is int and n > 0 for n in value):
+        case list() if value and all(type(n) is int and n >= 0 for n in value):
             return tuple(value)
     raise ValueError('choices are a list of counts, or {"from": …, "to": …, "step": …}')
 
@@ -133,6 +134,19 @@ class PlaceDocument(BaseModel):
     path: Name
 
 
+class StackDocument(BaseModel):
+    """The schema of a list of modules of which some may go whole."""
+
+    model_config = STRICT
+
+    name: Name
+    entries: list[Name]
+    passes: dict[Name, list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]]]
+    numbered: list[AttributeDocument]
+    counts: list[PlaceDocument]
+    axis: Annotated[int, Field(ge=-1, lt=64)]
+
+
 class CostDocument(BaseModel):
     """The schema of a cost: a sum of terms, or the peak of a running total."""
 
@@ -161,6 +175,7 @@ class GraphDocument(BaseModel):
     outputs_also: list[list[list[AxisField]]]
     notes: list[str]
     numbers: list[PlaceDocument]
+    stacks: list[StackDocument] = []
     seconds: dict[Name, float]
 
 
@@ -194,6 +209,7 @@ def graph_to_json(graph: Graph) -> str:
         "outputs_also": [[[to_json(axis) for axis in layout] for layout in each] for each in graph.outputs_also],
         "notes": list(graph.notes),
         "numbers": [{"module": a.module, "path": a.path} for a in sorted(graph.numbers, key=str)],
+        **({"stacks": [_stack_data(stack) for stack in graph.stacks]} if graph.stacks else {}),
         "seconds": {name: float(value) for name, value in graph.seconds.items()},
     }
     return write_json(data, "the graph", InputError)
@@ -218,6 +234,7 @@ def graph_from_json(text: str | bytes) -> Graph:
         outputs_also=tuple(tuple(map(tuple, each)) for each in document.outputs_also),
         notes=tuple(document.notes),
         numbers=frozenset(Attribute(place.module, place.path) for place in document.numbers),
+        stacks=tuple(_stack(stack) for stack in document.stacks),
         seconds=document.seconds,
     )
 
@@ -241,6 +258,28 @@ def _width(document: WidthDocument) -> Width:
     fields = {name: getattr(document, name) for name in WidthDocument.model_fields}
     uses = tuple(Use(tensor=use.tensor, axis=use.axis) for use in document.uses)
     return Width(**{**fields, "uses": uses})
+
+
+def _stack_data(stack: Stack) -> dict[str, Json]:
+    return {
+        "name": stack.name,
+        "entries": list(stack.entries),
+        "passes": {key: [list(pair) for pair in pairs] for key, pairs in stack.passes.items()},
+        "numbered": [{"module": a.module, "path": a.path, "value": v} for a, v in stack.numbered.items()],
+        "counts": [{"module": a.module, "path": a.path} for a in stack.counts],
+        "axis": stack.axis,
+    }
+
+
+def _stack(document: StackDocument) -> Stack:
+    return Stack(
+        name=document.name,
+        entries=tuple(document.entries),
+        passes={key: tuple((out, into) for out, into in pairs) for key, pairs in document.passes.items()},
+        numbered={Attribute(a.module, a.path): a.value for a in document.numbered},
+        counts=tuple(Attribute(a.module, a.path) for a in document.counts),
+        axis=document.axis,
+    )
 
 
 def _cost_data(name: str, cost: Cost) -> dict[str, Json]:

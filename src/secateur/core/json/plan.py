@@ -4,7 +4,7 @@
      "layouts": {"conv2.weight": [64, ["conv1.out_channels", 8], 3, 3]}, "edits": […], …}
 
 Everything that can be known of a plan without its model is checked while reading: kept sets are integers, in range,
-sorted, unique and never empty, sizes count them, edits name plain attributes.
+sorted and unique, empty only for what is no axis of a tensor (a block), sizes count them, edits name plain attributes.
 
 Invariant: a plan that was read satisfies the invariant of `Plan`; `plan_from_json(plan_to_json(p)) == p`.
 """
@@ -50,14 +50,16 @@ def _kept_set(value: object) -> KeptSet:
     if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
         if len({len(row) for row in value}) > 1:
             raise ValueError("each row of a kept matrix must keep the same number")
+        if not value[0]:
+            raise ValueError("a row of a kept matrix is a list of integers, never empty")
         return tuple(map(_row, value))
     return _row(value)
 
 
 def _row(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or set(map(type, value)) != {int}:
-        raise ValueError("a kept set is a list of integers, or a list of such lists, never empty")
-    if not -(2**63) <= min(value) <= max(value) < 2**63:
+    if not isinstance(value, list) or not set(map(type, value)) <= {int}:
+        raise ValueError("a kept set is a list of integers, or a list of such lists")
+    if value and not -(2**63) <= min(value) <= max(value) < 2**63:
         raise ValueError("a kept index is out of range")
     return tuple(value)
 
@@ -150,7 +152,8 @@ def check_plan(plan: Plan) -> None:
     sizes = _unit_sizes(plan.layouts)
     for name, kept in plan.kept.items():
         array = np.asarray(kept, dtype=np.int64)
-        check_kept(visible(name), sizes.get(name, int(array.max()) + 1), array)
+        if array.size or name in sizes:
+            check_kept(visible(name), sizes.get(name, int(array.max(initial=0)) + 1), array)
         if plan.sizes.get(name) != array.shape[-1]:
             raise PlanError(
                 f"{visible(name)}: {array.shape[-1]} indices are kept, its size says {plan.sizes.get(name)}"
@@ -192,7 +195,7 @@ def _unit_sizes(layouts: Mapping[str, Layout]) -> dict[str, int]:
 
 def _check_rows(plan: Plan) -> None:
     """A kept matrix has one row for each index of the factor just outside its width."""
-    rows = {name: len(kept) for name, kept in plan.kept.items() if isinstance(kept[0], tuple)}
+    rows = {name: len(kept) for name, kept in plan.kept.items() if kept and isinstance(kept[0], tuple)}
     if not rows:
         return
     for axis in (axis for layout in plan.layouts.values() for axis in layout):

@@ -26,7 +26,7 @@ from secateur.torch.compensation.decisions import Choices, Decisions
 from secateur.torch.compensation.evidence import Compensation
 from secateur.torch.compensation.folds import folds_of, looks
 from secateur.torch.compensation.lockstep import Lockstep
-from secateur.torch.compensation.passes import Batch, Brought, Recorder, Refitter
+from secateur.torch.compensation.passes import Batch, Brought, Called, Recorder, Refitter
 from secateur.torch.compensation.records import Original
 from secateur.torch.compensation.rows import num_inputs
 from secateur.torch.compensation.solve import RIDGES, Option
@@ -99,7 +99,8 @@ class Compensator:
         decisions = Decisions(self.record, plan, choices)
         lockstep = Lockstep(self.record.order, self._told(decisions, tell))
         strange: set[str] = set()
-        passes = [partial(self._pass, model, batch, lockstep, strange) for batch in some]
+        # where blocks are gone, what comes behind them has another name now
+        passes = [partial(self._pass, model, batch, lockstep, strange, plan.renamed.back) for batch in some]
         with flags_kept(model), torch.no_grad():
             model.eval()
             lockstep.run(passes)
@@ -124,9 +125,12 @@ class Compensator:
 
         return decide
 
-    def _pass(self, model: nn.Module, batch: Batch, lockstep: _Steps, strange: set[str], number: int) -> None:
-        refitter = Refitter(model, batch, self.record, lockstep.meet, sums=self.method == "least_squares")
-        with torch.no_grad(), taps(model, refitter):
+    def _pass(
+        self, model: nn.Module, batch: Batch, lockstep: _Steps, strange: set[str], called: Called, number: int
+    ) -> None:
+        sums = self.method == "least_squares"
+        refitter = Refitter(model, batch, self.record, lockstep.meet, sums=sums, called=called)
+        with torch.no_grad(), taps(model, refitter, called):
             self.data.output(model, self.batches[number])
         strange |= refitter.strange
 

@@ -36,6 +36,7 @@ from secateur.torch.compensation.rows import input_rows, num_inputs, num_outputs
 from secateur.torch.running.contractions import Site
 
 Function = Callable[..., Any]
+Called = Callable[[str], str]  # what the original calls a tensor of this name
 Arguments = tuple[Any, ...]  # of whatever function the model calls
 
 
@@ -71,12 +72,12 @@ class NormCall:
 class Watcher:
     """Follows contractions through one forward pass; state, because functions are called back."""
 
-    def __init__(self, model: nn.Module, batch: Batch, record: Original) -> None:
+    def __init__(self, model: nn.Module, batch: Batch, record: Original, called: Called = str) -> None:
         self.batch = batch
         self.record = record
         self.visits: Counter[str] = Counter()
-        self.buffers = {id(b): name for name, b in model.named_buffers()}
-        self.parameters = {id(p): name for name, p in model.named_parameters()}
+        self.buffers = {id(b): called(name) for name, b in model.named_buffers()}
+        self.parameters = {id(p): called(name) for name, p in model.named_parameters()}
         self.looked_up: set[str] = set()  # weights that are (also) embeddings
         self._here = ""
 
@@ -250,8 +251,10 @@ Meet = Callable[[int, str, Brought], None]  # (pass, point, what it brings): bac
 class Refitter(Watcher):
     """Waits at every point for what is decided there; ``sums`` are points, too."""
 
-    def __init__(self, model: nn.Module, batch: Batch, record: Original, meet: Meet, *, sums: bool = True) -> None:
-        super().__init__(model, batch, record)
+    def __init__(
+        self, model: nn.Module, batch: Batch, record: Original, meet: Meet, *, sums: bool = True, called: Called = str
+    ) -> None:
+        super().__init__(model, batch, record, called)
         self.meet, self.sums = meet, sums
         self.strange: set[str] = set()  # weights whose inputs have other rows than in the original
 

@@ -7,6 +7,7 @@ Invariant: a criterion reads the model and changes nothing, not even the state o
 
 from secateur.torch.criteria.activation_norm import ActivationNorm
 from secateur.torch.criteria.activations import APoZ, MeanRank, SecondMoment
+from secateur.torch.criteria.blocks import BlockInfluence
 from secateur.torch.criteria.fisher import Fisher
 from secateur.torch.criteria.fpgm import FPGM
 from secateur.torch.criteria.gates import GateGradient
@@ -26,6 +27,7 @@ __all__ = [
     "APoZ",
     "ActivationNorm",
     "BatchNormScale",
+    "BlockInfluence",
     "Criterion",
     "DataDriven",
     "Fisher",

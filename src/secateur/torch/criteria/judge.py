@@ -15,6 +15,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.search.allocate import Scores
 from secateur.search.ranked import Judge, description
+from secateur.torch.criteria.blocks import judged_with_blocks
 from secateur.torch.criteria.protocol import Criterion
 from secateur.torch.running.randomness import seeded
 
@@ -31,7 +32,7 @@ class _OfModel:
 
     def __call__(self, search_space: Graph) -> Scores:
         with nullcontext() if self.seed is None else seeded(self.seed):
-            return self.criterion(search_space, self.model)
+            return judged_with_blocks(self.criterion, search_space, self.model)
 
 
 def judge_of(criterion: Criterion, model: nn.Module, *, seed: int | None = None) -> Judge:

@@ -14,6 +14,7 @@ from torch import nn
 
 from secateur.core.plan import Plan
 from secateur.torch.narrowing.fingerprint import check_fingerprint
+from secateur.torch.narrowing.host_config import said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import slices_of
 from secateur.torch.running.restoring import named_tensors
@@ -35,5 +36,6 @@ def beside(model: nn.Module, plan: Plan) -> nn.Module:
         return tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
 
     made = twin(model, stand_in)
-    install(made, {}, plan.edits, there=plan.narrowed)
+    fields = said_of_depth(model, plan)
+    install(made, {}, plan.edits, there=plan.narrowed, drops=plan.drops, fields=fields)
     return made

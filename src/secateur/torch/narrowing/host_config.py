@@ -25,19 +25,21 @@ from secateur.core.equations import attributes_of
 from secateur.core.layout import Axis, Product, Sum, size_of
 from secateur.core.plan import Plan
 from secateur.search.ties import uneven
+from secateur.torch.narrowing.host_depth import Value, shallower
 from secateur.torch.running.randomness import undo_of_random_state
 
 ORIGINAL_CONFIG, UNSAID = "_secateur_config", "_secateur_unsaid"  # notes on a model that was narrowed
 
 _MOST_PAIRS = 60
 Config = Any  # somebody else's class: it has to_dict(), and fields as attributes
+Fields = Mapping[str, Value]
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
     """New values of a configuration's fields, by dotted path; where none will do, the ``reason``."""
 
-    fields: Mapping[str, int] = field(default_factory=dict)
+    fields: Fields = field(default_factory=dict)
     reason: str | None = None
 
 
@@ -60,6 +62,15 @@ def said_by_config(model: nn.Module, plan: Plan) -> Said | None:
         return _Description(model, config, plan).found()
     finally:
         undo()
+
+
+def said_of_depth(model: nn.Module, plan: Plan) -> Fields:
+    """What the configuration says of the layers that a plan leaves: code may go by it as it runs. Nothing where it cannot."""
+    if not plan.drops or config_of(model) is None:
+        return {}
+    alone = plan if plan.graph is None else plan.graph.plan(dict.fromkeys(plan.drops, ()))
+    said = said_by_config(model, alone)
+    return said.fields if said is not None and said.reason is None else {}
 
 
 def admits(model: nn.Module, changes: Mapping[str, Fraction]) -> bool:
@@ -96,9 +107,13 @@ class _Description:
     def __init__(self, model: nn.Module, config: Config, plan: Plan) -> None:
         self.model, self.config, self.plan = model, config, plan
         self.shapes = {n: tuple(t.shape) for n, t in _stored(model).items()}
-        self.wanted = {n: plan.shape(n) if plan.narrows(n) else shape for n, shape in self.shapes.items()}
+        self.wanted = {
+            new: plan.shape(n) if plan.narrows(n) else shape
+            for n, shape in self.shapes.items()
+            if (new := plan.renamed(n)) is not None
+        }
         self.numbers = _numbers_read(plan)
-        self.floats: dict[tuple[str, str], float] = {}
+        self.marks: dict[tuple[str, str], object] = {}
 
     def found(self) -> Said:
         """The fields, or why there are none."""
@@ -106,7 +121,8 @@ class _Description:
             whole = self._built({})
         except _Unbuildable as problem:
             return Said(reason=f"{type(self.model).__name__} cannot be built from its configuration ({problem})")
-        self.floats = dict(_floats(whole))
+        marks = _marks(whole, words=bool(self.plan.drops))
+        self.marks = {(new, key): mark for (m, key), mark in marks if (new := _called(m, self.plan)) is not None}
         if {n: tuple(t.shape) for n, t in _stored(whole).items()} != self.shapes:
             return Said(reason="its configuration does not describe the model as it is now")
         computed = next((n for n in _not_stored(self.model) if self.plan.narrows(n)), None)
@@ -115,10 +131,10 @@ class _Description:
         fields = self._fitted()
         return Said(reason=self._what_is_left()) if fields is None else Said(fields=fields)
 
-    def _fitted(self) -> dict[str, int] | None:
+    def _fitted(self) -> dict[str, Value] | None:
         open_fields = {path for path, value in _fields(self.config, "") if value is None}
         proposals = dict(self._proposals())
-        fields: dict[str, int] = {}
+        fields: dict[str, Value] = {}
         far = self._distance(fields)
         self.nearest = fields
         while far:
@@ -133,9 +149,15 @@ class _Description:
         return fields
 
     def _steps(
-        self, fields: dict[str, int], proposals: Mapping[str, list[int]], open_fields: set[str]
-    ) -> Iterator[dict[str, int]]:
-        """One field more, first those that are set; then two of them, where the constructor takes neither alone."""
+        self, fields: dict[str, Value], proposals: Mapping[str, list[int]], open_fields: set[str]
+    ) -> Iterator[dict[str, Value]]:
+        """One field more, first those that are set; then two of them, where the constructor takes neither alone.
+
+        What says how many layers there are comes before, together with what is said of each.
+        """
+        for depth in shallower(self.config, self.plan):
+            if any(fields.get(path) != value for path, value in depth.items()):
+                yield {**fields, **depth}
         moves = [(path, new) for path, news in proposals.items() for new in news if fields.get(path) != new]
         known = [move for move in moves if move[0] not in open_fields]
         for path, new in [*known, *(move for move in moves if move[0] in open_fields)]:
@@ -154,7 +176,7 @@ class _Description:
             elif value in became:
                 yield path, sorted(became[value])
 
-    def _distance(self, fields: Mapping[str, int]) -> float:
+    def _distance(self, fields: Fields) -> float:
         """How many tensors and numbers of a build are not as they have to be."""
         try:
             built = self._built(fields)
@@ -164,15 +186,15 @@ class _Description:
 
     def _miscounted(self, built: nn.Module) -> list[str]:
         """Numbers that the constructor computes, and that are not those that the narrowed network goes on with."""
-        modules, floats = dict(built.named_modules()), dict(_floats(built))
+        modules, marks = dict(built.named_modules()), dict(_marks(built, words=bool(self.plan.drops)))
         wrong = [f"{m}.{p}" for (m, p), n in self.numbers.items() if m in modules and _attribute(modules[m], p) != n]
-        return wrong + [f"{m}.{key}" for (m, key), value in self.floats.items() if floats.get((m, key)) != value]
+        return wrong + [f"{m}.{key}" for (m, key), mark in self.marks.items() if marks.get((m, key)) != mark]
 
     def _different(self, built: nn.Module) -> list[str]:
         shapes = {n: tuple(t.shape) for n, t in _stored(built).items()}
         return [n for n in self.wanted.keys() | shapes.keys() if self.wanted.get(n) != shapes.get(n)]
 
-    def _built(self, fields: Mapping[str, int]) -> nn.Module:
+    def _built(self, fields: Fields) -> nn.Module:
         try:
             config = _valid(with_fields(self.config, fields))
             with torch.device("meta"), torch.no_grad():
@@ -189,7 +211,7 @@ class _Description:
         return f"{next(iter(self._miscounted(built)), 'a number')} is computed from the configuration, and would be another one"
 
 
-def with_fields(config: Config, fields: Mapping[str, int]) -> Config:
+def with_fields(config: Config, fields: Fields) -> Config:
     """A copy of a configuration with these values; sub-configurations are copied on the way."""
     made = copy.deepcopy(config)
     for path, value in fields.items():
@@ -201,7 +223,7 @@ def with_fields(config: Config, fields: Mapping[str, int]) -> Config:
     return made
 
 
-def put_config(model: nn.Module, old: Mapping[int, Config], fields: Mapping[str, int]) -> None:
+def put_config(model: nn.Module, old: Mapping[int, Config], fields: Fields) -> None:
     """Give every module that held a configuration before (``old``, by the module's id) one with these values."""
     root = old[id(model)]
     made: dict[int, Config] = {id(root): with_fields(root, fields)}
@@ -280,12 +302,20 @@ def _numbers_read(plan: Plan) -> dict[tuple[str, str], int]:
         read = {a for equation in plan.graph.equations for a in attributes_of(equation.expression)} | plan.graph.numbers
         found = {(a.module, a.path): plan.graph.attributes[a] for a in read if a in plan.graph.attributes}
     found |= {(edit.module, edit.path): edit.new for edit in plan.edits}
-    return {place: number for place, number in found.items() if not place[1].startswith("config.")}
+    known = {(m, path): n for (m, path), n in found.items() if not path.startswith("config.")}
+    return {(new, p): n for (m, p), n in known.items() if (new := _called(m, plan)) is not None}
 
 
-def _floats(model: nn.Module) -> Iterator[tuple[tuple[str, str], float]]:
+def _called(module: str, plan: Plan) -> str | None:
+    """What a module is called afterwards."""
+    return plan.renamed(module) if module else module
+
+
+def _marks(model: nn.Module, *, words: bool) -> Iterator[tuple[tuple[str, str], object]]:
+    """The numbers that the constructor computed; with ``words``, what else tells one layer from another."""
+    kinds = (float, str, bool) if words else (float,)
     for name, module in model.named_modules():
-        yield from (((name, key), value) for key, value in vars(module).items() if type(value) is float)
+        yield from (((name, key), value) for key, value in vars(module).items() if type(value) in kinds)
 
 
 def _attribute(holder: object, path: str) -> object:

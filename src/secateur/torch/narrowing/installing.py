@@ -1,6 +1,6 @@
 """Putting narrowed tensors into a model: tensors, integer attributes, and what modules say of themselves.
 
-    install(model, tensors, edits)       all of it, or nothing whatever stops it: an error, Ctrl-C, the user's own code
+    install(model, tensors, edits, …)    all of it, or nothing whatever stops it: an error, Ctrl-C, the user's own code
     undo = undo_of(model)                who wants the model back later takes this first, and hands it over
 
 Invariant: dtype, device, requires_grad, ties and names stay.
@@ -9,7 +9,7 @@ Invariant: dtype, device, requires_grad, ties and names stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import SimpleNamespace
 
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 from secateur.core.plan import Edit
 from secateur.errors import PlanError
 from secateur.torch.narrowing.bookkeeping import refresh
-from secateur.torch.narrowing.host_config import configs_held, put_config
+from secateur.torch.narrowing.host_config import Fields, configs_held, put_config
 from secateur.torch.running.restoring import Undo, flags_kept, relink, shallow_copy, undo_of
 from secateur.torch.running.walking import modules_of, named_modules
 
@@ -31,13 +31,14 @@ def install(
     there: Iterable[str] = (),
     notes: Mapping[str, object] | None = None,
     undo: Undo | None = None,
-    fields: Mapping[str, int] | None = None,
+    fields: Fields | None = None,
+    drops: Collection[str] = (),
 ) -> None:
     """Put tensors in, rewrite attributes, refresh what torch.nn modules say of themselves, leave notes on the model.
 
     ``there`` names narrowed tensors that are in already; ``fields`` are what the model's own configuration says from now on,
-    which all modules share again. If anything stops this, ``undo`` is called: by default it makes the model what it was
-    before this call.
+    which all modules share again; ``drops`` names blocks that leave their lists, where the rest is numbered anew. If anything
+    stops this, ``undo`` is called: by default it makes the model what it was before this call.
     """
     undo = undo_of(model) if undo is None else undo
     try:
@@ -47,6 +48,7 @@ def install(
         resized |= _rewrite(modules, edits) | {name.rpartition(".")[0] for name in there}
         for owner in resized:
             refresh(modules[owner])
+        drop_blocks(modules, drops)
         if fields:
             put_config(model, configs, fields)
         _drop_caches(model)
@@ -79,6 +81,25 @@ def _rewrite(modules: Mapping[str, nn.Module], edits: Iterable[Edit]) -> set[str
         set_attribute(modules[edit.module], edit.path, edit.old, edit.new)
         rewritten.add(edit.module)
     return rewritten
+
+
+def drop_blocks(modules: Mapping[str, nn.Module], drops: Collection[str]) -> None:
+    """Take blocks out of their lists."""
+    for stack in dict.fromkeys(name.rpartition(".")[0] for name in drops):
+        entries = _entries(modules.get(stack), stack)
+        gone = {name.rpartition(".")[2] for name in drops if name.rpartition(".")[0] == stack}
+        stay = [(key, entry) for key, entry in entries.items() if key not in gone]
+        if not gone <= entries.keys() or not stay:
+            raise PlanError(f"the plan drops {', '.join(sorted(gone))} of {stack}, which has {', '.join(entries)}")
+        entries.clear()
+        for place, (key, entry) in enumerate(stay):
+            entries[str(place) if key.isdigit() else key] = entry
+
+
+def _entries(stack: nn.Module | None, name: str) -> dict[str, nn.Module]:
+    if not isinstance(stack, (nn.ModuleList, nn.Sequential)):
+        raise PlanError(f"the plan drops blocks of {name or 'the model'}, which is no list of modules here")
+    return stack._modules
 
 
 def _drop_caches(model: nn.Module) -> None:

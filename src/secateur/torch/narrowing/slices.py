@@ -1,6 +1,6 @@
 """Cutting tensors down to what a plan keeps.
 
-    narrowed(model.state_dict(), plan)     the same names; what the plan narrows is smaller, the rest is as given
+    narrowed(model.state_dict(), plan)     what the plan narrows is smaller, the rest is as given
     kept_mask(tensor, layout, arrays)      True where an entry stays
 
 Invariant: nothing given is changed; dtype, device, memory format, requires_grad and tying stay.
@@ -24,7 +24,8 @@ Cache = dict[tuple[Axis, torch.device], torch.Tensor]
 
 
 def narrowed(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch.Tensor]:
-    """A state dict as a plan leaves it: every name, tied names sharing one tensor still; no live model is needed.
+    """A state dict as a plan leaves it: every name, tied names sharing one tensor still; no live model is needed. Without the
+    blocks that go, what stays has its new name.
 
     The mapping may lack tensors (a shard). Raises PlanError where a tensor has not the shape that the plan expects, or the
     plan narrows nothing that is there.
@@ -34,6 +35,10 @@ def narrowed(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch
     if plan.narrowed and not smaller:
         raise PlanError(f"none of these tensors is one that the plan narrows; the first of those is {plan.narrowed[0]}")
     made.update(smaller)
+    if plan.drops:
+        left = {new: tensor for name, tensor in made.items() if (new := plan.renamed(name)) is not None}
+        made.clear()
+        made.update(left)
     return made
 
 

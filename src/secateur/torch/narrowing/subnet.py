@@ -21,6 +21,7 @@ from torch import nn
 
 from secateur.core.plan import Plan
 from secateur.torch.narrowing.fingerprint import check_fingerprint
+from secateur.torch.narrowing.host_config import said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.shared import shared_slices
 from secateur.torch.narrowing.slices import slices_of
@@ -70,7 +71,8 @@ class Subnet:
         slices = (shared_slices if self.shared else slices_of)({name: live.get(name) for name in plan.narrowed}, plan)
         undo = undo_of(model)
         try:
-            install(model, _buffers_of_its_own(model, plan) | slices, plan.edits, undo=undo)
+            tensors, fields = _buffers_of_its_own(model, plan) | slices, said_of_depth(model, plan)
+            install(model, tensors, plan.edits, undo=undo, drops=plan.drops, fields=fields)
             if self.data_loader is not None:
                 reestimate_batch_norm(
                     model, self.data_loader, num_batches=self.num_batches, collect_func=self.collect_func

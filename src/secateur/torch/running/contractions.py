@@ -76,17 +76,20 @@ class WideTap(Tap, Protocol):
         ...
 
 
-def taps(model: nn.Module, tap: Tap) -> Listening:
-    """While this is open, every contraction of a parameter of the model passes through the tap, in this thread."""
-    return _Watch(model, tap)
+def taps(model: nn.Module, tap: Tap, called: Callable[[str], str] = str) -> Listening:
+    """While this is open, every contraction of a parameter of the model passes through the tap, in this thread.
+
+    ``called`` gives each parameter the name that sites have.
+    """
+    return _Watch(model, tap, called)
 
 
 class _Watch(Listening):
-    def __init__(self, model: nn.Module, tap: Tap) -> None:
+    def __init__(self, model: nn.Module, tap: Tap, called: Callable[[str], str]) -> None:
         super().__init__()
         self.tap = tap
         self.other = getattr(tap, "other", _run)
-        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.names = {id(p): called(name) for name, p in model.named_parameters()}
         self.flipped: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # transposed view -> (view, parameter)
 
     def called(self, func: Function, args: Args, kwargs: Kwargs) -> Result:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.core.depth import Depth
 from secateur.errors import InputError
 from secateur.torch.running.interface import Interface
 from secateur.torch.running.twin import copied
@@ -45,7 +46,7 @@ class Examples:
 class Example:
     """A model with the arguments of one forward pass; ``also`` are those of further ones.
 
-    ``interface`` says which of its outputs are read outside.
+    ``interface`` says which of its outputs are read outside, ``depth`` whether its blocks may go whole.
     """
 
     model: nn.Module
@@ -53,6 +54,7 @@ class Example:
     kwargs: dict[str, Any] = field(default_factory=dict)
     also: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = ()
     interface: Interface = True
+    depth: Depth = False
 
     @classmethod
     def of(cls, model: nn.Module, dummy_input: Any) -> Example:

@@ -218,6 +218,7 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
         returned = pinned(output, run.example.interface)
         tracer.read(t for _, t, _ in returned)
         tracer.returned.extend(tracer.value(t).number for _, t, _ in returned)
+        tracer.borders.pinned.extend(tracer.value(t).number for _, t, own in returned if own)
         return [(place, list(tracer.spaces(t)), own) for place, t, own in returned]
 
     staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training)

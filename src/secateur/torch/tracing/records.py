@@ -45,10 +45,10 @@ class Record:
 
     ``over``: the spaces that it sums or takes a statistic over, so that what it gives mixes their units. ``ahead``: what a
     slice leaves out before the first that it takes. ``reads`` and
-    ``writes`` number the contents it had and gave.
+    ``writes`` number the contents it had and gave. ``weighs``: it counts as multiply-accumulates.
     """
 
-    __slots__ = ("ahead", "inputs", "module", "name", "outputs", "over", "reads", "view", "writes")
+    __slots__ = ("ahead", "inputs", "module", "name", "outputs", "over", "reads", "view", "weighs", "writes")
 
     def __init__(self, name: str, module: str, inputs: list[Space], outputs: list[list[Space]], view: bool) -> None:
         self.name, self.module, self.inputs, self.outputs, self.view = name, module, inputs, outputs, view
@@ -56,3 +56,4 @@ class Record:
         self.ahead: Space | None = None
         self.reads: tuple[int, ...] = ()
         self.writes: tuple[int, ...] = ()
+        self.weighs = False

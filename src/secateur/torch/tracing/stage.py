@@ -23,6 +23,7 @@ from secateur.torch.running.switches import ALONE, apart
 from secateur.torch.running.twin import StandIn, twin
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.arguments import Sizes
+from secateur.torch.tracing.blocks import watch
 from secateur.torch.tracing.tracer import Tracer
 
 Seen = TypeVar("Seen")
@@ -89,6 +90,8 @@ def _perform(
         staging.prepare(model)
         ready = (example if tracer.abstract else example.beside_model()).map(staging.taken)
         _tell_modules(modules, tracer)
+        if example.depth and staging.reading:
+            watch(model, tracer)
         with tracer, Sizes(tracer, reading=staging.reading), interrupts.welcome():
             output = model(*ready.args, **ready.kwargs)
         return look(output)

@@ -25,6 +25,7 @@ from secateur.torch.rules.registry import find
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.generators import Generators
 from secateur.torch.tracing.answers import Answers, writes
+from secateur.torch.tracing.blocks import Borders
 from secateur.torch.tracing.heard import Call
 from secateur.torch.tracing.meta_kernels import factory_device
 from secateur.torch.tracing.meta_kernels import run as run_abstract
@@ -56,13 +57,14 @@ class Tracer(TorchDispatchMode):
         self.facts = SizeFacts()
         self.kept: set[int] = set()  # numbers of the contents of tensors that the run began with
         self.returned: list[int] = []  # and of those that it gave
+        self.borders, self._weighed = Borders(), 0
         self.near: dict[str, list[Space]] = {}  # what the code of each module that ran had before it
         self.calls: list[Call] = []
         self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
         self._over: list[Space] = []
         self._ahead: Space | None = None
         self.made: list[weakref.ref[torch.Tensor]] = []
-        self._allocated: list[tuple[weakref.ref[Memory], CostTerm]] = []
+        self.allocated: list[tuple[weakref.ref[Memory], CostTerm]] = []
         self.generators = Generators()
         self._run = object()
         self._strangers: dict[int, tuple[torch.Tensor, Value]] = {}  # held, so that an identity stays theirs
@@ -242,8 +244,7 @@ class Tracer(TorchDispatchMode):
             return
         name = self.name = name.removeprefix("aten::")
         self.where = f"{name} in {self.module}" if self.module else name
-        outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
-        inputs = [t for t in _flat((args, kwargs)) if isinstance(t, torch.Tensor)]
+        outputs, inputs = ([t for t in _flat(tree) if isinstance(t, torch.Tensor)] for tree in (out, (args, kwargs)))
         self.read(inputs)
         if not outputs:
             self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
@@ -307,13 +308,14 @@ class Tracer(TorchDispatchMode):
                 elif not view:
                     known.memory = Memory()
                     term = self._bytes(tensor)
-                    self._allocated.append((weakref.ref(known.memory), term))
+                    self.allocated.append((weakref.ref(known.memory), term))
                     self.memory_events.append(term)
         self.scratch.note(name, inputs, outputs, (begun, len(self.memory_events)), self._bytes)
         gave = [self.value(t) for t in outputs]
         touched = [space for known in had for space in known.spaces]
         record = Record(name, self.module, touched, [list(known.spaces) for known in gave], view)
         record.over, record.ahead = tuple(self._over), self._ahead
+        record.weighs, self._weighed = len(self.macs) > self._weighed, len(self.macs)
         record.reads, record.writes = tuple(k.number for k in had), tuple(k.number for k in gave)
         self.records.append(record)
 
@@ -322,10 +324,10 @@ class Tracer(TorchDispatchMode):
 
     def _note_releases(self) -> None:
         """What was let go since the last operator. (Not in a finaliser: Python swallows an interrupt that strikes there.)"""
-        gone = [term for memory, term in self._allocated if memory() is None]
+        gone = [term for memory, term in self.allocated if memory() is None]
         if gone:
             gone.sort(key=lambda term: any(space.size == 0 for space in term[1]))  # a fall of nothing ends no rise
-            self._allocated = [entry for entry in self._allocated if entry[0]() is not None]
+            self.allocated = [entry for entry in self.allocated if entry[0]() is not None]
             self.memory_events.extend((-number, spaces, module) for number, spaces, module in gone)
 
     def _abstract_arguments(self, func: Operator, args: Args, kwargs: Kwargs) -> tuple[Any, dict[str, Any]]:

@@ -22,7 +22,7 @@ from torch import nn
 from secateur.core.layout import Layout, Whole, size_of
 from secateur.core.plan import Plan
 from secateur.errors import InputError, PlanError
-from secateur.torch.narrowing.history import History, history_of
+from secateur.torch.narrowing.history import History, Narrowing, history_of
 from secateur.torch.narrowing.slices import narrow_tensor
 from secateur.torch.prune import PruneResult
 from secateur.torch.running.distributed import unwrapped
@@ -88,8 +88,20 @@ def _successor(
     for start in range(len(names) - 1, -1, -1):
         name = names[start].get(id(parameter))
         if name is not None:
-            return live.get(name), [(step.plan, name) for step in history.narrowings[start:]]
+            return _followed(name, history.narrowings[start:], live)
     return None
+
+
+def _followed(name: str, steps: Iterable[Narrowing], live: dict[str, nn.Parameter]) -> Successor:
+    """What a parameter of this name became, through blocks that went and numbers that moved up."""
+    cuts: list[Cut] = []
+    for step in steps:
+        cuts.append((step.plan, name))
+        renamed = step.plan.renamed(name)
+        if renamed is None:
+            return None, cuts
+        name = renamed
+    return live.get(name), cuts
 
 
 def _narrowed_state(state: dict[str, object], old: nn.Parameter, to: Successor) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Masked against narrowed, in one scene: how far apart, and how far apart they may be.
 
-    masked      inexact widths narrowed, exact ones whole with the removed units' slices zero
+    masked      inexact widths narrowed, exact ones whole with the removed units' slices zero, dropped blocks passed over
     narrowed    everything narrowed                           ──► each output, and each gradient on its kept slices, the same
     masked, its weights off by one in the last place          ──► what rounding alone can do to this network: the bound
 
@@ -19,6 +19,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from secateur.core.depth import Passes
 from secateur.core.graph import Graph
 from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, Whole, size_of, touches
 from secateur.core.plan import Plan
@@ -102,7 +103,14 @@ class Setup:
                     data = torch.where(kept_mask(data, layout, self.exact), data, 0)
                 tied[id(tensor)] = renewed(tensor, narrow_tensor(data, layout, self.base.arrays))
             made[name] = tied[id(tensor)]
-        return Side(self.model, self.outside, made, self.base)
+        return Side(self.model, self.outside, made, self.base, self.passed_over)
+
+    @cached_property
+    def passed_over(self) -> Mapping[str, Passes]:
+        """The blocks that the plan drops, and what of its arguments each then gives on."""
+        drops = self.plan.drops
+        named = ((stack.module(key), pairs) for stack in self.graph.stacks for key, pairs in stack.passes.items())
+        return {name: pairs for name, pairs in named if name in drops}
 
     def kept_of(self, tensor: torch.Tensor, layout: Layout) -> torch.Tensor:
         """What the narrowed network has of a tensor of the masked one, which is made of these widths."""
@@ -210,7 +218,8 @@ def _one(side: Side, scene: Scene, numbers: Numbers, setup: Setup) -> Seen:
 
     seen = run(side, scene, numbers, shrink)
     gradients = {n: g if g is None else setup.kept_of(g, layouts.get(n, ())) for n, g in seen.gradients.items()}
-    return replace(seen, gradients=gradients)
+    renamed = {name: setup.plan.renamed(name) for name in gradients}
+    return replace(seen, gradients={new: gradients[n] for n, new in renamed.items() if new is not None})
 
 
 def _differences(one: Seen, other: Seen) -> dict[str, float]:

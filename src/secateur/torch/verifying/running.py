@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,13 +23,17 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from secateur.core.depth import Passes
 from secateur.core.plan import Plan
+from secateur.torch.narrowing.host_config import said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.example import Example
+from secateur.torch.running.interface import pinned
 from secateur.torch.running.interrupts import Interrupts
 from secateur.torch.running.outputs import Number, as_tensor, numbers_in
 from secateur.torch.running.outside import Outside
+from secateur.torch.running.passing import pass_over
 from secateur.torch.running.randomness import _seed_all
 from secateur.torch.running.switches import ALONE, apart
 from secateur.torch.running.twin import copied, twin
@@ -68,13 +72,19 @@ class Scene:
 class Side:
     """A network to run: the model, where these tensors stand in for its own, with the attributes that a plan gives it.
 
-    ``outside`` puts back what the code writes beside the model.
+    ``outside`` puts back what the code writes beside the model. Blocks that are ``passed_over`` give on what they are given.
     """
 
     model: nn.Module
     outside: Outside
     tensors: Mapping[str, torch.Tensor]
     plan: Plan
+    passed_over: Mapping[str, Passes] = field(default_factory=dict)
+
+    @property
+    def lacks_blocks(self) -> bool:
+        """Whether the network is shallower than the model: caches and looks inside then have fewer places."""
+        return bool(self.passed_over or self.plan.drops)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +146,12 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
             args, kwargs = _arguments(scene.example, numbers, generator)
             _seed_all(0)
             with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
-                found = numbers_in(network(*args, **kwargs))
-                outputs = _shrunk(found, shrink)
+                returned = network(*args, **kwargs)
+                outputs = (
+                    _of_interface(returned, scene, shrink)
+                    if side.lacks_blocks
+                    else _shrunk(numbers_in(returned), shrink)
+                )
                 gradients = _gradients(network, outputs) if scene.backward else {}
             return Seen(
                 # copies, made where nobody listens: what was made in the run goes with it
@@ -150,7 +164,7 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
             let_go_of_frames(error)
             raise
         finally:
-            found = outputs = gradients = args = kwargs = None
+            returned = outputs = gradients = args = kwargs = None
             if network is not None:
                 let_go(modules_of(network))
             side.outside.put_back(arithmetic.made)
@@ -161,7 +175,10 @@ def _network(side: Side, numbers: Numbers, generator: torch.Generator, *, traini
         return renewed(tensor, numbers.off(numbers.of(side.tensors.get(name, tensor)), generator))
 
     network = twin(side.model, stand_in)
-    install(network, {}, side.plan.edits, there=side.plan.narrowed)
+    fields = said_of_depth(side.model, side.plan)
+    install(network, {}, side.plan.edits, there=side.plan.narrowed, drops=side.plan.drops, fields=fields)
+    for name, pairs in side.passed_over.items():
+        pass_over(network.get_submodule(name), pairs)
     return network.train(training)
 
 
@@ -187,6 +204,12 @@ def _shrunk(found: Sequence[tuple[str, Number]], shrink: Shrink) -> dict[str, to
         outputs[place] = shrink(count, value) if isinstance(value, torch.Tensor) else as_tensor(value)
         count += isinstance(value, torch.Tensor)
     return outputs
+
+
+def _of_interface(returned: object, scene: Scene, shrink: Shrink) -> dict[str, torch.Tensor]:
+    """The tensors of an output that the world reads."""
+    found = enumerate(pinned(returned, scene.example.interface))
+    return {place: shrink(count, tensor) for count, (place, tensor, own) in found if own}
 
 
 def _gradients(network: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:

@@ -1,0 +1,36 @@
+"""Depth under a budget: of every stack one block stays.
+
+    layers.0  0.7    layers.1  0.2    layers.2  0.9        layers.2 is left whole: the best of a stack that is all blocks
+
+Invariant: no choice that a search space leaves empties a stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from secateur.core.graph import Graph
+
+LAST = "one block of {} must stay, and none scores higher"
+
+
+def one_left(search_space: Graph, scores: Mapping[str, Any] | None = None) -> Graph:
+    """The search space without the freedom to drop the best block of a stack that is nothing but free blocks."""
+    for stack in search_space.stacks:
+        free = [name for name in stack.modules if _may_go(search_space, name)]
+        if len(free) == len(stack.entries):
+            best = max(free, key=lambda name: _score(scores, name))
+            search_space = search_space.frozen([best], LAST.format(stack.name or "the model"))
+    return search_space
+
+
+def _may_go(search_space: Graph, name: str) -> bool:
+    width = next((width for width in search_space.widths if width.name == name), None)
+    return width is not None and width.frozen is None and width.choices[0] == 0
+
+
+def _score(scores: Mapping[str, Any] | None, name: str) -> float:
+    return float(np.max(scores[name])) if scores is not None and name in scores else 0.0

@@ -1,0 +1,217 @@
+"""Which modules may go whole: a block adds something to what it is given, and gives that on.
+
+    x ──┬── norm ── attention ──(+)──┬── norm ── ffn ──(+)──► x'       x, given on along the sums: a block without which
+        └─────────────────────────┘  └──────────────────┘              x goes on as it is
+
+Entries of a ``ModuleList`` or ``Sequential`` are watched while the model runs: what tensors they get and give, and which
+operators run in between. An entry is a block where every tensor that it made, and that is read outside or returned, is such a
+sum. No names and no classes: a transformer's layers, the blocks of a ResNet's stage and of a U-Net are found alike.
+
+Invariant: dropping a block is seen to run before it is called free; what is wrong about it after that, verification finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from secateur.core.depth import Passes
+from secateur.core.space import Space, leaves
+from secateur.torch.tracing.records import Record
+
+_SUMS = frozenset({"add", "add_", "sub", "sub_", "rsub", "addcmul", "addcmul_", "lerp", "lerp_"})
+
+
+class Held(NamedTuple):
+    """A tensor at the border of a module: the number of its contents, its dimensions, its dtype."""
+
+    number: int
+    spaces: tuple[Space, ...]
+    dtype: torch.dtype
+
+    def is_like(self, other: Held) -> bool:
+        """Whether one may stand for the other: the same dimensions, of the same kind of numbers."""
+        same = len(self.spaces) == len(other.spaces) and self.dtype == other.dtype
+        return same and all(map(_is_same, self.spaces, other.spaces))
+
+
+def _is_same(one: Space, other: Space) -> bool:
+    mine, theirs = leaves(one), leaves(other)
+    if [leaf.size for leaf in mine] == [leaf.size for leaf in theirs]:
+        return all(a is b or (a.frozen and b.frozen) for a, b in zip(mine, theirs, strict=True))
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Once through an entry: the tensors among its arguments and in its output, in order, and the records in between."""
+
+    name: str
+    given: tuple[Held | None, ...]
+    gave: tuple[Held | None, ...]
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class Borders:
+    """What passed the borders of entries in a run, in order, and the contents that are the model's interface; it grows."""
+
+    visits: list[Visit] = field(default_factory=list)
+    pinned: list[int] = field(default_factory=list)
+
+
+def entries_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
+    """Every list of modules by dotted name, with each of its entries by key; lists whose keys tell no order have none."""
+    for name, stack in model.named_modules():
+        if isinstance(stack, (nn.ModuleList, nn.Sequential)) and not isinstance(stack, torch.jit.ScriptModule):
+            keys = list(stack._modules)
+            if not any(key.isdigit() for key in keys) or keys == [str(i) for i in range(len(keys))]:
+                yield from ((name, stack, key, entry) for key, entry in stack._modules.items() if entry is not None)
+
+
+def watch(model: nn.Module, tracer: Any) -> None:
+    """Let the tracer write down what passes the borders of every entry of a list that is no plain layer."""
+    for name, _, key, entry in entries_of(model):
+        plain = type(entry).__module__.startswith("torch.nn.modules.") and not entry._modules
+        if not plain and not isinstance(entry, torch.jit.ScriptModule):
+            _watch(entry, f"{name}.{key}" if name else key, tracer)
+
+
+def _watch(entry: nn.Module, name: str, tracer: Any) -> None:
+    running: list[tuple[tuple[Held | None, ...], int]] = []
+
+    def enter(module: nn.Module, args: object, kwargs: object) -> None:
+        running.append((_held((args, kwargs), tracer), len(tracer.records)))
+
+    def leave(module: nn.Module, args: object, kwargs: object, out: object) -> None:
+        given, start = running.pop()
+        tracer.borders.visits.append(Visit(name, given, _held(out, tracer), start, len(tracer.records)))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                _give_away(tensor, tracer, name.rpartition(".")[0])
+
+    entry.register_forward_pre_hook(enter, with_kwargs=True)
+    entry.register_forward_hook(leave, with_kwargs=True)
+
+
+def _give_away(tensor: torch.Tensor, tracer: Any, module: str) -> None:
+    """Without its block something else is alive in its place: from now on its memory is on another module's account."""
+    known = tracer.known(tensor)
+    for place, (memory, term) in enumerate(tracer.allocated):
+        if known is not None and known.memory is not None and memory() is known.memory:
+            moved = (*term[:2], module)
+            tracer.allocated[place] = (memory, moved)
+            first = next(i for i in reversed(range(len(tracer.memory_events))) if tracer.memory_events[i] is term)
+            tracer.memory_events[first] = moved
+
+
+def _held(value: object, tracer: Any) -> tuple[Held | None, ...]:
+    return tuple(_as_held(leaf, tracer) if isinstance(leaf, torch.Tensor) else None for leaf in tree_leaves(value))
+
+
+def _as_held(tensor: torch.Tensor, tracer: Any) -> Held:
+    known = tracer.value(tensor)
+    return Held(known.number, tuple(known.spaces), tensor.dtype)
+
+
+@dataclass(frozen=True)
+class Course:
+    """A run, ready to be asked about its visits: who reads what, and what belongs to the interface."""
+
+    records: Sequence[Record]
+    readers: Mapping[int, Sequence[int]]
+    pinned: frozenset[int]
+    kept: frozenset[int]
+
+    @classmethod
+    def of(cls, records: Sequence[Record], pinned: Iterable[int], kept: Iterable[int]) -> Course:
+        """From what a tracer wrote down."""
+        readers: dict[int, list[int]] = {}
+        for place, record in enumerate(records):
+            if not record.view:
+                for number in record.reads:
+                    readers.setdefault(number, []).append(place)
+        return cls(records, readers, frozenset(pinned), frozenset(kept))
+
+    def passes(self, visit: Visit) -> Passes | None:
+        """Which tensors of its arguments a block passes on at which places of its output; None for what is no block."""
+        inside = self.records[visit.start : visit.end]
+        flow = _Flow({held.number for held in visit.given if held is not None})
+        for record in inside:
+            flow.follow(record)
+        found: list[tuple[int, int]] = []
+        for place, held in enumerate(visit.gave):
+            source = None if held is None else self._source(visit, held, flow)
+            if source is not None:
+                found.append((place, source))
+        passed = {visit.gave[place].number for place, _ in found if visit.gave[place] is not None}  # type: ignore[union-attr]
+        if not any(flow.sums(number) for number in passed) or self._escapes(visit, inside, passed):
+            return None
+        return tuple(found)
+
+    def _source(self, visit: Visit, held: Held, flow: _Flow) -> int | None:
+        """The place of the argument that an output is a sum with, or is itself."""
+        sources = flow.sources(held.number)
+        likely = (i for i, given in enumerate(visit.given) if given is not None and given.number in sources)
+        return next((i for i in likely if held.is_like(visit.given[i])), None)  # type: ignore[arg-type]
+
+    def _escapes(self, visit: Visit, inside: Sequence[Record], passed: set[int]) -> bool:
+        """Whether something else that was made here is read outside, or is part of what the model returns."""
+        for record in inside:
+            for number in record.writes:
+                if number in passed or number in self.kept or record.view:
+                    continue
+                if number in self.pinned or (number in record.reads and number in {h.number for h in visit.given if h}):
+                    return True
+                if any(place < visit.start or place >= visit.end for place in self.readers.get(number, ())):
+                    return True
+        return False
+
+
+class _Flow:
+    """What becomes of the arguments inside a module; state, because operators may write in place.
+
+    A tensor is *given* (an argument, or made of arguments without a contraction), of a *branch* (through one), or the *sum* of
+    both.
+    """
+
+    def __init__(self, given: Iterable[int]) -> None:
+        self._known: dict[int, tuple[str, frozenset[int]]] = {n: ("given", frozenset([n])) for n in given}
+
+    def follow(self, record: Record) -> None:
+        """One operator further."""
+        if record.view:
+            return
+        met = [self._known[number] for number in record.reads if number in self._known]
+        for number in record.writes:
+            if met:
+                self._known[number] = self._made(record, met)
+            else:
+                self._known.pop(number, None)
+
+    def sums(self, number: int) -> bool:
+        """Whether a tensor is a sum with an argument."""
+        return self._known.get(number, ("", ()))[0] == "sum"
+
+    def sources(self, number: int) -> frozenset[int]:
+        """The arguments that a tensor is, or is a sum with."""
+        kind, sources = self._known.get(number, ("", frozenset[int]()))
+        return sources if kind in ("sum", "given") else frozenset()
+
+    @staticmethod
+    def _made(record: Record, met: list[tuple[str, frozenset[int]]]) -> tuple[str, frozenset[int]]:
+        kinds = {kind for kind, _ in met}
+        sources = frozenset[int]().union(*(found for _, found in met))
+        if record.weighs:
+            return "branch", frozenset()
+        if len(kinds) == 1:
+            return kinds.pop(), sources
+        if record.name in _SUMS:
+            return "sum", sources
+        return "branch", frozenset()

@@ -1,0 +1,259 @@
+"""The blocks of a graph: found in what its runs wrote down, tried out, and put beside the other widths.
+
+    visits of all runs ──► stacks ──► each stack without its blocks, run on tensors without data ──► widths of kind ``layers``
+
+Invariant: every block that is reported free has been seen to be missed without the code minding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.depth import LAYERS, Passes, Stack, all_blocks, priced
+from secateur.core.equations import Attribute
+from secateur.core.graph import Graph, Width
+from secateur.core.plan import Plan
+from secateur.core.space import leaves
+from secateur.errors import PlanError
+from secateur.torch.narrowing.installing import install
+from secateur.torch.running.calls import Args, Kwargs, Operator, Result
+from secateur.torch.running.restoring import abstract_like
+from secateur.torch.tracing.blocks import Course, entries_of
+from secateur.torch.tracing.observe import Observation, Run, real_like
+from secateur.torch.tracing.stage import Staging, perform
+from secateur.torch.tracing.tracer import Tracer
+
+SHARED = "it shares parameters with other modules"
+ONLY_ONE = "there is no other block in its place"
+
+
+def with_blocks(seen: Observation, graph: Graph) -> Graph:
+    """The graph with a width for each block; costs are paid for those that are there."""
+    found = tuple(_stacks(seen))
+    if not found:
+        note = "depth: no module of a list gives on what it gets; there is no block that could go"
+        return replace(graph, notes=(*graph.notes, note))
+    bare = _with_widths(graph, found, {})
+    stacks, reasons = _tried(seen, bare, found)
+    stacks = _finest(stacks, reasons)
+    costs = {metric: priced(cost, set(all_blocks(stacks))) for metric, cost in graph.costs.items()}
+    graph = replace(_with_widths(graph, stacks, reasons), costs=costs)
+    if seen.example.depth == "only":
+        graph = graph.frozen([width.name for width in graph.widths if width.kind != LAYERS], "only depth is asked for")
+    return graph
+
+
+def _finest(stacks: tuple[Stack, ...], reasons: Mapping[str, str]) -> tuple[Stack, ...]:
+    """Of blocks inside blocks those inside, where these may go; where they may not, those around."""
+    free = [name for name in all_blocks(stacks) if name not in reasons]
+    coarse = {name for name in free if any(other.startswith(f"{name}.") for other in free)}
+    spoken_for = {name for name in reasons if any(name.startswith(f"{other}.") for other in free)}
+    left = (
+        replace(s, passes={k: p for k, p in s.passes.items() if s.module(k) not in coarse | spoken_for}) for s in stacks
+    )
+    return tuple(stack for stack in left if stack.passes)
+
+
+def _with_widths(graph: Graph, stacks: tuple[Stack, ...], reasons: Mapping[str, str]) -> Graph:
+    blocks = [_width(name, reasons.get(name)) for name in all_blocks(stacks)]
+    return replace(graph, widths=(*graph.widths, *blocks), stacks=stacks)
+
+
+def _width(name: str, reason: str | None) -> Width:
+    width = Width(name=name, kind=LAYERS, size=1, choices=(0, 1), exact=True)
+    return width if reason is None else width.whole(reason)
+
+
+def _stacks(seen: Observation) -> Iterator[Stack]:
+    """The lists of modules that have blocks."""
+    passes = _passes(seen)
+    lists: dict[str, dict[str, nn.Module]] = {}
+    for name, _, key, entry in entries_of(seen.example.model):
+        lists.setdefault(name, {})[key] = entry
+    outside = _held_once(seen.example.model)
+    # a list of blocks passes on what it gets, too: its entries say more
+    made_of_blocks = {name for name, entries in lists.items() if any(_dotted(name, key) in passes for key in entries)}
+    for name, entries in lists.items():
+        mine = {key: found for key in entries if (found := passes.get(_dotted(name, key)))}
+        mine = {key: found for key, found in mine.items() if _dotted(name, key) not in made_of_blocks}
+        mine = {key: found for key, found in mine.items() if outside(entries[key])}
+        if mine and len(entries) > 1:
+            numbered, axis = dict(_numbered(name, entries)), _feature_axis(seen, {_dotted(name, key) for key in mine})
+            yield Stack(name=name, entries=tuple(entries), passes=mine, numbered=numbered, axis=axis)
+
+
+def _dotted(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _passes(seen: Observation) -> dict[str, Passes]:
+    """What the entries pass on that are blocks on every visit of every run."""
+    found: dict[str, Passes | None] = {}
+    for run in (run for run in seen.runs if run.whole):
+        tracer = run.tracer
+        course = Course.of(tracer.records, tracer.borders.pinned, tracer.kept)
+        for visit in tracer.borders.visits:
+            passes = course.passes(visit)
+            found[visit.name] = passes if found.get(visit.name, passes) == passes else None
+    return {name: passes for name, passes in found.items() if passes}
+
+
+def _feature_axis(seen: Observation, blocks: Collection[str]) -> int:
+    """The last dimension of what blocks pass on that some tensor of the model has, too."""
+    owned = {id(leaf) for spaces in seen.spaces.values() for space in spaces for leaf in leaves(space) if leaf.size > 1}
+    visit = next(visit for visit in seen.tracer.borders.visits if visit.name in blocks)
+    first = next(held for held in visit.gave if held is not None)
+    axes = [i for i, space in enumerate(first.spaces) if any(id(leaf) in owned for leaf in leaves(space))]
+    return axes[-1] if axes else -1
+
+
+def _held_once(model: nn.Module) -> Callable[[nn.Module], bool]:
+    """Tells of a module whether nobody else holds it, or any of its tensors."""
+    places: dict[int, int] = {}
+    for _, module in model.named_modules(remove_duplicate=False):
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                places[id(tensor)] = places.get(id(tensor), 0) + 1
+
+    def alone(entry: nn.Module) -> bool:
+        mine: dict[int, int] = {}
+        for _, module in entry.named_modules(remove_duplicate=False):
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None:
+                    mine[id(tensor)] = mine.get(id(tensor), 0) + 1
+        return all(places[tensor] == count for tensor, count in mine.items())
+
+    return alone
+
+
+def _numbered(name: str, entries: Mapping[str, nn.Module]) -> Iterator[tuple[Attribute, int]]:
+    """The integers in entries that say where each stands: in all that have one, its place, counted from 0 or from 1."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for key, entry in entries.items():
+        for path, module in entry.named_modules():
+            for attribute, value in vars(module).items():
+                if type(value) is int:
+                    found.setdefault((path, attribute), {})[key] = value
+    places = {key: place for place, key in enumerate(entries)}
+    for (path, attribute), values in found.items():
+        offsets = {value - places[key] for key, value in values.items()}
+        if len(values) > 1 and offsets in ({0}, {1}):
+            for key, value in values.items():
+                yield Attribute(".".join(filter(None, (name, key, path))), attribute), value
+
+
+def _tried(seen: Observation, graph: Graph, stacks: Sequence[Stack]) -> tuple[tuple[Stack, ...], dict[str, str]]:
+    """The stacks with the counts that their code goes by, and why some blocks have to stay."""
+    runs = [run for run in seen.runs if run.whole and not run.training]
+    if (
+        _problem(seen, runs, graph, _most(stacks, first=True))
+        is None
+        is _problem(seen, runs, graph, _most(stacks, first=False))
+    ):
+        return tuple(stacks), {}
+    made: list[Stack] = []
+    reasons: dict[str, str] = {}
+    for stack in stacks:
+        known, problem = _with_counts(seen, runs, graph, stack)
+        made.append(known)
+        if problem is not None:
+            alone = {name: _problem(seen, runs, _of(graph, known), [name]) for name in known.blocks}
+            reasons |= {name: f"without it the model does not run ({why})" for name, why in alone.items() if why}
+            if not any(alone.values()):
+                reasons |= dict.fromkeys(known.blocks[1:], f"without several the model does not run ({problem})")
+    return tuple(made), reasons
+
+
+def _with_counts(seen: Observation, runs: Sequence[Run], graph: Graph, stack: Stack) -> tuple[Stack, str | None]:
+    """The stack with those integers that have to follow how many entries there are; or why it does not run at all."""
+    problem = _problem_without_most(seen, runs, graph, stack)
+    if problem is None:
+        return stack, None
+    candidates = list(_counts(seen.example.model, stack))
+    for counts in [*((one,) for one in candidates), tuple(candidates)]:
+        counted = replace(stack, counts=counts)
+        if counts and _problem_without_most(seen, runs, graph, counted) is None:
+            return counted, None
+    return stack, problem
+
+
+def _problem_without_most(seen: Observation, runs: Sequence[Run], graph: Graph, stack: Stack) -> str | None:
+    """Why the model does not run without all blocks but the first, or but the last."""
+    ways = [_most([stack], first=first) for first in (True, False)]
+    return next((why for way in ways if (why := _problem(seen, runs, _of(graph, stack), way))), None)
+
+
+def _most(stacks: Sequence[Stack], *, first: bool) -> list[str]:
+    """All blocks, but of stacks that are nothing else the first one or the last."""
+    found: list[str] = []
+    for stack in stacks:
+        blocks = stack.blocks
+        whole = len(blocks) == len(stack.entries)
+        found += blocks if not whole else blocks[1:] if first else blocks[:-1]
+    return found
+
+
+def _of(graph: Graph, stack: Stack) -> Graph:
+    return replace(graph, stacks=tuple(stack if each.name == stack.name else each for each in graph.stacks))
+
+
+def _counts(model: nn.Module, stack: Stack) -> Iterator[Attribute]:
+    """Integers of the modules around a stack, and of plain objects they hold, that are the number of its entries."""
+    number, parts = len(stack.entries), stack.name.split(".")
+    for end in range(len(parts) - 1, -1, -1):
+        around = ".".join(parts[:end])
+        for key, value in vars(model.get_submodule(around)).items():
+            if type(value) is int and value == number:
+                yield Attribute(around, key)
+            elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, torch.Tensor, type)):
+                inner = [name for name, held in vars(value).items() if type(held) is int and held == number]
+                yield from (Attribute(around, f"{key}.{name}") for name in inner if name.isidentifier())
+
+
+def _problem(seen: Observation, runs: Sequence[Run], graph: Graph, drops: Sequence[str]) -> str | None:
+    """Why the model does not run without these blocks."""
+    try:
+        plan = graph.plan(dict.fromkeys(drops, ()))
+        for run in runs:
+            _run_without(run, plan, seen)
+    except PlanError as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0][:160]
+    return None
+
+
+class _Unheard(Tracer):
+    """Runs operators, and neither asks nor remembers anything."""
+
+    def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
+        """Nothing is learnt."""
+
+    def passes(self, value: object, caller: str, called: str) -> None:
+        """Nothing is learnt."""
+
+
+def _run_without(run: Run, plan: Plan, seen: Observation) -> None:
+    tracer = _Unheard(abstract=run.tracer.abstract)
+    like = abstract_like if tracer.abstract else real_like
+
+    def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tracer.owned(like(tensor))
+
+    def taken(tensor: torch.Tensor) -> torch.Tensor:
+        return tracer.owned(like(tensor.detach()) if tracer.abstract else tensor.detach().clone())
+
+    def prepare(twin: nn.Module) -> None:
+        install(twin, {}, plan.edits, drops=plan.drops)
+
+    def look(output: Any) -> None:
+        pass
+
+    perform(
+        run.example, tracer, Staging(stand_in=stand_in, taken=taken, prepare=prepare, reading=False), look, seen.outside
+    )

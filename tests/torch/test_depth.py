@@ -1,0 +1,447 @@
+"""Blocks as widths of kind ``layers``: found, priced, dropped, proved, and undone like any other narrowing."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.torch.language import hugging_face, ids, llama
+from tests.zoo.shim import declare_torchvision_operators
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import secateur as sc
+from secateur.torch.apply import verification_of
+
+
+class Layer(nn.Module):
+    """Attention and a feed-forward, each added to what it is given; it also tells its attention weights."""
+
+    def __init__(self, width: int, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.norm, self.qkv, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 24), nn.GELU(), nn.Linear(24, width))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        weights = torch.softmax(q @ k.transpose(1, 2), -1)
+        x = x + self.out(weights @ v)
+        return x + self.ffn(x), weights
+
+
+class Transformer(nn.Module):
+    """Written by hand: it counts its layers with a number of its own, and each layer has its number."""
+
+    def __init__(self, layers: int = 4, width: int = 16) -> None:
+        super().__init__()
+        self.num_layers = layers
+        self.embed = nn.Embedding(20, width)
+        self.layers = nn.ModuleList(Layer(width, i) for i in range(layers))
+        self.head = nn.Linear(width, 20)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for i in range(self.num_layers):
+            assert self.layers[i].number == i
+            x, _ = self.layers[i](x)
+        return self.head(x)
+
+
+class Bottleneck(nn.Module):
+    """Convolutions around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.body(x))
+
+
+def _stages() -> nn.Module:
+    """Two stages, the second behind a change of channels, and nothing else that could go."""
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *(Bottleneck(8) for _ in range(3)))
+    second = nn.Sequential(nn.Conv2d(8, 12, 3, stride=2), nn.BatchNorm2d(12), Bottleneck(12), Bottleneck(12))
+    return nn.Sequential(first, second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)).eval()
+
+
+def _transformer(layers: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    return Transformer(layers).eval()
+
+
+TOKENS = torch.arange(14).view(2, 7) % 20
+IMAGES = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def _torchvision(name: str) -> nn.Module:
+    declare_torchvision_operators()
+    import torchvision
+
+    torch.manual_seed(0)
+    return getattr(torchvision.models, name)(num_classes=5).eval()
+
+
+def _timm(name: str) -> nn.Module:
+    declare_torchvision_operators()
+    import timm
+
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=5).eval()
+
+
+_TINY = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3}
+MODELS: dict[str, tuple[Any, Any, list[str]]] = {
+    "by hand": (_transformer, TOKENS, [f"layers.{i}" for i in range(4)]),
+    "stages": (_stages, IMAGES, ["0.2", "0.3", "0.4", "1.2", "1.3"]),
+    "llama": (llama, ids(), [f"model.layers.{i}" for i in range(3)]),
+    "bert": (
+        lambda: hugging_face("Bert", "ForSequenceClassification", num_attention_heads=4, intermediate_size=48, **_TINY),
+        ids(),
+        [f"bert.encoder.layer.{i}" for i in range(3)],
+    ),
+    "gpt2": (
+        lambda: hugging_face("GPT2", "LMHeadModel", vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=32),
+        ids(),
+        [f"transformer.h.{i}" for i in range(3)],
+    ),
+    "mamba": (
+        lambda: hugging_face("Mamba", "ForCausalLM", state_size=4, **_TINY),
+        ids(),
+        [f"backbone.layers.{i}" for i in range(3)],
+    ),
+    "resnet": (
+        lambda: _torchvision("resnet18"),
+        torch.randn(1, 3, 32, 32),
+        ["layer1.0", "layer1.1", "layer2.1", "layer3.1", "layer4.1"],
+    ),
+    "convnext": (
+        lambda: _timm("test_convnext"),
+        torch.randn(1, 3, 64, 64),
+        ["stages.0", *(f"stages.{i}.blocks.{j}" for i, n in enumerate((1, 2, 4, 2)) for j in range(n) if n > 1)],
+    ),
+}
+
+
+def _blocks(graph: sc.Graph) -> list[str]:
+    return [width.name for width in graph.free if width.kind == "layers"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_blocks_are_found_dropped_and_proved(name: str) -> None:
+    make, example, expected = MODELS[name]
+    model = make()
+    graph = sc.trace(model, example, depth=True)
+    assert _blocks(graph) == expected
+    drops = expected[1::3]
+    plan = graph.plan(dict.fromkeys(drops, ()))
+    small = sc.apply(model, plan)  # compared with the whole network, in which these blocks give on what they get
+    assert sum(p.numel() for p in small.parameters()) == graph.cost("params", plan.sizes) < graph.params
+    again = sc.trace(small, example, check=False)
+    for metric in graph.costs:
+        assert again.cost(metric) == graph.cost(metric, plan.sizes), metric
+
+
+@pytest.mark.parametrize("name", ["by hand", "stages", "llama"])
+def test_without_depth_nothing_is_said_of_blocks(name: str) -> None:
+    make, example, _ = MODELS[name]
+    model = make()
+    shallow, deep = sc.trace(model, example), sc.trace(model, example, depth=True)
+    assert not shallow.stacks
+    assert shallow.widths == tuple(width for width in deep.widths if width.kind != "layers")
+    assert {m: shallow.cost(m) for m in shallow.costs} == {m: deep.cost(m) for m in deep.costs}
+
+
+def test_a_dropped_layer_is_the_identity_and_the_others_keep_their_weights() -> None:
+    model = _transformer()
+    small = sc.apply(model, sc.trace(model, TOKENS, depth=True).plan({"layers.1": ()}))
+    assert [layer.number for layer in small.layers] == [0, 1, 2]
+    assert small.num_layers == 3
+    x = model.embed(TOKENS)
+    for i in (0, 2, 3):
+        x, _ = model.layers[i](x)
+    torch.testing.assert_close(small(TOKENS), model.head(x))
+    assert torch.equal(small.layers[1].out.weight, model.layers[2].out.weight)
+
+
+def test_depth_goes_with_width_in_one_plan() -> None:
+    model = _transformer()
+    graph = sc.trace(model, TOKENS, depth=True)
+    plan = graph.plan({"layers.0": (), "layers.3.ffn.1.out_features": range(10), "embed.embedding_dim": range(12)})
+    small = sc.apply(model, plan)
+    assert small.layers[2].ffn[1].weight.shape == (10, 12)
+    assert sum(p.numel() for p in small.parameters()) == graph.cost("params", plan.sizes)
+
+
+class Looks(nn.Module):
+    """What its second layer makes is read by something else, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(8, i) for i in range(3))
+        self.gate = nn.Linear(7, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.layers[0](x)
+        x, weights = self.layers[1](x)
+        x, _ = self.layers[2](x)
+        return x * self.gate(weights)
+
+
+class Shared(nn.Module):
+    """Two of its layers hold one feed-forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(Bottleneck(8) for _ in range(3)))
+        self.layers[0].body = self.layers[1].body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def test_what_others_read_or_hold_is_no_block() -> None:
+    looks = sc.trace(Looks().eval(), torch.randn(2, 7, 8), interface=False, depth=True)
+    assert "layers.1" not in [width.name for width in looks.widths]
+    shared = sc.trace(Shared().eval(), torch.randn(1, 8, 6, 6), interface=False, depth=True)
+    assert _blocks(shared) == ["layers.2"]
+
+
+def test_layers_without_a_shortcut_are_no_blocks() -> None:
+    plain = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)))
+    graph = sc.trace(plain, torch.randn(2, 8), interface=False, depth=True)
+    assert not graph.stacks
+    assert any("no block" in note for note in graph.notes)
+
+
+class Paired(nn.Module):
+    """Its code names its layers one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Bottleneck(8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.layers
+        return third(second(first(x)))
+
+
+def test_what_does_not_run_without_a_block_says_why() -> None:
+    graph = sc.trace(Paired().eval(), torch.randn(1, 8, 6, 6), depth=True)
+    assert not _blocks(graph)
+    reasons = [width.frozen for width in graph.widths if width.kind == "layers"]
+    assert all("not enough values to unpack" in str(reason) for reason in reasons)
+
+
+class Skips(nn.Module):
+    """Runs without any of its layers, but not as if they gave on what they get: places matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Bottleneck(8) for _ in range(3))
+        self.scales = [1.0, 2.0, 3.0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for scale, layer in zip(self.scales, self.layers, strict=False):
+            x = layer(x) * scale
+        return x
+
+
+def test_a_block_whose_place_matters_is_caught_and_the_model_stays() -> None:
+    model = Skips().eval()
+    before = copy.deepcopy(model.state_dict())
+    graph = sc.trace(model, torch.randn(2, 8, 6, 6), depth=True)
+    plan = graph.plan({"layers.0": ()})
+    with pytest.raises(sc.VerificationError, match=r"layers\.0"):
+        sc.apply(model, plan, in_place=True)
+    assert list(model.state_dict()) == list(before)
+    assert len(model.layers) == 3
+    left = sc.apply(model, plan, on_mismatch="freeze")
+    assert len(left.layers) == 3
+
+
+def test_one_block_of_each_stack_stays() -> None:
+    model = _transformer()
+    graph = sc.trace(model, TOKENS, depth=True)
+    with pytest.raises(sc.PlanError, match="at least one of its blocks must stay"):
+        graph.plan({f"layers.{i}": () for i in range(4)})
+    budget = {"params": int(graph.cost("params", {f"layers.{i}": 0 for i in range(3)}))}
+    graph = sc.trace(model, TOKENS, depth="only")
+    assert len(sc.plan(graph, "l2", budget).drops) == 3
+    with pytest.raises(sc.Infeasible):
+        sc.plan(graph, "l2", {"params": budget["params"] - 1})
+
+
+def test_graph_and_plan_come_back_from_json() -> None:
+    graph = sc.trace(_transformer(), TOKENS, depth=True)
+    plan = graph.plan({"layers.2": (), "layers.1.ffn.1.out_features": range(5)})
+    assert sc.Graph.from_json(graph.to_json()) == graph
+    assert sc.Plan.from_json(plan.to_json()) == plan
+    assert "layers.2" in str(plan)
+    assert "layers.{0..3}" in str(graph) or "layers.0" in str(graph)
+
+
+def test_a_plan_read_from_a_file_is_proved_on_an_example() -> None:
+    model = _transformer()
+    plan = sc.Plan.from_json(sc.trace(model, TOKENS, depth=True).plan({"layers.2": ()}).to_json())
+    small = sc.apply(model, plan, dummy_input=TOKENS)
+    outcome = verification_of(small)
+    assert outcome is not None
+    assert outcome.compared == ("layers.2",)
+
+
+@pytest.mark.parametrize("kept", [{"fc": []}, {"layers.9": []}, {"layers.0.norm": []}])
+def test_a_plan_that_drops_what_is_no_block_is_refused(kept: dict[str, Any]) -> None:
+    model = _transformer()
+    plan = sc.trace(model, TOKENS, depth=True).plan({"layers.2": ()})
+    forged = plan.to_json().replace('"layers.2": []', f'"{next(iter(kept))}": []')
+    before = list(model.state_dict())
+    with pytest.raises(sc.PlanError):
+        sc.apply(model, sc.Plan.from_json(forged), in_place=True, verify=False)
+    assert list(model.state_dict()) == before
+
+
+def test_an_artefact_holds_depth_and_several_plans(tmp_path: Path) -> None:
+    model = _transformer()
+    first = sc.apply(model, sc.trace(model, TOKENS, depth=True).plan({"layers.1": ()}))
+    graph = sc.trace(first, TOKENS, depth=True)
+    second = sc.apply(first, graph.plan({"layers.0": (), "layers.2.ffn.1.out_features": range(6)}))
+    sc.save(second, tmp_path / "a")
+    restored = sc.restore(_transformer(), tmp_path / "a")
+    assert list(restored.state_dict()) == list(second.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(restored.state_dict().values(), second.state_dict().values()))
+    assert torch.equal(restored(TOKENS), second(TOKENS))
+    assert [layer.number for layer in restored.layers] == [0, 1]
+    second.extra = nn.Linear(2, 2)
+    with pytest.raises(sc.ArtifactError, match="extra"):
+        sc.save(second, tmp_path / "b")
+
+
+def test_a_subnet_is_shallower_for_the_length_of_a_block() -> None:
+    model = _transformer()
+    plan = sc.trace(model, TOKENS, depth=True).plan({"layers.0": (), "layers.3": ()})
+    layers, out = list(model.layers), model(TOKENS)
+    with sc.subnet(model, plan):
+        assert list(model.layers) == layers[1:3]
+        assert not torch.equal(model(TOKENS), out)
+    assert list(model.layers) == layers
+    assert [layer.number for layer in model.layers] == [0, 1, 2, 3]
+    assert torch.equal(model(TOKENS), out)
+
+
+def test_a_state_dict_follows_without_a_live_model() -> None:
+    model = _transformer()
+    plan = sc.trace(model, TOKENS, depth=True).plan({"layers.1": (), "layers.2.ffn.1.out_features": range(6)})
+    small = sc.apply(model, plan)
+    made = sc.narrowed(model.state_dict(), plan)
+    assert list(made) == list(small.state_dict())
+    assert all(torch.equal(made[name], tensor) for name, tensor in small.state_dict().items())
+
+
+def test_an_optimizer_follows_renumbered_layers() -> None:
+    model = _transformer()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(TOKENS).sum().backward()
+    optimizer.step()
+    momentum = optimizer.state[model.layers[3].out.weight]["momentum_buffer"].clone()
+    graph = sc.trace(model, TOKENS, depth=True)
+    sc.apply(model, graph.plan({"layers.1": ()}), in_place=True)
+    sc.training.remap_optimizer(optimizer, model)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in model.parameters()}
+    assert torch.equal(optimizer.state[model.layers[2].out.weight]["momentum_buffer"], momentum)
+
+
+def _quiet(model: nn.Module, *numbers: int) -> nn.Module:
+    """A transformer in which these layers add next to nothing."""
+    with torch.no_grad():
+        for number in numbers:
+            for linear in (model.layers[number].out, model.layers[number].ffn[3]):
+                linear.weight.mul_(1e-3)
+                linear.bias.mul_(1e-3)
+    return model
+
+
+@pytest.mark.parametrize("criterion", ["l2", "block_influence", "gate_gradient", "taylor"])
+def test_criteria_agree_on_layers_that_do_next_to_nothing(criterion: str) -> None:
+    model = _quiet(_transformer(), 1, 2)
+    options = {} if criterion == "l2" else {"data_loader": [TOKENS, TOKENS.flip(0)], "loss_func": _loss, **WHOLE}
+    options |= {"depth": "only", "criterion": criterion}
+    _, result = sc.prune(model, "magnitude", {"params": "60%"}, TOKENS, options)
+    assert result.plan.drops == {"layers.1", "layers.2"}
+    assert len(model.layers) == 2
+
+
+WHOLE = {"collect_func": lambda batch: batch}
+
+
+def _loss(output: Tensor, batch: Tensor) -> Tensor:
+    return F.cross_entropy(output.flatten(0, 1), (batch.flatten() + 1) % 20)
+
+
+def test_block_influence_is_one_minus_the_cosine_at_every_token() -> None:
+    model = _transformer()
+    graph = sc.trace(model, TOKENS, depth=True)
+    found = sc.criteria.BlockInfluence(data_loader=[TOKENS], collect_func=lambda batch: batch)(graph, model)
+    x = model.embed(TOKENS)
+    for i, layer in enumerate(model.layers):
+        y, _ = layer(x)
+        np.testing.assert_allclose(found[f"layers.{i}"], 1 - F.cosine_similarity(x, y, -1).mean().item(), rtol=1e-5)
+        x = y
+
+
+@pytest.mark.parametrize("mode", ["magnitude", "fastnas", "gradnas"])
+def test_searches_choose_between_depth_and_width(mode: str) -> None:
+    model = _quiet(_transformer(), 1, 2)
+    whole = model(TOKENS).detach()
+    config: dict[str, Any] = {"depth": True}
+    if mode != "magnitude":
+        config |= {"score_func": lambda m: 1 / (1 + float((m(TOKENS) - whole).square().mean()))}
+    if mode == "gradnas":
+        config = {"depth": True, "data_loader": [TOKENS], "loss_func": _loss, **WHOLE}
+    _, result = sc.prune(model, mode, {"params": "70%"}, TOKENS, config)
+    assert result.plan.drops <= {"layers.1", "layers.2"}
+    assert sum(p.numel() for p in model.parameters()) <= 0.7 * result.plan.graph.params
+
+
+def test_limits_leave_blocks_alone_by_name_and_by_module() -> None:
+    graph = sc.trace(_transformer(), TOKENS, depth=True)
+    limits = {"exclude": ["layers.0"], "floor": 0.5, "multiple_of": 4}
+    plan = sc.plan(graph, "random", {"params": "60%"}, limits=limits, allocation="per_cost")
+    assert plan.drops
+    assert not any(name.startswith("layers.0") for name in plan.kept)
+
+
+def test_rounds_with_compensation_drop_blocks() -> None:
+    model = _quiet(_transformer(), 1, 2)
+    data = [TOKENS.roll(i, 0) for i in range(4)]
+    config = {"depth": True, "data_loader": data, "steps": 3, "loss_func": _loss, **WHOLE}
+    _, result = sc.prune(model, "progressive", {"params": "50%"}, TOKENS, config)
+    assert result.plan.drops
+    assert sum(p.numel() for p in model.parameters()) <= 0.5 * result.plan.graph.params
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("Llama", {}), ("Gemma2", {"query_pre_attn_scalar": 8, "sliding_window": 4}), ("Mamba", {"state_size": 4})],
+)
+def test_stock_code_loads_a_shallower_checkpoint(family: str, more: dict[str, Any], tmp_path: Path) -> None:
+    heads = {} if family == "Mamba" else {"num_attention_heads": 4, "intermediate_size": 48, "head_dim": 8}
+    model = hugging_face(family, "ForCausalLM", vocab_size=64, hidden_size=32, num_hidden_layers=4, **heads, **more)
+    stack = "backbone" if family == "Mamba" else "model"
+    graph = sc.trace(model, ids(), depth=True)
+    small: Any = sc.apply(model, graph.plan({f"{stack}.layers.1": ()}))
+    assert small.config.num_hidden_layers == 3
+    small.save_pretrained(tmp_path)
+    loaded = type(small).from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(**ids()).logits, small(**ids()).logits)
+    generate = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(loaded.generate(**ids(), **generate), small.generate(**ids(), **generate))
