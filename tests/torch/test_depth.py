@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.torch.language import hugging_face, ids, llama
+from tests.torch.language import hugging_face, ids, llama, texts
 from tests.zoo.shim import declare_torchvision_operators
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -445,3 +445,22 @@ def test_stock_code_loads_a_shallower_checkpoint(family: str, more: dict[str, An
     assert torch.equal(loaded(**ids()).logits, small(**ids()).logits)
     generate = {"max_new_tokens": 4, "do_sample": False}
     assert torch.equal(loaded.generate(**ids(), **generate), small.generate(**ids(), **generate))
+
+
+def test_minitron_takes_a_number_of_layers() -> None:
+    model: Any = llama(4)
+    config = {"data_loader": texts(), **WHOLE}
+    sizes = {"num_layers": 3, "intermediate_size": 40}
+    _, result = sc.prune(model, "minitron", {"export_config": sizes}, ids(), config)
+    assert (model.config.num_hidden_layers, model.config.intermediate_size) == (3, 40)
+    assert len(model.model.layers) == 3
+    assert len(result.plan.drops) == 1
+
+
+def test_more_layers_than_there_are_is_refused_with_what_is_possible() -> None:
+    config = {"data_loader": texts(), **WHOLE}
+    for count in (4, 0):
+        with pytest.raises(
+            sc.InputError, match=r"num_hidden_layers=\d is not possible: model.layers has 3 layers, 1 must stay"
+        ):
+            sc.prune(llama(), "minitron", {"export_config": {"num_hidden_layers": count}}, ids(), config)

@@ -18,12 +18,14 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from secateur.core.depth import LAYERS, Depth
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.profile import minimum
 from secateur.errors import ConfigError, Infeasible, InputError
 from secateur.modes.task import MODES, CriterionOption, Mode, Task
 from secateur.search.allocate import allocate
+from secateur.search.blocks import fewest_missed
 from secateur.search.chosen import best_of
 from secateur.search.evidence import Evidence, Found
 from secateur.search.grid import proposed
@@ -32,7 +34,7 @@ from secateur.search.limits import restrict
 from secateur.search.measured import Measured
 from secateur.search.ranked import Ranked, judged, plan_within, planned
 from secateur.search.refusal import check_reachable, check_within
-from secateur.search.roles import sizes_asked
+from secateur.search.roles import layers_asked, sizes_asked
 from secateur.search.sayable import ratios, sayable
 from secateur.search.ties import Tie, counts_of, ties_of, uniform
 
@@ -81,6 +83,11 @@ class Minitron(Mode):
         """Sizes make a budget unnecessary."""
         return not self.export_config
 
+    @property
+    def looks_for_blocks(self) -> Depth:
+        """Also where a number of layers is asked for."""
+        return self.depth or layers_asked(self.export_config) is not None
+
     def search(self, task: Task) -> Found:
         """Score once; take the sizes asked for, or the best that the budget allows."""
         search_space = restrict(task.graph, self.limits())
@@ -95,9 +102,13 @@ class Minitron(Mode):
         return self._searched(task, ranked) if self.uniform else self._each_its_own(task, ranked)
 
     def _as_asked(self, task: Task, ranked: Ranked) -> Found:
-        space = uniform(ranked.search_space)
-        chosen = sizes_asked(self.export_config, space)
-        plan = task.graph.plan(ranked.kept(counts_of(chosen, ties_of(space))))
+        space, sizes = uniform(ranked.search_space), dict(self.export_config)
+        drops: dict[str, tuple[int, ...]] = {}
+        if (layers := layers_asked(sizes)) is not None:
+            drops = dict.fromkeys(fewest_missed(space, ranked.scores, layers, sizes.pop(layers)), ())
+        chosen = sizes_asked(sizes, space)
+        kept = ranked.kept(counts_of(chosen, ties_of(space)))
+        plan = task.graph.plan({**{name: kept[name] for name in kept if task.graph[name].kind != LAYERS}, **drops})
         reason = task.frontend.said(plan)[1] if self.uniform else None
         if reason is not None:
             raise InputError(
@@ -109,6 +120,11 @@ class Minitron(Mode):
         return Found(plan=self._recorded(task, ranked, plan), evidence=Evidence(method="minitron"))
 
     def _searched(self, task: Task, ranked: Ranked) -> Found:
+        if self.depth:
+            raise ConfigError(
+                "depth: under a budget the uniform networks of this mode keep all layers. Ask for a number of them "
+                '({"export_config": {"num_layers": 20}}), give uniform=False, or use mode="magnitude" or "progressive"'
+            )
         task.tell(0.4, "asking what a configuration can say")
         ties, unsaid = sayable(uniform(ranked.search_space), task.frontend.said)
         space = ranked.search_space.frozen(unsaid, "the model's configuration cannot say it")

@@ -106,6 +106,11 @@ class Mode(Limits):
         """False where the options themselves say how much goes."""
         return True
 
+    @property
+    def looks_for_blocks(self) -> Depth:
+        """Whether a trace is to look for blocks."""
+        return self.depth
+
     def with_constraints(self, constraints: Mapping[str, Any] | None) -> tuple[Mode, Mapping[str, Any] | None]:
         """The mode that heeds these constraints, and those of them that are bounds on costs."""
         return self, constraints

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from secateur.core.graph import Graph
+from secateur.errors import InputError
 
 LAST = "one block of {} must stay, and none scores higher"
 
@@ -25,6 +26,26 @@ def one_left(search_space: Graph, scores: Mapping[str, Any] | None = None) -> Gr
             best = max(free, key=lambda name: _score(scores, name))
             search_space = search_space.frozen([best], LAST.format(stack.name or "the model"))
     return search_space
+
+
+def fewest_missed(search_space: Graph, scores: Mapping[str, Any], name: str, count: object) -> tuple[str, ...]:
+    """The blocks to drop so that ``count`` entries of the network's stack are left: those of the lowest scores.
+
+    Raises InputError, with what is possible, where that cannot be; ``name`` is what the count is called.
+    """
+    if len(search_space.stacks) != 1:
+        found = ", ".join(f"{s.name} ({len(s.entries)})" for s in search_space.stacks) or "none"
+        raise InputError(
+            f"export_config: {name} is about one list of layers, and this model has {found}: use a plan by hand"
+        )
+    stack = search_space.stacks[0]
+    free = [block for block in stack.blocks if _may_go(search_space, block)]
+    most, least = len(stack.entries), max(len(stack.entries) - len(free), 1)
+    if not isinstance(count, int) or isinstance(count, bool) or not least <= count <= most:
+        raise InputError(
+            f"export_config: {name}={count} is not possible: {stack.name} has {most} layers, {least} must stay"
+        )
+    return tuple(sorted(free, key=lambda block: _score(scores, block))[: most - count])
 
 
 def _may_go(search_space: Graph, name: str) -> bool:

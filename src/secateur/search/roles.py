@@ -94,6 +94,11 @@ def hidden_width(graph: Graph) -> str | None:
     return None if most is None else most.name
 
 
+def layers_asked(export: Mapping[str, object]) -> str | None:
+    """The name under which a configuration asks for a number of layers."""
+    return next((name for name in export if _ROLE_OF.get(name) == "num_layers"), None)
+
+
 def sizes_asked(export: Mapping[str, object], graph: Graph) -> dict[str, int]:
     """Counts of ties, by name, from the names of a configuration. ``graph`` is one with `uniform` choices.
 

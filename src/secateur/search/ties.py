@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from secateur.core.depth import inside
+from secateur.core.depth import LAYERS, inside
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import alongs_of
 from secateur.core.plan import Plan
@@ -55,7 +55,7 @@ def pattern_of(name: str) -> str:
 def ties_of(graph: Graph) -> tuple[Tie, ...]:
     """The ties of a graph's free widths, in order of first appearance; of those with a frozen sibling there are none."""
     together: dict[tuple[str, str, int], list[Width]] = {}
-    for width in graph.widths:
+    for width in (width for width in graph.widths if width.kind != LAYERS):  # of equals some may go
         together.setdefault((pattern_of(width.name), width.kind, width.size), []).append(width)
     free = (members for members in together.values() if all(w.frozen is None for w in members))
     return tuple(_tie(members) for members in free)
@@ -68,7 +68,7 @@ def uniform(graph: Graph) -> Graph:
     frozen = {pattern_of(w.name): w for w in reversed(graph.widths) if w.frozen is not None}
 
     def tied(width: Width) -> Width:
-        if width.frozen is not None:
+        if width.frozen is not None or width.kind == LAYERS:
             return width
         if width.name not in choices:
             sibling = frozen[pattern_of(width.name)]

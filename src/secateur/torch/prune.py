@@ -68,7 +68,11 @@ def prune(
         recipe, constraints = given.with_constraints(constraints)
         tell(0.0, "tracing")
         done = _prune(
-            model, trace(model, dummy_input, interface=interface, depth=given.depth), recipe, constraints, tell
+            model,
+            trace(model, dummy_input, interface=interface, depth=recipe.looks_for_blocks),
+            recipe,
+            constraints,
+            tell,
         )
     if idle := given.idle(asked):
         warnings.warn(
