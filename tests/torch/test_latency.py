@@ -202,3 +202,29 @@ def test_a_time_taken_while_something_else_ran_does_not_spoil_the_fit() -> None:
     timed = fitted(graph, counts, disturbed)(graph)
     for c, time in zip(counts, times, strict=True):
         assert float(timed.cost(METRIC, c)) / FS_PER_MS == pytest.approx(time, rel=0.05)
+
+
+@pytest.mark.parametrize(("step", "found"), [(1, 1), (8, 8), (4, 4)])
+def test_the_fastest_multiple_is_found_from_measurements(
+    step: int, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that pays for whole blocks of so many channels, and dearly for those that are not full."""
+
+    def blocks(plan: Plan) -> float:
+        graph = plan.graph
+        assert graph is not None
+        cut = all(size % step == 0 for size in plan.sizes.values() if size > 1 and size != 10)
+        return float(graph.cost("macs", plan.sizes)) * (1.0 if cut else 1.5) / graph.macs
+
+    clock(monkeypatch, blocks)
+    _, result = sc.prune(net(), "magnitude", {"macs": "60%"}, X, {"multiple_of": "fastest"})
+    narrowed = [result.plan.sizes[name] for name in result.plan.kept]
+    assert all(count % found == 0 for count in narrowed)
+    assert found > 1 or any(count % 4 for count in narrowed)
+
+
+def test_the_fastest_multiple_needs_something_to_measure() -> None:
+    with pytest.raises(sc.InputError, match=r"which secateur\.prune does"):
+        sc.plan(sc.trace(net(), X), "l1", {"macs": "60%"}, limits={"multiple_of": "fastest"})
+    with pytest.raises(ConfigError, match="multiple_of"):
+        sc.prune(net(), "magnitude", {"macs": "60%"}, X, {"multiple_of": "quick"})

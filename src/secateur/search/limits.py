@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
 
@@ -29,6 +29,9 @@ from secateur.search.limit_rules import (
     winning_rules,
 )
 from secateur.search.matching import Vocabulary
+
+Fastest = Literal["fastest"]
+FASTEST: Fastest = "fastest"  # `secateur.prune` measures which multiple that is
 
 Spans = Span | Mapping[str, Span]  # for all widths, or by name or pattern: the last one that matches counts
 
@@ -53,6 +56,10 @@ def _checked_only(patterns: Collection[str] | None) -> Collection[str] | None:
     return checked
 
 
+def _checked_multiple(given: object) -> int | Fastest:
+    return FASTEST if given == FASTEST else check_multiple(given)
+
+
 Patterns = Annotated[Collection[str], PlainValidator(_checked_patterns)]
 SpansOption = Annotated[Spans | None, PlainValidator(_checked_spans)]
 
@@ -62,8 +69,8 @@ class Limits(Options):
 
     called = "limits"
 
-    multiple_of: Annotated[int, PlainValidator(check_multiple)] = 1
-    """Counts are multiples of this, in positions: any number of heads of 64 satisfies 32."""
+    multiple_of: Annotated[int | Fastest, PlainValidator(_checked_multiple)] = 1
+    """Counts are multiples of this, in positions: any number of heads of 64 satisfies 32. `prune` measures "fastest" first."""
     exclude: Patterns = ()
     """What stays whole: widths, tensors, modules, type names, or patterns of them."""
     only: Annotated[Collection[str] | None, PlainValidator(_checked_only)] = None
@@ -92,6 +99,9 @@ def restrict(graph: Graph, limits: Limits) -> Graph:
     """
     if limits == NO_LIMITS:
         return graph
+    multiple = limits.multiple_of
+    if multiple == FASTEST:
+        raise InputError('multiple_of="fastest" is measured, which secateur.prune does: give a number here')
     vocabulary, rules = Vocabulary.of(graph), read_rules(limits.rules, graph)
     frozen = {**_left_out(vocabulary, limits.only), **_excluded(vocabulary, limits.exclude)}
     floor, ceiling = _spans(vocabulary, limits.floor, "floor"), _spans(vocabulary, limits.ceiling, "ceiling")
@@ -105,7 +115,7 @@ def restrict(graph: Graph, limits: Limits) -> Graph:
             return width.whole(frozen.get(width.name) or alone[0])
         if width.kind == LAYERS:  # it goes whole or stays whole: multiples and shares are about units
             return width
-        general = Spec(multiple_of=limits.multiple_of, ratios=limits.ratios, floor=floor(width), ceiling=ceiling(width))
+        general = Spec(multiple_of=multiple, ratios=limits.ratios, floor=floor(width), ceiling=ceiling(width))
         specs = {where: rule for where, rule in [*ruled, (general.said, general)] if rule and not rule.is_empty}
         return _apply(width, list(specs.values()), ", ".join(specs)) if specs else width
 

@@ -26,11 +26,11 @@ from secateur.modes import MODES, Mode
 from secateur.modes.result import Latency, PruneResult, result_of
 from secateur.modes.rounds import Outcome, outcome_of
 from secateur.progress import Tell, progress, say
-from secateur.search.limits import restrict
+from secateur.search.limits import FASTEST, restrict
 from secateur.torch.apply import DIFFERED, apply_fitted, verification_of
 from secateur.torch.evaluating.stopwatch import Stopwatch
 from secateur.torch.frontend import TorchFrontend
-from secateur.torch.latency import WORD, TimeBound
+from secateur.torch.latency import WORD, TimeBound, fastest_multiple
 from secateur.torch.narrowing.history import history_of
 from secateur.torch.running.example import Example
 from secateur.torch.running.explaining import data_explained
@@ -89,6 +89,12 @@ def _prune(
     bounds = {metric: bound for metric, bound in (constraints or {}).items() if bound is not None}
     latency = bounds.pop(WORD, None)
     budget = _budget(bounds, graph, recipe, needed=latency is None)
+    if recipe.multiple_of == FASTEST:
+        recipe = recipe.model_copy(
+            update={"multiple_of": fastest_multiple(graph, _stopwatch(model, graph, recipe), tell)}
+        )
+        if recipe.verbose:
+            say(f"multiple_of: {recipe.multiple_of} was measured to be the fastest")
     if recipe.verbose:
         search_space = restrict(graph, recipe.limits())
         say(search_space, constraint_table(search_space, budget) if budget.entries else "")
@@ -115,8 +121,11 @@ class _Wish:
 
 
 def _time_bound(given: object, model: nn.Module, graph: Graph, recipe: Mode, tell: Tell) -> TimeBound:
-    stopwatch = Stopwatch(model, Example.of(model, graph.example.as_dummy_input()), recipe.target)
-    return TimeBound.of(given, graph, recipe.limits(), stopwatch, tell)
+    return TimeBound.of(given, graph, recipe.limits(), _stopwatch(model, graph, recipe), tell)
+
+
+def _stopwatch(model: nn.Module, graph: Graph, recipe: Mode) -> Stopwatch:
+    return Stopwatch(model, Example.of(model, graph.example.as_dummy_input()), recipe.target)
 
 
 def _searched(frontend: TorchFrontend, wish: _Wish, tell: Tell) -> tuple[Outcome, Latency | None]:
