@@ -25,9 +25,11 @@ from secateur.torch.narrowing.host_config import said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.shared import shared_slices
 from secateur.torch.narrowing.slices import slices_of
-from secateur.torch.running.batch_norm import reestimate_batch_norm
+from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Collect, first_of
+from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.restoring import Undo, named_tensors, undo_of
+from secateur.torch.running.twin import in_use, twin
 
 
 def subnet(
@@ -74,20 +76,33 @@ class Subnet:
             tensors, fields = _buffers_of_its_own(model, plan) | slices, said_of_depth(model, plan)
             install(model, tensors, plan.edits, undo=undo, drops=plan.drops, fields=fields)
             if self.data_loader is not None:
-                reestimate_batch_norm(
-                    model, self.data_loader, num_batches=self.num_batches, collect_func=self.collect_func
-                )
+                self._measure(self.data_loader)
             self._undo = undo
         except BaseException:
             undo()
             raise
         return model
 
+    def _measure(self, data_loader: Iterable[Any]) -> None:
+        """Batch norm on a twin: what the user's hooks and counters see of the model is the body's doing alone."""
+        model = unwrapped(self.model)
+        copy = twin(model, _trained_alike)
+        reestimate_batch_norm(copy, data_loader, num_batches=self.num_batches, collect_func=self.collect_func)
+        with torch.no_grad():
+            for norm, measured in zip(batch_norms(model), batch_norms(copy), strict=True):
+                for name in ("running_mean", "running_var", "num_batches_tracked"):
+                    getattr(norm, name).copy_(getattr(measured, name))
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._undo is not None
         self._undo()
+
+
+def _trained_alike(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """In use, and trained where the model's is: a norm that is frozen is not measured."""
+    return in_use(name, tensor).requires_grad_(tensor.requires_grad)
 
 
 def _buffers_of_its_own(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
