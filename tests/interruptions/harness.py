@@ -74,6 +74,7 @@ class Bench:
     def __init__(self, room: Room, call: Call, report: Report, tell: Tell) -> None:
         self.room, self.call, self.report, self.tell = room, call, report, tell
         self.seconds: deque[float] = deque(maxlen=9)
+        self.cached: set[str] = set()  # what the model's own code keeps for itself when it is run on data
         self.usable = self._refer()
 
     def _refer(self) -> bool:
@@ -88,6 +89,7 @@ class Bench:
             after, result = State.of(work.roots), State.of({"result": described(outcome.result)})
             changes = process_changes(process, process_state())
             if self.call.changes and outcome.error is None:
+                self.cached = {c for c in before.changes(after) if c.startswith(tuple(self.room.subject.outside()))}
                 self.room.spoil()
             else:
                 changes += before.changes(after)
@@ -114,7 +116,7 @@ class Bench:
         before, process = State.of(work.roots), process_state()
         outcome = killer.during(lambda: self.call.run(work), share * statistics.median(self.seconds))
         after = State.of(work.roots)  # while the error, and every frame in it, is still held
-        word, moved = outcome.word, before.changes(after)
+        word, moved = outcome.word, [change for change in before.changes(after) if change not in self.cached]
         changes = process_changes(process, process_state())
         if moved and self.call.changes:
             self.room.spoil()
