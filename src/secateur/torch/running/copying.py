@@ -26,6 +26,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from secateur.torch.running.holding import ATOMS, SHARED, content_of, everything_in, is_bound, reaches
+from secateur.torch.running.interrupts import Interrupts
 
 Replace = Callable[[torch.Tensor], torch.Tensor]
 Held = Any  # whatever a model or a batch holds: a copier assumes nothing of it
@@ -301,7 +302,7 @@ def _by_deepcopy(copier: Copier, value: object) -> Held:
     before = dict(copier.memo)
     for is_last in (False, True):
         try:
-            with _Replacing(copier):
+            with Interrupts(), _Replacing(copier):  # PyTorch loses a mode to an interrupt
                 return _with_functions(copier, value, copy.deepcopy(value, copier.memo))
         except Exception as error:
             if isinstance(error, Uncopyable) or CHANGED in str(error):

@@ -26,6 +26,8 @@ from torch.overrides import BaseTorchFunctionMode
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
 
+from secateur.torch.running.interrupts import Interrupts
+
 ALONE = threading.RLock()  # the one lock for whatever belongs to the process
 os.register_at_fork(before=ALONE.acquire, after_in_parent=ALONE.release, after_in_child=ALONE.release)
 
@@ -62,13 +64,14 @@ SWITCHES = (
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Run a model's code beside a process that goes on with its own work."""
-    with ExitStack() as stack:
+    """Run a model's code beside a process that goes on with its own work. Nothing but that code is interrupted."""
+    with Interrupts() as interrupts, ExitStack() as stack:
         stack.enter_context(process_kept())
         stack.enter_context(modes_aside())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        yield
+        with interrupts.welcome():
+            yield
 
 
 _depth = 0
@@ -129,7 +132,7 @@ def modes_aside() -> Iterator[None]:
         with _disable_current_modes():
             yield
     finally:
-        for _ in devices:
+        for _ in range(torch._C._len_torch_function_stack()):  # an interrupt may leave one of ours, or lose one
             torch._C._pop_torch_function_stack()
         for mode in modes:
             torch._C._push_on_torch_function_stack(mode)
