@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from secateur.torch.running.interrupts import Interrupts
+
 Given = TypeVar("Given")
 Decided = TypeVar("Decided")
 
@@ -96,7 +98,8 @@ class Lockstep(Generic[Given, Decided]):
         with self._turn:
             self._running = number
             if thread is not None:
-                thread.start()
+                with Interrupts():  # half started it would be joined by nobody
+                    thread.start()
             self._turn.notify_all()
             while self._running is not None:
                 self._turn.wait()
