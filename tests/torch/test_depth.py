@@ -447,6 +447,27 @@ def test_stock_code_loads_a_shallower_checkpoint(family: str, more: dict[str, An
     assert torch.equal(loaded.generate(**ids(), **generate), small.generate(**ids(), **generate))
 
 
+_ENCODER_DECODERS: dict[str, tuple[dict[str, Any], str]] = {
+    "Bart": (
+        {"d_model": 16, "encoder_layers": 3, "decoder_layers": 3, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+        | {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64},
+        "model.encoder.layers.1",
+    ),
+    "T5": ({"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 3, "num_heads": 4}, "encoder.block.2"),
+}
+
+
+@pytest.mark.parametrize("family", _ENCODER_DECODERS)
+def test_an_encoder_may_have_fewer_layers_than_its_decoder(family: str) -> None:
+    options, block = _ENCODER_DECODERS[family]
+    model = hugging_face(family, "ForConditionalGeneration", vocab_size=64, decoder_start_token_id=0, **options)
+    both = {"input_ids": torch.randint(3, 60, (2, 7)), "decoder_input_ids": torch.randint(3, 60, (2, 5))}
+    small: Any = sc.apply(model, sc.trace(model, both, depth=True).plan({block: ()}))
+    said = type(small)(small.config)  # what stock code makes of the configuration
+    assert {n: p.shape for n, p in said.named_parameters()} == {n: p.shape for n, p in small.named_parameters()}
+    assert small(**both).logits.shape == (2, 5, 64)
+
+
 def test_minitron_takes_a_number_of_layers() -> None:
     model: Any = llama(4)
     config = {"data_loader": texts(), **WHOLE}

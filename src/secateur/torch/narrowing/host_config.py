@@ -11,6 +11,7 @@ computes on the way is the one that the narrowed network has; else the reason is
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -232,13 +233,32 @@ def put_config(model: nn.Module, old: Mapping[int, Config], fields: Fields) -> N
         for step in filter(None, path.split(".")):
             before, after = getattr(before, step), getattr(after, step)
         made[id(before)] = after
-    for module in model.modules():
+    fresh: dict[str, nn.Module] | None = None
+    for name, module in model.named_modules():
         config = old.get(id(module))
         if config is not None:
             if id(config) not in made:  # a copy of the model's, as the stacks of encoder–decoders have
-                own = {p: v for p, v in fields.items() if _value(config, p) == _value(root, p)}
-                made[id(config)] = with_fields(config, own)
+                fresh = _fresh(model, made[id(root)]) if fresh is None else fresh
+                like = config_of(fresh[name]) if name in fresh else None
+                made[id(config)] = with_fields(config, _own(config, root, fields, like))
             module.__dict__["config"] = made[id(config)]
+
+
+def _fresh(model: nn.Module, config: Config) -> dict[str, nn.Module]:
+    """The modules of a model made from a configuration; none where it cannot be made."""
+    with contextlib.suppress(Exception), torch.device("meta"), torch.no_grad():
+        return dict(type(model)(copy.deepcopy(config)).named_modules())
+    return {}
+
+
+def _own(config: Config, root: Config, fields: Fields, like: Config | None) -> dict[str, Any]:
+    """What a copy of the model's configuration says from now on: what its constructor makes of the model's, if that is known.
+
+    A decoder's copy calls its own layers ``num_layers``, as the model's calls the encoder's.
+    """
+    if like is not None:
+        return {path: _value(like, path) for path in fields if _value(config, path) is not None}
+    return {path: value for path, value in fields.items() if _value(config, path) == _value(root, path)}
 
 
 def configs_held(model: nn.Module) -> dict[int, Config]:

@@ -239,7 +239,8 @@ class _Unheard(Tracer):
 
 
 def _run_without(run: Run, plan: Plan, seen: Observation) -> None:
-    tracer = _Unheard(abstract=run.tracer.abstract)
+    answers = run.tracer.answers
+    tracer = _Unheard(abstract=run.tracer.abstract, answers=None if answers is None else answers.again())
     like = abstract_like if tracer.abstract else real_like
 
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
