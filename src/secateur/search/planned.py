@@ -58,7 +58,7 @@ def plan_for(
         "allocation": allocation,
         "budget": None if budget is None else budget.to_json(),
         "sizes": {name: int(count) for name, count in sizes.items()},
-        "limits": plain(limits.model_dump()),
+        "limits": plain(dict(limits)),
         "costs": {metric: int(graph.cost(metric, found.sizes)) for metric in graph.costs},
     }
     return replace(found, provenance=record)

@@ -35,7 +35,6 @@ from secateur.torch.narrowing.in_place import fits_beside, stream
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed, slices_of
 from secateur.torch.running.restoring import named_tensors
-from secateur.torch.running.switches import uncollected
 from secateur.torch.running.twin import StandIn, counterpart
 from secateur.torch.trace import trace
 from secateur.torch.verify import verify as compare
@@ -110,16 +109,21 @@ def _narrow(
     model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], outcome: Verification, *, describe: bool = True
 ) -> None:
     notes = _notes(model, plan, outcome)
-    with _named_faults(), uncollected():
+    with _named_faults():
         notes |= history_with(model, plan, model)
         fields = _described(model, plan, notes) if describe else said_of_depth(model, plan)
         put_in = partial(install, edits=plan.edits, notes=notes, fields=fields, drops=plan.drops)
+
+        def finished() -> bool:
+            """The notes are the last thing that is put in."""
+            return model.__dict__.get(_PLANS) is notes[_PLANS]
+
         if weights:
-            _put_fitted(model, plan, weights, put_in)
+            _put_fitted(model, plan, weights, put_in, finished)
         elif fits_beside(model, plan):
             put_in(model, _slices(model, plan))
         else:
-            stream(model, plan, lambda: put_in(model, {}, there=plan.narrowed))
+            stream(model, plan, lambda: put_in(model, {}, there=plan.narrowed), finished)
 
 
 def _described(model: nn.Module, plan: Plan, notes: dict[str, object]) -> Fields:
@@ -177,7 +181,13 @@ def _named_faults() -> Iterator[None]:
         raise ApplyError(f"narrowing stopped and was undone: {type(error).__name__}: {error}") from error
 
 
-def _put_fitted(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor], put_in: Callable[..., None]) -> None:
+def _put_fitted(
+    model: nn.Module,
+    plan: Plan,
+    weights: Mapping[str, torch.Tensor],
+    put_in: Callable[..., None],
+    finished: Callable[[], bool],
+) -> None:
     """Install what was fitted in place of slices, and write the rest into the tensors that stay, in one step."""
     slices = _slices(model, plan)
     stays = {id(t): (n, t.detach()) for n, t in named_tensors(model).items() if not plan.narrows(n)}.values()
@@ -192,7 +202,8 @@ def _put_fitted(model: nn.Module, plan: Plan, weights: Mapping[str, torch.Tensor
         deque(map(torch.Tensor.copy_, written, numbers.values()), 0)
         put_in(model, slices)
     except BaseException:
-        take_back()
+        if not finished():
+            take_back()
         raise
 
 

@@ -22,7 +22,6 @@ from secateur.core.space import Space
 from secateur.errors import TraceError
 from secateur.torch.running.example import Example, Examples
 from secateur.torch.running.interface import Interface, check_interface
-from secateur.torch.running.switches import uncollected
 from secateur.torch.tracing.aliases import freeze_aliases
 from secateur.torch.tracing.build import build
 from secateur.torch.tracing.depth import with_blocks
@@ -58,11 +57,6 @@ def trace(
     Raises InputError for an unusable ``dummy_input`` and TraceError where the model does not run on it.
     """
     example = replace(Example.of(model, Examples(dummy_input, also)), interface=check_interface(interface), depth=depth)
-    with uncollected():
-        return _traced(example, check=check)
-
-
-def _traced(example: Example, *, check: bool) -> Graph:
     started = time.perf_counter()
     seen = observe(example)
     for place, other in enumerate(example.further):

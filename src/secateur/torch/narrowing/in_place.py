@@ -66,10 +66,11 @@ def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_buffers()
 
 
-def stream(model: nn.Module, plan: Plan, finish: Callable[[], None]) -> None:
+def stream(model: nn.Module, plan: Plan, finish: Callable[[], None], finished: Callable[[], bool]) -> None:
     """Narrow a model's tensors one by one, then ``finish``; put all of them back if anything is in the way.
 
-    Raises PlanError where the plan does not fit a tensor.
+    ``finished``: whether ``finish`` came to its end, since an interrupt may come between that and its return. Raises PlanError
+    where the plan does not fit a tensor.
     """
     cuts: list[_Cut] = []
     try:
@@ -80,7 +81,8 @@ def stream(model: nn.Module, plan: Plan, finish: Callable[[], None]) -> None:
                 _hang(holders, cuts[-1].new)
         finish()
     except BaseException:
-        _put_all_back(cuts, plan.arrays)
+        if not finished():
+            _put_all_back(cuts, plan.arrays)
         raise
 
 

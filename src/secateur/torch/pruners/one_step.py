@@ -176,7 +176,7 @@ class OneStepPruner:
             "weights": digest_of_weights(self.model),
             "constraints": budget.to_json(),
             "criterion": [self._criterion.name, described(self._criterion)],
-            "limits": plain(self.limits.model_dump()),
+            "limits": plain(dict(self.limits)),
             "seed": self._seed,
             "data": [described(evaluator.score_func), described(evaluator.data)],
         }

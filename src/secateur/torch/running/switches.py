@@ -97,7 +97,7 @@ def process_kept() -> Iterator[None]:
 def uncollected() -> Iterator[None]:
     """No garbage is looked for meanwhile: thousands of small objects are made at a go, and few are let go of.
 
-    Not for what lasts: what other threads let go of waits too.
+    Not for what lasts, since what other threads let go of waits too; and only where `Interrupts` keep Ctrl-C back.
     """
     before = gc.isenabled()
     try:

@@ -19,7 +19,7 @@ from torch import nn
 from secateur.torch.running.example import Example
 from secateur.torch.running.interrupts import Interrupts
 from secateur.torch.running.outside import Outside
-from secateur.torch.running.switches import ALONE, apart
+from secateur.torch.running.switches import ALONE, apart, uncollected
 from secateur.torch.running.twin import StandIn, twin
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.arguments import Sizes
@@ -58,7 +58,7 @@ def perform(
     importlib.import_module(
         "torch._dynamo"
     )  # by the first operator it would be, whose tensors its frames would then hold
-    with ALONE, Interrupts() as interrupts, apart():
+    with ALONE, Interrupts() as interrupts, uncollected(), apart():
         outside = outside or Outside(example.model)
         try:
             return _perform(example, tracer, staging, look, interrupts)
