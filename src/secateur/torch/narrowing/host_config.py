@@ -26,7 +26,7 @@ from secateur.core.equations import attributes_of
 from secateur.core.layout import Axis, Product, Sum, size_of
 from secateur.core.plan import Plan
 from secateur.search.ties import uneven
-from secateur.torch.narrowing.host_depth import Value, shallower
+from secateur.torch.narrowing.host_depth import Value, fields_of, shallower
 from secateur.torch.running.randomness import undo_of_random_state
 
 ORIGINAL_CONFIG, UNSAID = "_secateur_config", "_secateur_unsaid"  # notes on a model that was narrowed
@@ -133,7 +133,7 @@ class _Description:
         return Said(reason=self._what_is_left()) if fields is None else Said(fields=fields)
 
     def _fitted(self) -> dict[str, Value] | None:
-        open_fields = {path for path, value in _fields(self.config, "") if value is None}
+        open_fields = {path for path, value in _numbers_in(self.config) if value is None}
         proposals = dict(self._proposals())
         fields: dict[str, Value] = {}
         far = self._distance(fields)
@@ -171,7 +171,7 @@ class _Description:
         """For each field the sizes that dimensions of its present size have after narrowing."""
         became = _became(self.plan)
         unset = sorted({*_sizes_within(self.plan), *(new for news in became.values() for new in news)})
-        for path, value in _fields(self.config, ""):
+        for path, value in _numbers_in(self.config):
             if value is None:
                 yield path, unset
             elif value in became:
@@ -197,9 +197,7 @@ class _Description:
 
     def _built(self, fields: Fields) -> nn.Module:
         try:
-            config = _valid(with_fields(self.config, fields))
-            with torch.device("meta"), torch.no_grad():
-                return type(self.model)(config)
+            return _on_meta(self.model, _valid(with_fields(self.config, fields)))
         except Exception as problem:  # other people's code, asked for combinations that it may never have seen
             raise _Unbuildable(" ".join(f"{type(problem).__name__}: {problem}".split())[:160]) from problem
 
@@ -244,10 +242,16 @@ def put_config(model: nn.Module, old: Mapping[int, Config], fields: Fields) -> N
             module.__dict__["config"] = made[id(config)]
 
 
+def _on_meta(model: nn.Module, config: Config) -> nn.Module:
+    """Another model of this class, without weights. Raises what the constructor raises."""
+    with torch.device("meta"), torch.no_grad():
+        return type(model)(config)
+
+
 def _fresh(model: nn.Module, config: Config) -> dict[str, nn.Module]:
     """The modules of a model made from a configuration; none where it cannot be made."""
-    with contextlib.suppress(Exception), torch.device("meta"), torch.no_grad():
-        return dict(type(model)(copy.deepcopy(config)).named_modules())
+    with contextlib.suppress(Exception):
+        return dict(_on_meta(model, copy.deepcopy(config)).named_modules())
     return {}
 
 
@@ -276,14 +280,11 @@ def _value(config: Config, path: str) -> object:
     return config
 
 
-def _fields(config: Config, prefix: str) -> Iterator[tuple[str, int | None]]:
-    for key, value in vars(config).items():
-        if key.startswith("_") or key.endswith("_token_id"):
-            continue
-        if value is None or (type(value) is int and value > 1):
-            yield prefix + key, value
-        elif callable(getattr(value, "to_dict", None)):
-            yield from _fields(value, f"{prefix}{key}.")
+def _numbers_in(config: Config) -> Iterator[tuple[str, int | None]]:
+    """The fields that may say a size, and those that are left open."""
+    for path, value in fields_of(config):
+        if not path.endswith("_token_id") and (value is None or (type(value) is int and value > 1)):
+            yield path, value
 
 
 def _became(plan: Plan) -> dict[int, set[int]]:

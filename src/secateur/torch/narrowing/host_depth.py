@@ -28,7 +28,7 @@ def shallower(config: Config, plan: Plan) -> Iterator[dict[str, Value]]:
     stacks = _shortened(plan)
     if not stacks:
         return
-    fields = list(_fields(config, ""))
+    fields = list(fields_of(config))
     counts = {number: len(places) for number, places in stacks}
     for number, places in stacks:
         each = {path: _at(value, places) for path, value in fields if _tells_of_each(value, number)}
@@ -80,10 +80,11 @@ def _recounted(value: Sequence[int], counts: dict[int, int]) -> Iterator[list[in
             yield list(made)
 
 
-def _fields(config: Config, prefix: str) -> Iterator[tuple[str, object]]:
+def fields_of(config: Config, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every public field by dotted path, those of configurations inside it too."""
     for key, value in vars(config).items():
         if key.startswith("_"):
             continue
         yield prefix + key, value
         if callable(getattr(value, "to_dict", None)):
-            yield from _fields(value, f"{prefix}{key}.")
+            yield from fields_of(value, f"{prefix}{key}.")

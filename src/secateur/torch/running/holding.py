@@ -31,11 +31,7 @@ SHARED = (type(threading.Lock()), type(threading.RLock()), threading.Thread, io.
 
 def reaches(function: Held, wanted: Collection[int]) -> bool:
     """Whether anything that a function holds (its variables, defaults, the object it is bound to) is one of these."""
-    if isinstance(function, types.FunctionType):
-        cells = [content for cell in function.__closure__ or () for content in content_of(cell)]
-        held = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    else:
-        held = [function.__self__]
+    held = _variables_of(function) if isinstance(function, types.FunctionType) else [function.__self__]
     return any(id(item) in wanted for item in everything_in(held))
 
 
@@ -58,9 +54,13 @@ def everything_in(value: object) -> Iterator[Held]:
 def is_bound(function: types.FunctionType, seen: set[int]) -> bool:
     """Whether a function holds anything but constants, code and other such functions."""
     seen.add(id(function))
-    held = [content for cell in function.__closure__ or () for content in content_of(cell)]
-    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return any(not _is_constant(item, seen) for item in held)
+    return any(not _is_constant(item, seen) for item in _variables_of(function))
+
+
+def _variables_of(function: types.FunctionType) -> list[Held]:
+    """What it closes over, and its defaults."""
+    cells = [content for cell in function.__closure__ or () for content in content_of(cell)]
+    return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
 def _is_constant(value: object, seen: set[int]) -> bool:
@@ -72,6 +72,7 @@ def _is_constant(value: object, seen: set[int]) -> bool:
 
 
 def content_of(cell: types.CellType) -> list[Held]:
+    """What a variable of a closure is bound to, if it is."""
     try:
         return [cell.cell_contents]
     except ValueError:  # a variable that was never bound

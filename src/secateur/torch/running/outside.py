@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from secateur.core.sized import Sized
+from secateur.torch.running.holding import content_of
 from secateur.torch.running.hunting import take_out
 from secateur.torch.running.switches import ALONE
 from secateur.torch.running.walking import modules_of
@@ -181,7 +182,7 @@ class _Places:
             self.caches.append(function)
         function = getattr(function, "__func__", getattr(function, "__wrapped__", function))
         if type(function) is types.FunctionType and (function.__closure__ or function.__defaults__):
-            cells = [content for cell in function.__closure__ or () for content in _content(cell)]
+            cells = [content for cell in function.__closure__ or () for content in content_of(cell)]
             self.look_into([v for v in (*cells, *(function.__defaults__ or ())) if type(v) in _CONTAINERS], depth)
 
 
@@ -194,13 +195,6 @@ def _places_of(classes: Collection[type]) -> _Places:
     for kind in classes:
         places.look_into(dict(vars(kind)), _DEPTH)
     return places
-
-
-def _content(cell: types.CellType) -> list[Any]:
-    try:
-        return [cell.cell_contents]
-    except ValueError:
-        return []
 
 
 def _is_theirs(module: str) -> bool:

@@ -21,15 +21,10 @@ from secateur.core.plan import Plan
 from secateur.core.space import leaves
 from secateur.errors import PlanError
 from secateur.torch.narrowing.installing import install
-from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.restoring import abstract_like
 from secateur.torch.tracing.blocks import Course, entries_of
-from secateur.torch.tracing.observe import Observation, Run, real_like
+from secateur.torch.tracing.observe import Observation, Run, Witness, real_like
 from secateur.torch.tracing.stage import Staging, perform
-from secateur.torch.tracing.tracer import Tracer
-
-SHARED = "it shares parameters with other modules"
-ONLY_ONE = "there is no other block in its place"
 
 
 def with_blocks(seen: Observation, graph: Graph) -> Graph:
@@ -228,19 +223,9 @@ def _problem(seen: Observation, runs: Sequence[Run], graph: Graph, drops: Sequen
     return None
 
 
-class _Unheard(Tracer):
-    """Runs operators, and neither asks nor remembers anything."""
-
-    def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
-        """Nothing is learnt."""
-
-    def passes(self, value: object, caller: str, called: str) -> None:
-        """Nothing is learnt."""
-
-
 def _run_without(run: Run, plan: Plan, seen: Observation) -> None:
     answers = run.tracer.answers
-    tracer = _Unheard(abstract=run.tracer.abstract, answers=None if answers is None else answers.again())
+    tracer = Witness(abstract=run.tracer.abstract, answers=None if answers is None else answers.again())
     like = abstract_like if tracer.abstract else real_like
 
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -116,7 +116,7 @@ def _observe_values(example: Example, outside: Outside) -> Observation:
 def _ask(example: Example, outside: Outside, *, training: bool) -> Answers:
     """Run on numbers, and keep what the code reads of them."""
     asked = Asked()
-    tracer = _Witness(abstract=False, training=training, answers=asked)
+    tracer = Witness(abstract=False, training=training, answers=asked)
     staging = Staging(
         stand_in=lambda name, tensor: tracer.owned(real_like(tensor)),
         taken=lambda tensor: tracer.owned(tensor.detach().clone()),
@@ -127,7 +127,7 @@ def _ask(example: Example, outside: Outside, *, training: bool) -> Answers:
     return asked.again()
 
 
-class _Witness(Tracer):
+class Witness(Tracer):
     """Runs operators, and says nothing of them."""
 
     def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
