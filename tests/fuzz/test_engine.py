@@ -17,7 +17,10 @@ from .oracle import judge
 from .sweep import sweep
 
 NUM_CHUNKS, CHUNK = 10, 40
-WRONG_ONCE = (700967,)  # a width of tokens and channels at once, with another one inside
+WRONG_ONCE = {  # seed -> whether it is of plain code, and what was wrong
+    700967: (True, "a width of tokens and channels at once, with another one inside"),
+    780324: (False, "floor(log2(11)), tried at 8 and at 10"),
+}
 
 
 @pytest.mark.parametrize("chunk", range(NUM_CHUNKS))
@@ -37,7 +40,7 @@ def test_random_networks_are_narrowed_right_or_refused(chunk: int) -> None:
 
 @pytest.mark.parametrize("seed", WRONG_ONCE)
 def test_what_was_wrong_once_is_right(seed: int) -> None:
-    verdict = judge(partial(random_network, seed), seed)
+    verdict = judge(partial(random_network, seed, plain=WRONG_ONCE[seed][0]), seed)
     assert verdict.wrong is None
     assert verdict.free
 

@@ -82,6 +82,53 @@ def test_what_cannot_be_followed_keeps_the_width_whole(between: Any) -> None:
     assert width(between).frozen is not None
 
 
+class Eleven(nn.Module):
+    """Small widths beside each other, so that the counts tried first are few."""
+
+    def __init__(self, scale: Callable[[int], float]) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 11), nn.Linear(11, 3)
+        self.beside = nn.Sequential(*(nn.Linear(6, 11) for _ in range(9)))
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.up(x))
+        around = sum(torch.relu(layer(x)).sum(-1, keepdim=True) for layer in self.beside)
+        return self.down(h * self.scale(h.shape[-1])) + around
+
+
+class Scaled:
+    """An object, no module, that looks at a number."""
+
+    def __call__(self, count: int) -> float:
+        return 1.0 + math.log2(count) // 1
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        lambda c: 1 + math.floor(math.log2(c)),
+        lambda c: 2.0 if math.log2(c) > 1 else 1.0,
+        lambda c: 1.0 if int(c) > 3 else -1.0,
+        lambda c: float(-(-int(c) // 8) * 8),
+        lambda c: {2: 1.0, 3: 2.0}.get(int(c), 0.5),
+        lambda c: [0.5, *range(30)][c],
+        lambda c: float(math.isqrt(int(c)) > 1),
+        Scaled(),
+    ],
+)
+def test_a_number_that_is_one_for_many_sizes_keeps_the_width_whole(scale: Any) -> None:
+    graph = sc.trace(Eleven(scale), X)
+    assert graph["up.out_features"].frozen is not None
+    assert len([w for w in graph.free if w.size == 11]) == 9
+
+
+@pytest.mark.parametrize("follow", [round, abs, math.floor, math.ceil, math.trunc, lambda c: +c])
+def test_a_size_that_is_rounded_is_still_a_size(follow: Callable[[int], int]) -> None:
+    assert width(lambda h: h.reshape(-1, follow(h.shape[-1]))).frozen is None
+    assert not width(lambda h: h * follow(h.shape[-1])).exact
+
+
 @pytest.mark.parametrize(
     "between",
     [

@@ -144,6 +144,20 @@ class Sized(int):
         self.listener.lost(self.origin, "its bits are read")
         return int.bit_length(self)
 
+    def __pos__(self) -> Sized:
+        return self
+
+    __floor__ = __ceil__ = __trunc__ = __pos__
+
+    def __abs__(self) -> Sized:
+        return self if self >= 0 else -self
+
+    def __round__(self, digits: Any = None, /) -> int:
+        if digits is not None and digits < 0:
+            self.listener.lost(self.origin, "it is rounded")
+            return int.__round__(self, digits)
+        return self
+
     def __neg__(self) -> Sized:
         return Sized(-int.__index__(self), ("-", 0, self.origin), self.listener)
 

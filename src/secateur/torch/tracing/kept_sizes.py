@@ -25,7 +25,7 @@ from secateur.core.space import freeze, leaves
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.unreached import Scene
-from secateur.torch.tracing.written import methods_of, named_by, names_in
+from secateur.torch.tracing.written import led_to, methods_of, named_by, names_in
 
 _TAKE_SIZES = frozenset(
     [
@@ -88,14 +88,9 @@ class _Named:
     def by(cls, kind: type) -> _Named:
         """Those of a class, its bases, and the functions of their files."""
         own = {name: f for name, f in methods_of(kind, ("torch.", "builtins")).items() if name not in _NOT_USES}
-        led_to, open_ones = dict[str, FunctionType](), ["forward"]
-        while open_ones:
-            name = open_ones.pop()
-            if name in own and name not in led_to:
-                led_to[name] = own[name]
-                open_ones.extend(names_in(own[name].__code__))
-        apart = [f for name, f in own.items() if name not in led_to and not name.startswith(_REBUILDS)]
-        return cls(_beside_sizes(led_to.values()), _beside_sizes(apart))
+        led = led_to(own)
+        apart = [f for name, f in own.items() if name not in led and not name.startswith(_REBUILDS)]
+        return cls(_beside_sizes(led.values()), _beside_sizes(apart))
 
 
 def _kept(model: nn.Module) -> Iterator[tuple[Attribute, int, _Named]]:

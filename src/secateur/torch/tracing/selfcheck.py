@@ -29,6 +29,7 @@ from secateur.core.space import Space, freeze, leaves
 from secateur.errors import PlanError, TraceError
 from secateur.torch.tracing.observe import Observation, Run
 from secateur.torch.tracing.rehearsal import COUNTS, Rehearsal, run_narrowed
+from secateur.torch.tracing.written import may_count
 
 ROUNDS = 60
 SMALL = (0.05, 0.2)  # of a width: a threshold in the code, ``if width > 24``, lies above few units
@@ -49,6 +50,25 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: Mapping[str, Spac
         except PlanError as error:
             return _freeze_contradiction(graph, counts, leaf_of, str(error))
         if found := _check_plan(seen, runs, plan, leaf_of):
+            return found
+    return _check_least(seen, runs, graph, leaf_of) if may_count(seen.example.model) else None
+
+
+def _check_least(seen: Observation, runs: list[Run], graph: Graph, leaf_of: Mapping[str, Space]) -> str | None:
+    """At the least counts the code must still make the same calls: ``floor(log2(c))`` is one number for many counts, and what
+    was tried may have been among them."""
+    known = counted(seen.tracer.facts)
+    least = {w.name: w.choices[0] for w in graph.free if id(leaf_of[w.name].root()) not in known}
+    try:
+        plan = _without_coincidence(graph, least)
+    except PlanError:
+        return None
+    for run in runs:
+        rehearsal = Rehearsal(run, {})
+        rehearsal.following = False  # sizes of one take PyTorch other ways
+        with contextlib.suppress(Exception):
+            run_narrowed(run, plan, rehearsal, seen.outside)
+        if rehearsal.differs and (found := _freeze_told(seen, run, graph, plan, leaf_of)):
             return found
     return None
 
@@ -139,7 +159,8 @@ def _some_counts(widths: Sequence[Width], share: tuple[float, float], *, unlike:
         allowed = allowed[bisect_left(allowed, 2) :] or allowed  # sizes of one are special
         near = allowed[bisect_left(allowed, share[0] * width.size) : bisect_right(allowed, share[1] * width.size)]
         taken = set(counts.values()) if unlike else set[int]()
-        drawn = [generator.choice(pool) for pool in (near, allowed) if pool for _ in range(_DRAWS)]
+        smaller = allowed[: max(1, bisect_right(allowed, 0.5 * width.size))]
+        drawn = [generator.choice(pool) for pool in (near, smaller, allowed) if pool for _ in range(_DRAWS)]
         counts[width.name] = next((count for count in drawn if count not in taken), drawn[0])
     return counts
 

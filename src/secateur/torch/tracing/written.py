@@ -7,16 +7,22 @@ Invariant: nothing is run; a name that is put together when the code runs is not
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from inspect import unwrap
 from types import CodeType, FunctionType, ModuleType
 
 from torch import nn
 
+from secateur.torch.running.holding import ATOMS
 from secateur.torch.running.walking import modules_of
 
 _TRAINING = "training"
+# What takes the number out of a size, tells nobody, and may give one number for many.
+_COUNTING = frozenset(["int", "log", "log2", "log10", "isqrt", "gcd", "lcm", "comb", "perm", "factorial"])
+# Functions of libraries that count tokens and pixels, never units.
+_OF_POSITIONS = ("transformers.masking_utils", "timm.layers.pos_embed")
 # Their modules compute the same widths in both modes, and have rules.
+_NOT_THEIRS = ("torch.", "builtins", "collections", "numpy", "types", "functools")
 _KNOWN = ("torch.nn.modules.", "torch.ao.nn.", "builtins")
 
 
@@ -55,22 +61,49 @@ def asks_for_training(model: nn.Module) -> bool:
     """Whether code beside PyTorch's own layers may ask which mode it is in: a method, what it names, a hook, a new forward."""
     kinds = {type(module) for module in modules_of(model)}
     instances = any("forward" in vars(module) or _hooked(module) for module in modules_of(model))
-    return instances or any(_names_training(methods_of(kind).values()) for kind in kinds)
+    return instances or any(_names(methods_of(kind).values(), {_TRAINING}) for kind in kinds)
+
+
+def may_count(model: nn.Module) -> bool:
+    """Whether code that forward leads to may take a plain number out of a size, by a function of C that tells nobody."""
+    modules = modules_of(model)
+    running = [f for kind in {type(module) for module in modules} for f in led_to(_with_getters(kind)).values()]
+    held = [value for module in modules for value in vars(module).values() if type(value) not in ATOMS]
+    running += [plain for value in held if type(plain := getattr(value, "__func__", value)) is FunctionType]
+    running += [f for kind in {type(value) for value in held} for f in methods_of(kind, _NOT_THEIRS).values()]
+    return any(map(_hooked, modules)) or _names(running, _COUNTING)
+
+
+def _with_getters(kind: type) -> dict[str, FunctionType]:
+    getters = {n: p.fget for base in kind.__mro__ for n, p in vars(base).items() if isinstance(p, property)}
+    return {n: f for n, f in getters.items() if type(f) is FunctionType} | methods_of(kind)
+
+
+def led_to(methods: Mapping[str, FunctionType]) -> dict[str, FunctionType]:
+    """Of these methods forward, and those that it names, or that these name."""
+    found, open_ones = dict[str, FunctionType](), ["forward"]
+    while open_ones:
+        name = open_ones.pop()
+        if name in methods and name not in found:
+            found[name] = methods[name]
+            open_ones.extend(names_in(methods[name].__code__))
+    return found
 
 
 def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _names_training(functions: Iterable[FunctionType]) -> bool:
+def _names(functions: Iterable[FunctionType], words: Collection[str]) -> bool:
+    """Whether one of these functions, or one that they name, names one of these words."""
     seen: set[int] = set()
     open_ones = list(functions)
     while open_ones:
         function = open_ones.pop()
-        if id(function) in seen or _is_torchs(function.__module__ or ""):
+        if id(function) in seen or _is_torchs(function.__module__ or "") or function.__module__ in _OF_POSITIONS:
             continue
         seen.add(id(function))
-        if _TRAINING in names_in(function.__code__):
+        if not names_in(function.__code__).isdisjoint(words):
             return True
         open_ones.extend(named_by(function))
     return False
