@@ -29,7 +29,7 @@ from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.masked import listen_padded
 from secateur.torch.tracing.observe import Observation, listen, observe, say_own_sizes
-from secateur.torch.tracing.selfcheck import ROUNDS, check_by_running
+from secateur.torch.tracing.selfcheck import ROUNDS, TrainsOtherwise, check_by_running
 from secateur.torch.tracing.training import listen_in_training
 from secateur.torch.tracing.unreached import place_unreached
 
@@ -58,10 +58,19 @@ def trace(
     """
     example = replace(Example.of(model, Examples(dummy_input, also)), interface=check_interface(interface), depth=depth)
     started = time.perf_counter()
+    try:
+        graph = _traced(example, check=check, rehearses_training=check)
+    except TrainsOtherwise:
+        graph = _traced(example, check=check, rehearses_training=False)
+    seconds = {**graph.seconds, "trace": time.perf_counter() - started - graph.seconds["self_check"]}
+    return replace(graph, seconds=seconds)
+
+
+def _traced(example: Example, *, check: bool, rehearses_training: bool) -> Graph:
     seen = observe(example)
     for place, other in enumerate(example.further):
         listen(seen, other, f"also[{place}]")
-    listen_in_training(seen)
+    listen_in_training(seen, rehearsed=rehearses_training)
     listen_padded(seen)
     say_own_sizes(seen)
     freeze_aliases(seen)
@@ -75,13 +84,12 @@ def trace(
         graph = _checked(seen, graph, leaf_of)
     if example.depth:
         graph = with_blocks(seen, graph)
-    seconds = {"trace": traced - started, "self_check": time.perf_counter() - traced}
-    return replace(graph, seconds=seconds)
+    return replace(graph, seconds={"self_check": time.perf_counter() - traced})
 
 
 def _checked(seen: Observation, graph: Graph, leaf_of: Mapping[str, Space]) -> Graph:
     for _ in range(ROUNDS):
-        if not graph.free or check_by_running(seen, graph, leaf_of) is None:
+        if check_by_running(seen, graph, leaf_of) is None:
             return graph
         settle(seen.tracer.facts)
         graph, leaf_of = build(seen)

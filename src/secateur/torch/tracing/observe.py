@@ -54,6 +54,7 @@ class Observation:
     of the interface; ``tracer`` holds records and equations.
 
     The first run is that of the example in evaluation mode: its ``tracer`` has the costs, and the facts of all.
+    ``untrained``: of the runs whose training mode nobody has tried yet.
     """
 
     example: Example
@@ -65,6 +66,7 @@ class Observation:
     interior: list[str] = field(default_factory=list)
     fallback: str | None = None
     further: list[Run] = field(default_factory=list)
+    untrained: list[Tracer] = field(default_factory=list)
 
     @property
     def runs(self) -> list[Run]:

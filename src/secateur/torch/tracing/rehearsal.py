@@ -50,7 +50,8 @@ class Mismatch(Exception):
 class Rehearsal(Tracer):
     """Runs operators without rules and holds their output sizes against the record of the trace."""
 
-    def __init__(self, run: Run, sizes: dict[int, int]) -> None:
+    def __init__(self, run: Run, sizes: dict[int, int] | None) -> None:
+        """``sizes``: of the leaves that are narrowed; None for the whole network."""
         answers = run.tracer.answers
         super().__init__(abstract=run.tracer.abstract, answers=answers.again() if answers is not None else None)
         self.expected, self.sizes = run.tracer.records, sizes
@@ -91,7 +92,7 @@ class Rehearsal(Tracer):
         self, ahead: Space, x: torch.Tensor, dim: int, start: int | None, end: int | None = None, step: int = 1
     ) -> None:
         """``x[:, 3:4]`` takes one of whatever is left: it must be the same one."""
-        got, want = slice(start, end).indices(x.shape[dim])[0], size_now(ahead, self.sizes, self._random)
+        got, want = slice(start, end).indices(x.shape[dim])[0], self._size(ahead)
         if got != want:
             self.written = [ahead]
             raise Mismatch(f"a slice starts at {got} where {want} is due")
@@ -127,9 +128,12 @@ class Rehearsal(Tracer):
         for got, space in zip(tensor.shape, layout, strict=False):
             if not self.abstract and is_frozen(space):
                 continue
-            want = size_now(space, self.sizes, self._random)
+            want = self._size(space)
             if got != want:
                 raise Mismatch(f"{name} gives a dimension of {got} where {want} is due")
+
+    def _size(self, space: Space) -> int:
+        return space.size if self.sizes is None else size_now(space, self.sizes, self._random)
 
 
 class Training(Rehearsal):
@@ -138,8 +142,8 @@ class Training(Rehearsal):
     Dropout gives what it was given, and statistics are counted and updated: that is known of every training.
     """
 
-    def __init__(self, run: Run) -> None:
-        super().__init__(run, {})
+    def __init__(self, run: Run, sizes: dict[int, int] | None = None) -> None:
+        super().__init__(run, sizes)
         self.keeps_all = True
 
     def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
@@ -153,9 +157,8 @@ class Training(Rehearsal):
             super().hears(call)
 
     def compare(self, name: str, tensor: torch.Tensor, layout: list[Space]) -> None:
-        same = [*tensor.shape] == [space.size for space in layout]
-        if not same and not (name in _STATISTICAL and tensor.dim() == 1):
-            raise Mismatch(f"{name} gives another size in training")
+        if not (name in _STATISTICAL and tensor.dim() == 1):
+            super().compare(name, tensor, layout)
 
     @property
     def followed(self) -> bool:
@@ -163,13 +166,24 @@ class Training(Rehearsal):
         return self.following and self.differs is None and self.place == len(self.expected)
 
 
+def is_quick_to_train(run: Run) -> bool:
+    """Whether a run without rules can tell how the model trains; what is read in training may be other values."""
+    return run.tracer.abstract and run.whole and run.tracer.answers is None
+
+
 def trains_alike(run: Run, outside: Outside) -> bool:
     """Whether the model, in training mode, calls what it calls in evaluation mode, operator by operator."""
-    if run.tracer.answers is not None:
-        return False  # what is read in training may be other values
-    training = Training(run)
+    return is_quick_to_train(run) and _follows(run, Training(run), outside)
+
+
+def trains_as_foretold(run: Run, plan: Plan, sizes: dict[int, int], outside: Outside) -> bool:
+    """Whether a twin narrowed to a plan, in training mode, does what the whole network's evaluation foretells."""
+    return _follows(run, Training(run, sizes), outside, plan)
+
+
+def _follows(run: Run, training: Training, outside: Outside, plan: Plan | None = None) -> bool:
     with contextlib.suppress(Exception):
-        _run(replace(run, training=True), training, outside)
+        _run(replace(run, training=True), training, outside, plan)
         return training.followed
     return False
 

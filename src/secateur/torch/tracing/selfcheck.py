@@ -5,7 +5,8 @@
                 └──────────────────────────────────────────┤ the same calls, with the same numbers?
                                                            │ no: freeze the widths whose size the code uses unseen
 
-Runs on tensors without data (milliseconds a round), or on real ones where the trace needed them.
+Runs on tensors without data (milliseconds a round), or on real ones where the trace needed them. The first run is one in
+training mode, where that was not heard: what trains narrowed as it evaluates whole does both as foretold.
 
 Invariant: ends with a graph whose narrowed network has been seen to run.
 """
@@ -28,7 +29,7 @@ from secateur.core.settle import counted
 from secateur.core.space import Space, freeze, leaves
 from secateur.errors import PlanError, TraceError
 from secateur.torch.tracing.observe import Observation, Run
-from secateur.torch.tracing.rehearsal import COUNTS, Rehearsal, run_narrowed
+from secateur.torch.tracing.rehearsal import COUNTS, Rehearsal, run_narrowed, trains_alike, trains_as_foretold
 from secateur.torch.tracing.written import may_count
 
 ROUNDS = 60
@@ -38,10 +39,17 @@ _FEW = 150  # operators: in a larger network code runs several times, with a cou
 _DRAWS = 12  # for a count that no other width has
 
 
+class TrainsOtherwise(Exception):
+    """The model does something else in training: that must be heard, too."""
+
+
 def check_by_running(seen: Observation, graph: Graph, leaf_of: Mapping[str, Space]) -> str | None:
-    """Narrow and run; None if all went as foretold, else what was frozen because of it."""
+    """Narrow and run; None if all went as foretold, else what was frozen because of it. Raises TrainsOtherwise."""
+    if not graph.free:
+        _refuse_other_training(seen)
+        return None
     free = [w for w in graph.free if len(w.choices) > 1]
-    runs = list(_different(seen.runs, {id(leaf_of[w.name].root()) for w in free}))
+    runs = list(_different(seen, {id(leaf_of[w.name].root()) for w in free}))
     is_small = sum(len(run.tracer.records) for run in runs) < _FEW
     for share in (SMALL, MIDDLING) if is_small else (SMALL,):
         counts = _some_counts(free, share, unlike=share is MIDDLING or not is_small)
@@ -73,11 +81,24 @@ def _check_least(seen: Observation, runs: list[Run], graph: Graph, leaf_of: Mapp
     return None
 
 
+def _refuse_other_training(seen: Observation) -> None:
+    """Nothing is free as it evaluates, which may be because what would free it is used in training."""
+    for run in seen.runs:
+        if run.tracer in seen.untrained and not trains_alike(run, seen.outside):
+            raise TrainsOtherwise
+
+
 def _check_plan(seen: Observation, runs: list[Run], plan: Plan, leaf_of: Mapping[str, Space]) -> str | None:
     graph = plan.graph
     assert graph is not None
     sizes = {id(leaf_of[name].root()): plan.sizes[name] for name in plan.kept}
     for run in runs:
+        if run.tracer in seen.untrained:
+            seen.untrained.remove(run.tracer)
+            if trains_as_foretold(run, plan, dict(sizes), seen.outside):
+                continue
+            if not trains_alike(run, seen.outside):
+                raise TrainsOtherwise
         rehearsal = Rehearsal(run, sizes)
         try:
             run_narrowed(run, plan, rehearsal, seen.outside)
@@ -124,16 +145,16 @@ def _those(names: Sequence[str], differs: Callable[[Sequence[str]], bool]) -> li
     return _those(names[:middle], differs) + _those(names[middle:], differs) or list(names)
 
 
-def _different(runs: list[Run], narrowed: Collection[int]) -> Iterator[Run]:
-    """The runs that came to their end, without those that took the course of one before."""
-    if len(runs) == 1:
-        yield from runs
+def _different(seen: Observation, narrowed: Collection[int]) -> Iterator[Run]:
+    """The runs that came to their end, without those that took the course of one before, unless they are to train."""
+    if len(seen.runs) == 1:
+        yield from seen.runs
         return
     courses = []
-    for run in runs:
+    for run in seen.runs:
         calls = [call for call in run.tracer.calls if call != COUNTS]
         course = run.tracer.abstract, calls, _course(run, narrowed)
-        if run.whole and course not in courses:
+        if run.whole and (course not in courses or run.tracer in seen.untrained):
             courses.append(course)
             yield run
 
