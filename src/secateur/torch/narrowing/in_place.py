@@ -14,7 +14,7 @@ import math
 import operator
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -34,6 +34,7 @@ from secateur.torch.narrowing.slices import (
     renewed,
 )
 from secateur.torch.running.memory import free_bytes
+from secateur.torch.running.restoring import named_tensors
 
 Holder = tuple[dict[str, Any], str]  # a module's table, and the key a tensor has there
 
@@ -56,14 +57,9 @@ class _Cut:
 
 def fits_beside(model: nn.Module, plan: Plan) -> bool:
     """Whether what a plan keeps can be held beside the network until all of it is put in at once."""
-    tensors = {id(t): (name, t) for name, t in _named(model) if plan.narrows(name)}.values()
+    tensors = {id(t): (name, t) for name, t in named_tensors(model).items() if plan.narrows(name)}.values()
     kept = sum(math.prod(plan.shape(name)) * t.element_size() for name, t in tensors if not t.is_meta)
     return kept <= min(LARGE_BYTES, SHARE * free_bytes(next((t.device for _, t in tensors), torch.device("cpu"))))
-
-
-def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 def stream(model: nn.Module, plan: Plan, finish: Callable[[], None], finished: Callable[[], bool]) -> None:

@@ -8,7 +8,7 @@ Invariant: of such tensors no dimension is narrowed. One tensor under several na
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -16,8 +16,6 @@ import torch
 from torch import nn
 
 from secateur.core.space import freeze
-from secateur.torch.running.restoring import named_tensors
-from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.observe import Observation
 
 Span = tuple[int, int, str]  # the first byte, the byte after the last, whose it is
@@ -25,9 +23,8 @@ Span = tuple[int, int, str]  # the first byte, the byte after the last, whose it
 
 def freeze_aliases(seen: Observation) -> None:
     """Freeze what tensors are made of whose memory overlaps another's, or that of an attribute."""
-    model = seen.example.model
-    owned = {id(tensor): name for name, tensor in reversed(list(named_tensors(model).items()))}
-    spans = [*_named(model, owned), *_attributes(model, owned)]
+    owned = {id(tensor): name for name, tensor in reversed(list(seen.tensors.items()))}
+    spans = [*_named(seen.tensors, owned), *_attributes(seen.modules, owned)]
     for one, other in _overlapping(sorted(spans)):
         for name, beside in ((one, other), (other, one)):
             for space in seen.spaces.get(name, ()):
@@ -45,15 +42,15 @@ def _overlapping(spans: list[Span]) -> Iterator[tuple[str, str]]:
             furthest = span
 
 
-def _named(model: nn.Module, owned: dict[int, str]) -> Iterator[Span]:
-    for name, tensor in named_tensors(model).items():
+def _named(tensors: Mapping[str, torch.Tensor], owned: dict[int, str]) -> Iterator[Span]:
+    for name, tensor in tensors.items():
         if owned[id(tensor)] == name:
             yield from _span(tensor, name)
 
 
-def _attributes(model: nn.Module, owned: dict[int, str]) -> Iterator[Span]:
+def _attributes(modules: Mapping[str, nn.Module], owned: dict[int, str]) -> Iterator[Span]:
     """Arrays and tensors that modules hold beside their parameters and buffers."""
-    for prefix, module in named_modules(model):
+    for prefix, module in modules.items():
         for key, value in list(vars(module).items()):
             for item in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(item, (torch.Tensor, np.ndarray)) and id(item) not in owned:

@@ -10,7 +10,7 @@ Invariant: a Sized compares, hashes, prints and pickles as the plain integer it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -90,9 +90,9 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
     return values
 
 
-def own_sizes(model: nn.Module) -> Iterator[tuple[Attribute, str, int]]:
+def own_sizes(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Attribute, str, int]]:
     """What modules of torch.nn say of themselves: the attribute, and the tensor and axis that it is the size of."""
-    for name, module in named_modules(model):
+    for name, module in modules.items():
         for key, (tensor, axis) in _own_sizes(module).items():
             yield Attribute(name, key), f"{name}.{tensor}" if name else tensor, axis
 

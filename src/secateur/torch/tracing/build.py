@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from torch import nn
@@ -20,8 +20,7 @@ from secateur.core.settle import axis_of, differences_for, equations_for
 from secateur.core.sized import Origin
 from secateur.core.space import Form, Space, factors, leaves
 from secateur.torch.narrowing.fingerprint import fingerprint
-from secateur.torch.running.restoring import named_tensors
-from secateur.torch.running.walking import named_modules, named_parameters
+from secateur.torch.running.walking import named_parameters
 from secateur.torch.tracing.names import Names, module_types
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.records import Record
@@ -32,7 +31,7 @@ def build(seen: Observation) -> tuple[Graph, Mapping[str, Space]]:
     """The graph of what the runs said, as it stands, and the leaf that each of its widths is."""
     model = seen.example.model
     parameters = {name for name, _ in named_parameters(model)}
-    names = Names(model, seen, parameters)
+    names = Names(seen, parameters)
     memo: dict[int, Axis] = {}
 
     def axis(space: Space) -> Axis:
@@ -48,9 +47,9 @@ def build(seen: Observation) -> tuple[Graph, Mapping[str, Space]]:
         equations=equations_for(seen.tracer.facts, axis),
         differences=differences_for(seen.tracer.facts, axis),
         attributes=dict(seen.tracer.facts.attributes),
-        costs=_costs(seen, layouts, axis),
+        costs=_costs(seen, parameters, layouts, axis),
         fingerprint=fingerprint(model),
-        module_types=module_types(model),
+        module_types=module_types(seen.modules),
         parameters=frozenset(parameters),
         notes=_notes(seen),
         numbers=frozenset(a for origin, _ in seen.tracer.facts.float_uses for a in _attributes(origin)),
@@ -205,14 +204,16 @@ def _chains(space: Space) -> list[tuple[Space | None, Space]]:
     return found
 
 
-def _costs(seen: Observation, layouts: Mapping[str, Layout], axis: Callable[[Space], Axis]) -> dict[str, Cost]:
-    model = seen.example.model
-    tensors = named_tensors(model)
-    norms = {name for name, m in named_modules(model) if isinstance(m, nn.modules.batchnorm._NormBase)}
-    params = [(1, layouts[n], n.rpartition(".")[0]) for n, _ in model.named_parameters()]
-    distinct = {
-        id(t): n for n, t in reversed(list(tensors.items()))
-    }  # a tied tensor is paid for once, by its first name
+def _costs(
+    seen: Observation, parameters: Collection[str], layouts: Mapping[str, Layout], axis: Callable[[Space], Axis]
+) -> dict[str, Cost]:
+    tensors = seen.tensors
+    norms = {name for name, m in seen.modules.items() if isinstance(m, nn.modules.batchnorm._NormBase)}
+    # a tied tensor is paid for once, by its first name
+    distinct = {id(t): n for n, t in reversed(list(tensors.items()))}
+    params = [
+        (1, layouts[n], n.rpartition(".")[0]) for n, t in tensors.items() if n in parameters and distinct[id(t)] == n
+    ]
     stored = [(tensors[n].element_size(), layouts[n], n.rpartition(".")[0]) for n in distinct.values()]
     macs = Counter(
         seen.tracer.macs

@@ -22,7 +22,6 @@ from torch import nn
 from secateur.core.equations import Attribute
 from secateur.core.settle import SizeFacts, attributes_in
 from secateur.core.space import freeze, leaves
-from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.unreached import Scene
 from secateur.torch.tracing.written import led_to, methods_of, named_by, names_in
@@ -55,7 +54,7 @@ def freeze_kept_sizes(seen: Observation) -> None:
     said = {found for origin, *_ in facts.equations for found in attributes_in(origin)}
     heard, compared = facts.mentioned(), _told_apart(facts)
     scene: Scene | None = None
-    for attribute, value, kept in _kept(seen.example.model):
+    for attribute, value, kept in _kept(seen.modules):
         named = kept.on_a_branch if attribute in compared else {} if attribute in heard else kept.apart
         function = named.get(attribute.path)
         if function is None or attribute in said or attribute not in facts.attributes:
@@ -93,10 +92,10 @@ class _Named:
         return cls(_beside_sizes(led.values()), _beside_sizes(apart))
 
 
-def _kept(model: nn.Module) -> Iterator[tuple[Attribute, int, _Named]]:
+def _kept(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Attribute, int, _Named]]:
     """The integers that modules of classes other than PyTorch's keep, and what the code of their class names."""
     named: dict[type, _Named] = {}
-    for name, module in named_modules(model):
+    for name, module in modules.items():
         kind = type(module)
         if not kind.__module__.startswith("torch."):
             named[kind] = named.get(kind) or _Named.by(kind)

@@ -15,7 +15,6 @@ from torch import nn
 
 from secateur.core.equations import Attribute
 from secateur.core.space import Space, leaves
-from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.observe import Observation
 
 HIDDEN = frozenset({"kernel", "spatial size", "size one"})
@@ -62,13 +61,13 @@ def role(module: nn.Module | None, tensor: str, axis: int) -> tuple[str, str, bo
 class Names:
     """Width names by leaf, in order of first appearance; also their kinds and where each occurs."""
 
-    def __init__(self, model: nn.Module, seen: Observation, parameters: set[str]) -> None:
+    def __init__(self, seen: Observation, parameters: set[str]) -> None:
         self.by_leaf: dict[int, str] = {}
         self.kind: dict[str, str] = {}
         self.leaf: dict[str, Space] = {}
         self.uses: dict[int, list[tuple[str, int]]] = {}
         self._taken: dict[str, int] = {}
-        modules = dict(named_modules(model))
+        modules = seen.modules
         entries: list[tuple[str, int, str, str, bool]] = []
         for tensor, spaces in seen.spaces.items():
             owner, _, local = tensor.rpartition(".")
@@ -152,6 +151,6 @@ def type_names(module: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
-def module_types(model: nn.Module) -> Mapping[str, Any]:
+def module_types(modules: Mapping[str, nn.Module]) -> Mapping[str, Any]:
     """Type names of every module by dotted name."""
-    return {name: type_names(module) for name, module in named_modules(model)}
+    return {name: type_names(module) for name, module in modules.items()}

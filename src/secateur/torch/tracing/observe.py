@@ -11,8 +11,9 @@ Invariant: what runs is a twin (`stage`); model, arguments and process stay as t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class Run:
     whole: bool = True
 
 
-@dataclass(slots=True)
+@dataclass
 class Observation:
     """What the runs said. ``spaces`` by tensor name; ``outputs`` in order, ``interior`` the places of those that are no part
     of the interface; ``tracer`` holds records and equations.
@@ -67,6 +68,16 @@ class Observation:
     fallback: str | None = None
     further: list[Run] = field(default_factory=list)
     untrained: list[Tracer] = field(default_factory=list)
+
+    @cached_property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The modules of the model, each by its first name, which no run changes."""
+        return dict(named_modules(self.example.model))
+
+    @cached_property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """Its parameters and buffers, by every name they have."""
+        return named_tensors(self.example.model)
 
     @property
     def runs(self) -> list[Run]:
@@ -153,7 +164,7 @@ def say_own_sizes(seen: Observation) -> None:
     """Where the code uses what a torch.nn module says of itself, that is the size of its tensor."""
     facts = seen.tracer.facts
     used = facts.mentioned()
-    for attribute, tensor, axis in own_sizes(seen.example.model):
+    for attribute, tensor, axis in own_sizes(seen.modules):
         if attribute in used and tensor in seen.spaces:
             facts.equations.append((attribute, seen.spaces[tensor][axis], f"the size of {tensor}"))
 
@@ -197,8 +208,8 @@ def _observe(example: Example, outside: Outside, *, abstract: bool, answers: Ans
 
 def _perform(run: Run, seen: Observation) -> list[list[Space]]:
     """Run a twin on the spaces seen so far, which it adds to; the spaces of its outputs."""
-    model, tracer = run.example.model, run.tracer
-    names = _names_by_tensor(model)
+    tracer = run.tracer
+    names = _names_by_tensor(seen.tensors)
     like = abstract_like if tracer.abstract else real_like
 
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -243,9 +254,9 @@ def _scripted(twin: nn.Module, tracer: Tracer) -> dict[str, list[Space]]:
     return found
 
 
-def _names_by_tensor(model: nn.Module) -> dict[int, list[str]]:
+def _names_by_tensor(tensors: Mapping[str, torch.Tensor]) -> dict[int, list[str]]:
     names: dict[int, list[str]] = {}
-    for name, tensor in named_tensors(model).items():
+    for name, tensor in tensors.items():
         names.setdefault(id(tensor), []).append(name)
     return names
 

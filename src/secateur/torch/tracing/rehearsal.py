@@ -62,11 +62,9 @@ class Rehearsal(Tracer):
         self.written: list[Space] = []  # a size that is written into the code, where that was found out
         self._random = random.Random(0)
 
-    def __torch_dispatch__(
-        self, func: Operator, types: object, args: Args = (), kwargs: Kwargs | None = None
-    ) -> Result:
+    def _run_operator(self, func: Operator, args: Args, kwargs: Kwargs) -> Result:
         try:
-            return super().__torch_dispatch__(func, types, args, kwargs)
+            return super()._run_operator(func, args, kwargs)
         except Mismatch:
             raise
         except Exception as error:

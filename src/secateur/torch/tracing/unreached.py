@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from secateur.core.space import Space, freeze, leaves, unify
-from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.live import used_leaves
 from secateur.torch.tracing.observe import Observation
@@ -81,8 +80,8 @@ class Scene:
 
     def __init__(self, seen: Observation) -> None:
         self.seen, self.spaces = seen, seen.spaces
-        self.modules = dict(seen.example.model.named_modules(remove_duplicate=False))
-        self.tensors = named_tensors(seen.example.model)
+        self.modules = dict(named_modules(seen.example.model, once=False))
+        self.tensors = seen.tensors
         self.ran = {name for run in seen.runs for name in run.tracer.near}
         used = used_leaves(seen)
         self.unreached = [
