@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.torch.tracing.written import may_count
 
 X = torch.rand(2, 6)
 
@@ -241,3 +242,27 @@ def test_a_slice_that_starts_at_a_number_keeps_what_is_before_it() -> None:
     assert (before.size, after.size) == (3, 20)
     assert "written into the code" in str(before.frozen)
     assert after.frozen is None
+
+
+class Config:
+    """An object whose methods nobody calls while the network runs."""
+
+    def validate(self) -> int:
+        return int(self.__class__.__name__ == "Config")
+
+
+class Held(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(6, 6)
+        self.config = Config()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.to(torch.int).float() if isinstance(x, int) else x)
+
+
+@pytest.mark.parametrize(
+    ("part", "counts"),
+    [(Held, False), (lambda: Eleven(lambda c: float(int(c))), True), (lambda: Eleven(Scaled()), True)],
+)
+def test_only_code_that_may_run_counts(part: Callable[[], nn.Module], counts: bool) -> None:
+    assert may_count(part()) is counts

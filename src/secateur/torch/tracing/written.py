@@ -7,7 +7,10 @@ Invariant: nothing is run; a name that is put together when the code runs is not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import dis
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from enum import Enum
 from inspect import unwrap
 from types import CodeType, FunctionType, ModuleType
 
@@ -18,7 +21,11 @@ from secateur.torch.running.walking import modules_of
 
 _TRAINING = "training"
 # What takes the number out of a size, tells nobody, and may give one number for many.
-_COUNTING = frozenset(["int", "log", "log2", "log10", "isqrt", "gcd", "lcm", "comb", "perm", "factorial"])
+_INT = "int"
+_COUNTING = frozenset([_INT, "log", "log2", "log10", "isqrt", "gcd", "lcm", "comb", "perm", "factorial"])
+_MAKING = frozenset(
+    ["__new__", "__init__", "__post_init__", "__init_subclass__", "__repr__", "__str__", "__format__", "__reduce__"]
+)
 # Functions of libraries that count tokens and pixels, never units.
 _OF_POSITIONS = ("transformers.masking_utils", "timm.layers.pos_embed")
 # Their modules compute the same widths in both modes, and have rules.
@@ -70,8 +77,19 @@ def may_count(model: nn.Module) -> bool:
     running = [f for kind in {type(module) for module in modules} for f in led_to(_with_getters(kind)).values()]
     held = [value for module in modules for value in vars(module).values() if type(value) not in ATOMS]
     running += [plain for value in held if type(plain := getattr(value, "__func__", value)) is FunctionType]
-    running += [f for kind in {type(value) for value in held} for f in methods_of(kind, _NOT_THEIRS).values()]
+    kinds = {type(value) for value in held if not isinstance(value, Enum)}
+    running += _asked_of([methods_of(kind, _NOT_THEIRS) for kind in kinds], running)
     return any(map(_hooked, modules)) or _names(running, _COUNTING)
+
+
+def _asked_of(held: Sequence[Mapping[str, FunctionType]], running: Iterable[FunctionType]) -> list[FunctionType]:
+    """The methods of objects that running code names, and what Python calls by itself but to make or to show one."""
+    named = {name for function in running for name in names_in(function.__code__)}
+    found: list[FunctionType] = []
+    for methods in held:
+        asked = {n: f for n, f in methods.items() if n in named or (n.startswith("__") and n not in _MAKING)}
+        found += led_to(methods, *asked).values()
+    return found
 
 
 def _with_getters(kind: type) -> dict[str, FunctionType]:
@@ -79,9 +97,9 @@ def _with_getters(kind: type) -> dict[str, FunctionType]:
     return {n: f for n, f in getters.items() if type(f) is FunctionType} | methods_of(kind)
 
 
-def led_to(methods: Mapping[str, FunctionType]) -> dict[str, FunctionType]:
-    """Of these methods forward, and those that it names, or that these name."""
-    found, open_ones = dict[str, FunctionType](), ["forward"]
+def led_to(methods: Mapping[str, FunctionType], *first: str) -> dict[str, FunctionType]:
+    """Of these methods the first, forward unless others are said, and those that it names, or that these name."""
+    found, open_ones = dict[str, FunctionType](), [*first] or ["forward"]
     while open_ones:
         name = open_ones.pop()
         if name in methods and name not in found:
@@ -94,7 +112,7 @@ def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _names(functions: Iterable[FunctionType], words: Collection[str]) -> bool:
+def _names(functions: Iterable[FunctionType], words: AbstractSet[str]) -> bool:
     """Whether one of these functions, or one that they name, names one of these words."""
     seen: set[int] = set()
     open_ones = list(functions)
@@ -103,7 +121,16 @@ def _names(functions: Iterable[FunctionType], words: Collection[str]) -> bool:
         if id(function) in seen or _is_torchs(function.__module__ or "") or function.__module__ in _OF_POSITIONS:
             continue
         seen.add(id(function))
-        if not names_in(function.__code__).isdisjoint(words):
+        found = names_in(function.__code__) & words
+        if found and (found != {_INT} or _takes_integers(function.__code__)):
             return True
         open_ones.extend(named_by(function))
     return False
+
+
+def _takes_integers(code: CodeType) -> bool:
+    """Whether ``int`` is called, or handed on to be, and not only asked for by ``isinstance`` or a name of PyTorch's."""
+    loads = [step for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    called = any(step.argval == _INT and "NULL" in step.argrepr for step in loads)
+    handed = sum((step.argval == _INT) - (step.argval == "isinstance") for step in loads) > 0
+    return called or handed or any(_takes_integers(inner) for inner in code.co_consts if type(inner) is CodeType)
