@@ -542,7 +542,7 @@ class TestSources:
             (lambda: Taylor(of="units"), "of is one of unit, element, not 'units'. Did you mean 'unit'"),
             (lambda: Taylor(power=3), "power is 1 or 2, not 3"),
             (lambda: GateGradient(per="token"), "per is one of sample, batch, not 'token'"),
-            (lambda: Taylor(target="logits"), "target is one of loss, output, not 'logits'"),
+            (lambda: Taylor(target="logits"), "target is one of loss, output, agreement, not 'logits'"),
             (lambda: APoZ(activation="relu66"), "activation is one of relu, .* not 'relu66'. Did you mean 'relu6'"),
             (lambda: Fisher(num_batches=0), "fisher: num_batches is at least 1, not 0"),
         ],

@@ -47,18 +47,31 @@ DICTS = [{"image": x, "label": y} for x, y in GOOD]
         ({"data_loader": DICTS}, "a dict with image, label.*collect_func"),
         ({"data_loader": [(x.repeat(1, 3, 1, 1), y) for x, y in GOOD]}, r"tensor \(8, 3, 8, 8\) of float32.*collect_func"),
         ({"data_loader": torch.randn(16, 1, 8, 8)}, "one tensor .* read row by row"),
-        ({"data_loader": [x for x, _ in GOOD]}, "pass loss_func"),
         ({"data_loader": GOOD, "collect_func": lambda batch: batch["x"]}, "collect_func fails on a batch"),
         ({"data_loader": GOOD, "loss_func": lambda output: output.sum()}, "loss_func fails.*called as loss_func"),
         ({"data_loader": GOOD, "loss_func": nn.CrossEntropyLoss}, r"write CrossEntropyLoss\(\)"),
         ({"data_loader": [x for x, _ in GOOD], "loss_func": nn.CrossEntropyLoss()}, "takes logits and labels"),
-        ({"forward_loop": lambda m: [m(x) for x, _ in GOOD]}, "a forward_loop gives the model's inputs alone"),
     ],
 )  # fmt: skip
 def test_data_that_do_not_fit_are_told_by_the_argument_with_the_way_out(config: dict[str, Any], said: str) -> None:
     for mode in ("gradnas", "progressive"):
         with pytest.raises(InputError, match=said):
             prune(mode, **config)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"data_loader": [x for x, _ in GOOD]}, "pass loss_func"),
+        ({"forward_loop": lambda m: [m(x) for x, _ in GOOD]}, "a forward_loop gives the model's inputs alone"),
+    ],
+)
+def test_data_without_labels_are_told_by_a_mode_that_is_about_a_loss_and_will_do_for_progressive(
+    config: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        prune("gradnas", **config)
+    assert prune("progressive", **config, steps=1).macs
 
 
 def test_finetune_and_measure_tell_it_too() -> None:

@@ -48,6 +48,10 @@ class Frontend(Protocol):
         """The same network with no more data than so many samples; the same ones each time."""
         ...
 
+    def with_a_loss(self) -> Frontend:
+        """The same network with data that have a loss: their own, of the next token, or of agreement with its own answers."""
+        ...
+
     def judge(self, criterion: object, *, seed: int | None = None) -> Judge:
         """What scores units: a criterion by name or as an object, or scores made before.
 

@@ -4,7 +4,9 @@
 
 What is left after each round computes nearly what the original did, so the next scores are those of a working network.
 
-Invariant: no label is needed but for the loss that scores; no weight is trained.
+Without labels the loss is that of the next token where the model is causal, else agreement with what the network answers.
+
+Invariant: no label is needed; no weight is trained.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Progressive(Mode):
 
     def search(self, task: Task) -> Found:
         """One round: score what is there now, and allocate."""
-        frontend = task.frontend.limited(self.scoring_samples) if task.frontend.has_data else task.frontend
+        frontend = task.frontend
+        if frontend.has_data:
+            frontend = frontend.limited(self.scoring_samples).with_a_loss()
         judge = journalled(self.criterion, frontend, task, self)
         task.tell(0.2, f"round {task.step + 1}: scoring with {judge.described['name']}")
         return Found(plan=self.allocated(task, judge, self.allocation), evidence=Evidence(method="progressive"))

@@ -28,6 +28,7 @@ from secateur.torch.criteria.judge import judge_of
 from secateur.torch.criteria.protocol import make, recognised
 from secateur.torch.evaluating.evaluator import Evaluator, keep_freed_memory
 from secateur.torch.evaluating.worth import SAMPLES, Agreement, Worth, constant_score
+from secateur.torch.measuring.targets import with_a_loss
 from secateur.torch.narrowing.host_config import admits, said_by_config
 from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
@@ -76,6 +77,9 @@ class TorchFrontend:
 
     def limited(self, samples: int) -> TorchFrontend:
         return self if self.data is None else replace(self, data=self.data.limited(self.model, samples))
+
+    def with_a_loss(self) -> TorchFrontend:
+        return self if self.data is None else replace(self, data=with_a_loss(self.data, self.model))
 
     def judge(self, criterion: Any, *, seed: int | None = None) -> Judge:
         if isinstance(criterion, Mapping):

@@ -33,6 +33,7 @@ from secateur.torch.compensation.solve import RIDGES, Option
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example, batch_size
+from secateur.torch.running.padding import Padding
 from secateur.torch.running.restoring import flags_kept
 
 _Steps = Lockstep[Brought, None]
@@ -81,7 +82,8 @@ class Compensator:
             model.eval()
             for batch in self._numbered(model):
                 tell(batch.number / len(self.batches), "looking at what the network computes")
-                recorder = Recorder(model, batch, record, limit)
+                padding = Padding.of(model, self.data.collect(self.batches[batch.number]))
+                recorder = Recorder(model, batch, record, limit, padding)
                 with taps(model, recorder):
                     self.data.output(model, self.batches[batch.number])
                 record.looked_up |= recorder.looked_up

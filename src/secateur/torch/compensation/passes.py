@@ -34,6 +34,7 @@ from secateur.torch.compensation.norms import ChannelSums, Statistics, channel_s
 from secateur.torch.compensation.records import Contraction, Norm, Original, Sampled
 from secateur.torch.compensation.rows import input_rows, num_inputs, num_outputs, outline, output_rows, positions
 from secateur.torch.running.contractions import Site
+from secateur.torch.running.padding import NOTHING_PADDED, Padding
 
 Function = Callable[..., Any]
 Called = Callable[[str], str]  # what the original calls a tensor of this name
@@ -170,9 +171,11 @@ Limit = Callable[[Site], int]  # how many positions to look at in one pass
 class Recorder(Watcher):
     """Keeps what the original network gives."""
 
-    def __init__(self, model: nn.Module, batch: Batch, record: Original, limit: Limit) -> None:
+    def __init__(
+        self, model: nn.Module, batch: Batch, record: Original, limit: Limit, padding: Padding = NOTHING_PADDED
+    ) -> None:
         super().__init__(model, batch, record)
-        self.limit = limit
+        self.limit, self.padding = limit, padding
         self.order: list[str] = []
         trains = any(p.requires_grad for p in model.parameters())
         self.frozen = {n for n, p in model.named_parameters() if not p.requires_grad} if trains else set[str]()
@@ -180,7 +183,7 @@ class Recorder(Watcher):
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
         self.order.append(self._here)
         contraction = self.record.contractions.setdefault(self._here, self._contraction_of(site))
-        at = positions(y, site, self.limit(site), self.batch.number)
+        at = positions(y, site, self.limit(site), self.batch.number, self.padding)
         contraction.seen[self.batch.number] = Sampled(
             at=at,
             owner=owners(at, y.numel() // y.shape[site.features], self.batch.samples),

@@ -18,15 +18,24 @@ import torch
 from torch import nn
 
 from secateur.torch.running.contractions import Site
+from secateur.torch.running.padding import NOTHING_PADDED, Padding
 
 
-def positions(y: torch.Tensor, site: Site, limit: int, seed: int) -> torch.Tensor:
-    """At most ``limit`` flat positions (sample and place) of an output, ascending; the same for the same seed."""
-    total = y.numel() // y.shape[site.features]
+def positions(y: torch.Tensor, site: Site, limit: int, seed: int, padding: Padding = NOTHING_PADDED) -> torch.Tensor:
+    """At most ``limit`` flat positions (sample and place) of an output, ascending; the same for the same seed.
+
+    Those that are padding are none.
+    """
+    shape = list(y.shape)
+    del shape[site.features]
+    live = padding.live(shape)
+    among = None if live is None else live.flatten().nonzero().flatten().to(y.device)
+    total = math.prod(shape) if among is None else len(among)
     if total <= limit:
-        return torch.arange(total, device=y.device)
+        return torch.arange(total, device=y.device) if among is None else among
     generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(total, generator=generator)[:limit].sort().values.to(y.device)
+    drawn = torch.randperm(total, generator=generator)[:limit].sort().values.to(y.device)
+    return drawn if among is None else among[drawn]
 
 
 def output_rows(y: torch.Tensor, site: Site, at: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,8 @@ its positions), the hidden width at what every norm gives (an activation that se
 all places are added up); one that is never read by itself (an expert's, in a tensor of all experts) by its weights. After
 Muralidharan et al., Compact language models via pruning and knowledge distillation, arXiv 2407.14679.
 
+Padded positions are no part of the sequence.
+
 Invariant: sums are in float32 or wider, one number a feature and place, however long the text.
 """
 
@@ -34,6 +36,7 @@ from secateur.torch.measuring.samples import Contractions, Rows, contractions_of
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.distributed import reduce_sum
 from secateur.torch.running.example import Example, batch_size
+from secateur.torch.running.padding import NOTHING_PADDED, Padding
 
 Aggregation = Literal["mean", "l2"]
 AGGREGATIONS = ("mean", "l2")
@@ -62,7 +65,8 @@ class ActivationNorm(DataDriven):
             readers = readers_of(graph, contractions.sites)
             tap = _Norms(self, readers, contractions)
             for batch in batches(self.name, data, model):
-                tap.begin(batch_size(Example.of(model, data.collect(batch))))
+                given = data.collect(batch)
+                tap.begin(batch_size(Example.of(model, given)), Padding.of(model, given))
                 with taps(model, tap):
                     data.output(model, batch)
             seen = finite(tap.scores(data.group))
@@ -86,12 +90,13 @@ class _Norms:
     reads: dict[str, tuple[Read, ...]] = field(default_factory=dict)
     samples: int = 0
     batch: int = 1
+    padding: Padding = NOTHING_PADDED
     calls: Counter[str] = field(default_factory=Counter)
     last: tuple[torch.Tensor | None, frozenset[str]] = (None, frozenset())
 
-    def begin(self, batch: int) -> None:
+    def begin(self, batch: int, padding: Padding) -> None:
         """The next forward pass is of so many samples."""
-        self.batch, self.calls, self.last = batch, Counter(), (None, frozenset())
+        self.batch, self.padding, self.calls, self.last = batch, padding, Counter(), (None, frozenset())
         self.samples += batch
 
     def before(self, site: Site) -> torch.Tensor:
@@ -113,8 +118,10 @@ class _Norms:
         if not asked:
             return
         rows = over_space(a.to(torch.promote_types(a.dtype, torch.float32)).abs(), site.spatial)
-        by_sample = _by_sample(rows, self.contractions.rows.get((site.name, self.calls[site.name])), self.batch)
-        of_sample = _SEQUENCE[self.asked.sequence](by_sample)
+        way = self.contractions.rows.get((site.name, self.calls[site.name]))
+        live = self.padding.live(rows.shape[:-1])
+        counted = torch.ones_like(rows[..., :1]) if live is None else live.to(rows)[..., None]
+        of_sample = _SEQUENCE[self.asked.sequence](*(_by_sample(v, way, self.batch) for v in (rows * counted, counted)))
         added = (of_sample.square() if self.asked.batch == "l2" else of_sample).sum(0).to(wide(a.device))
         self.sums[place] = self.sums[place] + added if place in self.sums else added
         self.reads[place] = asked
@@ -140,15 +147,15 @@ def _plus(one: Values, other: Values) -> Values:
     return np.add(one, other)
 
 
-def _mean(by_sample: torch.Tensor) -> torch.Tensor:
-    return by_sample.mean(1)
+def _mean(by_sample: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    return by_sample.sum(1) / counted.sum(1).clamp_min(1)
 
 
-def _l2(by_sample: torch.Tensor) -> torch.Tensor:
+def _l2(by_sample: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     return by_sample.square().sum(1).sqrt()
 
 
-_SEQUENCE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"mean": _mean, "l2": _l2}
+_SEQUENCE: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"mean": _mean, "l2": _l2}
 
 
 def _by_sample(rows: torch.Tensor, way: Rows | None, batch: int) -> torch.Tensor:

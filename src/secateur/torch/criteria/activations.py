@@ -11,6 +11,7 @@ Invariant: a score is a mean over all samples, positions and readers: order and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -28,6 +29,7 @@ from secateur.torch.measuring.judging import batches, judging
 from secateur.torch.measuring.readers import Read, Readers, readers_of
 from secateur.torch.measuring.samples import contractions_of, over_space
 from secateur.torch.running.contractions import Site, taps
+from secateur.torch.running.padding import NOTHING_PADDED, Padding
 
 Activation = Literal["relu", "relu6", "gelu", "silu"]
 OfActivation = Callable[[torch.Tensor], torch.Tensor]
@@ -113,6 +115,7 @@ def unit_means(
         readers = readers_of(graph, sites, produced=activation is not None)
         tap = _Sums(readers, Tally.of(graph, model, data.group), value, activation)
         for batch in batches(criterion.name, data, model):
+            tap.padding = Padding.of(model, data.collect(batch))
             with taps(model, tap):
                 data.output(model, batch)
     return tap.tally.means()
@@ -126,6 +129,7 @@ class _Sums:
     tally: Tally
     value: OfActivation
     activation: str | None
+    padding: Padding = NOTHING_PADDED
 
     def before(self, site: Site) -> torch.Tensor:
         """Add what this contraction reads."""
@@ -142,10 +146,11 @@ class _Sums:
             return
         a = a.to(torch.promote_types(a.dtype, torch.float32))
         values = self.value(a if self.activation is None else ACTIVATIONS[self.activation](a))
-        rows = over_space(values, site.spatial)
-        total = rows.flatten(0, -2).sum(0, keepdim=True)
+        places = math.prod(a.shape[-site.spatial :]) if site.spatial else 1
+        rows = self.padding.only(over_space(values, site.spatial))
+        total = rows.sum(0, keepdim=True)
         for read in asked:
-            num_positions = a.numel() // rows.shape[-1] * read.positions.shape[-1]
+            num_positions = len(rows) * places * read.positions.shape[-1]
             self.tally.add({read.width: read.fold(total)[0]}, num_positions)
 
 

@@ -30,6 +30,7 @@ from secateur.torch.measuring.gradients import backward
 from secateur.torch.measuring.judging import batches, judging
 from secateur.torch.measuring.targets import aimed
 from secateur.torch.running.example import Example, batch_size
+from secateur.torch.running.padding import NOTHING_PADDED, Padding
 
 
 @CRITERIA.add("block_influence")
@@ -72,13 +73,15 @@ def _influences(criterion: DataDriven, graph: Graph, model: nn.Module) -> dict[s
     with judging(model) as judged, torch.no_grad():
         data = criterion.source(judged)
         tally = Tally.of(only, judged, data.group)
+        padding = NOTHING_PADDED
 
         def look(name: str, given: torch.Tensor, gave: torch.Tensor) -> None:
             rows = influence(given, gave, blocks[name].axis)
-            tally.add({name: rows.mean(1).sum(0, keepdim=True)}, len(rows))
+            tally.add({name: padding.mean(rows).sum(0, keepdim=True)}, len(rows))
 
         with watched(judged, only, look):
             for batch in batches(criterion.name, data, judged):
+                padding = Padding.of(judged, data.collect(batch))
                 data.output(judged, batch)
         return tally.means()
 
@@ -90,7 +93,7 @@ def _gates(criterion: GateGradient | Taylor, graph: Graph, model: nn.Module) -> 
     per_sample = not isinstance(criterion, GateGradient) or criterion.per == "sample"
     change = torch.square if isinstance(criterion, GateGradient) or criterion.power == 2 else torch.abs
     with judging(model) as judged:
-        data = aimed(criterion.source(judged), criterion.target)
+        data = aimed(criterion.source(judged), criterion.target, judged)
         tally = Tally.of(only, judged, data.group)
         count = 0
         _ask_for_gradients(judged, blocks)

@@ -35,7 +35,7 @@ from secateur.torch.measuring.judging import batches, judging
 from secateur.torch.measuring.norms import signed_unit_sums, with_values
 from secateur.torch.measuring.readers import Read, Readers, readers_of
 from secateur.torch.measuring.samples import Contractions, contractions_of, over_space
-from secateur.torch.measuring.targets import Target, aimed
+from secateur.torch.measuring.targets import TARGETS, Target, aimed
 from secateur.torch.measuring.weights import Carrier, outer_widths
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
@@ -55,7 +55,7 @@ class GateDriven(DataDriven):
     def check_source(self) -> None:
         """Raise ConfigError where the target or the source of data cannot be used."""
         DataDriven.check_source(self)
-        one_of("target", self.target, ("loss", "output"))
+        one_of("target", self.target, TARGETS)
 
 
 @CRITERIA.add("gate_gradient")
@@ -95,7 +95,7 @@ def gate_scores(
     if not graph.free:
         return {}
     with judging(model) as model:
-        data = aimed(criterion.source(model), criterion.target)
+        data = aimed(criterion.source(model), criterion.target, model)
         first = data.collect(next(iter(data.batches(model))))
         seen = contractions_of(model, first, samples=per == "sample")
         where = readers_of(graph, seen.sites)

@@ -77,7 +77,7 @@ class Taylor(GateDriven):
         total: dict[str, list[Values]] = {}
         with judging(model) as model:
             count = torch.zeros(1)
-            data = aimed(self.source(model), self.target)
+            data = aimed(self.source(model), self.target, model)
             asked = live_carriers(graph, model, bias=self.bias)
             for size in gradients(self.name, data, model, asked, per="batch"):
                 count += size

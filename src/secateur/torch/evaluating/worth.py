@@ -26,6 +26,7 @@ from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
 from secateur.torch.running.data import Data
 from secateur.torch.running.distributed import reduce_sum
 from secateur.torch.running.outputs import output_tensors
+from secateur.torch.running.padding import Padding
 from secateur.torch.running.randomness import seeded, unmoved
 from secateur.torch.running.twin import in_use, twin
 
@@ -86,7 +87,7 @@ class Agreement:
         for batch in self.data.batches(model):
             output = self.data.output(model, batch)
             losses += self._losses(output, batch)
-            found = _rows(output)
+            found = _rows(output, Padding.of(model, self.data.collect(batch)))
             if found is not None and held < _MOST_NUMBERS:
                 rows.append(found)
                 held += found.numel()
@@ -204,12 +205,12 @@ def _zeros(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor.detach().clone()
 
 
-def _rows(output: Any) -> torch.Tensor | None:
-    """The first floating output as rows, one for each sample or position."""
+def _rows(output: Any, padding: Padding) -> torch.Tensor | None:
+    """The first floating output as rows, one for each sample or position that is not padding."""
     logits = getattr(output, "logits", None)
     tensors = [logits] if isinstance(logits, torch.Tensor) else output_tensors(output)
     first = next((t for t in tensors if t.is_floating_point() and t.dim() and t.numel()), None)
     if first is None:
         return None
     first = first.detach().movedim(1, -1) if first.dim() > 3 else first.detach()  # classes of maps are dimension 1
-    return first.reshape(-1, first.shape[-1] if first.dim() > 1 else 1).double().clone()
+    return padding.only(first if first.dim() > 1 else first[:, None]).double().clone()

@@ -1,12 +1,14 @@
-"""What is differentiated: the loss, or how strong the network's answer is.
+"""What is differentiated: the loss, how strong the network's answer is, or how far it stays what it was.
 
-    target="loss"      ∂ of the data's loss: what GradNAS and the Taylor criteria do
-    target="output"    ∂ of ‖z − mean z‖, the norm of the centred output of each sample: needs no labels
+    target="loss"       ∂ of the data's loss: what GradNAS and the Taylor criteria do
+    target="output"     ∂ of ‖z − mean z‖, the norm of the centred output of each sample: needs no labels
+    target="agreement"  ∂ of the loss on labels drawn from the network's own answer: squared and averaged, the curvature of
+                        the divergence between the answer and what it becomes (Fisher information); needs no labels
 
 On data that a network fits, the loss has almost no gradient left but for the few samples it gets wrong, and these then decide
-which units stay; the output has as much as ever.
+which units stay; output and agreement have as much as ever.
 
-Invariant: a target is a mean over samples.
+Invariant: a target is a mean over samples; padded positions are no part of it.
 """
 
 from __future__ import annotations
@@ -15,17 +17,40 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from torch import nn
+from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import InputError
 from secateur.torch.running.data import Data
+from secateur.torch.running.example import Example
+from secateur.torch.running.padding import Padding
+from secateur.torch.running.twin import in_use, twin
 
-Target = Literal["loss", "output"]
+Target = Literal["loss", "output", "agreement"]
+TARGETS = ("loss", "output", "agreement")
 
 
-def aimed(data: Data, target: Target) -> Data:
+def aimed(data: Data, target: Target, model: nn.Module) -> Data:
     """The data, with what is differentiated as its loss."""
-    return data if target == "loss" else replace(data, loss=output_norm)
+    if target == "loss":
+        return data
+    return replace(data, loss=output_norm if target == "output" else _Agreement(data, model))
+
+
+def with_a_loss(data: Data, model: nn.Module) -> Data:
+    """The data with a loss in any case: its own, of the next token where the model is causal, else agreement.
+
+    Labels that cannot be used are left to whoever asks for the loss: that is a fault, not a want.
+    """
+    network = twin(model, in_use).eval()
+    batch = next(iter(data.batches(network)))
+    with torch.no_grad():
+        if not data.wants_a_loss(data.output(network, batch), batch):
+            return data
+        ids = _read_in_order(data, network, batch)
+    loss = _Agreement(data, model) if ids is None else _NextToken(data, model, ids)
+    return replace(data, loss=loss)
 
 
 def output_norm(output: object, batch: object = None) -> torch.Tensor:
@@ -33,12 +58,95 @@ def output_norm(output: object, batch: object = None) -> torch.Tensor:
 
     Classes are the last dimension, or dimension 1 of maps ``[B, K, h, w]``. Raises InputError where there is no such tensor.
     """
+    z = _answer(output, "output")
+    centred = z - z.mean(-1, keepdim=True) if z.shape[-1] > 1 else z
+    return centred.reshape(len(z), -1).norm(dim=1).mean()
+
+
+def _answer(output: object, target: str) -> torch.Tensor:
+    """``[B, …, classes]``, in float32 or better."""
     z = getattr(output, "logits", None)
     if z is None:
         z = next((leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)), None)
     if z is None or not z.is_floating_point() or z.dim() < 1:
-        raise InputError('target="output" needs an output with .logits, or one that begins with a floating tensor')
+        raise InputError(f'target="{target}" needs an output with .logits, or one that begins with a floating tensor')
     z = z.to(torch.promote_types(z.dtype, torch.float32))
-    classes = 1 if z.dim() > 3 else -1
-    centred = z - z.mean(classes, keepdim=True) if z.shape[classes] > 1 else z
-    return centred.reshape(len(z), -1).norm(dim=1).mean()
+    return z.movedim(1, -1) if z.dim() > 3 else z
+
+
+class _NextToken:
+    """Mean over samples of the mean loss of the next token. State: which of the model's inputs is the text."""
+
+    def __init__(self, data: Data, model: nn.Module, ids: int) -> None:
+        self.data, self.model, self.ids = data, model, ids
+
+    def __call__(self, output: object, batch: object) -> torch.Tensor:
+        given = self.data.collect(batch)
+        ids = Example.of(self.model, given).tensors()[self.ids]
+        logits = _answer(output, "loss")[:, :-1]
+        losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        live = Padding.of(self.model, given).live(ids.shape)
+        told = Padding(() if live is None else (live[:, 1:] & live[:, :-1],))
+        return told.mean(losses.view(len(ids), -1)).mean()
+
+
+class _Agreement:
+    """Mean over samples of the loss on what the network itself answers. State: a generator, the same for the same data."""
+
+    def __init__(self, data: Data, model: nn.Module) -> None:
+        self.data, self.model = data, model
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, output: object, batch: object) -> torch.Tensor:
+        z = _answer(output, "agreement")
+        rows = z.reshape(-1, z.shape[-1]) if z.dim() > 1 else z[:, None]
+        if rows.shape[1] > 1 and not hasattr(output, "last_hidden_state"):
+            chances = rows.detach().softmax(1).cpu()
+            drawn = torch.multinomial(chances, 1, generator=self.generator).flatten().to(rows.device)
+            losses = functional.cross_entropy(rows, drawn, reduction="none")
+        else:  # numbers, or features: what a draw from a normal about them says
+            noise = torch.randn(rows.shape, generator=self.generator).to(rows)
+            losses = (rows * noise).sum(1)
+        by_sample = losses.view(len(z), -1)
+        padding = Padding.of(self.model, self.data.collect(batch))
+        return padding.mean(by_sample).mean()
+
+
+def _read_in_order(data: Data, network: nn.Module, batch: object) -> int | None:
+    """Which tensor the model is given is text that it reads from left to right, answering each token with the next one.
+
+    Asked of the model: where the last token is another, only the last answer may be.
+    """
+    example = Example.of(network, data.collect(batch))
+    first = _logits(network(*example.args, **example.kwargs))
+    for number, ids in enumerate(example.tensors() if first is not None else ()):
+        assert first is not None
+        if not _may_be_text(ids, first):
+            continue
+        other = example.map(lambda tensor, ids=ids: _another_end(ids, first.shape[2]) if tensor is ids else tensor)
+        second = _logits(network(*other.args, **other.kwargs))
+        if second is not None and _only_the_last(first, second):
+            return number
+    return None
+
+
+def _may_be_text(ids: torch.Tensor, logits: torch.Tensor) -> bool:
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.shape != logits.shape[:2]:
+        return False
+    return ids.shape[1] > 2 and int(ids.min()) >= 0 and 1 < int(ids.max()) < logits.shape[2]  # ones are a mask
+
+
+def _another_end(ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    return torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % vocabulary], 1)
+
+
+def _logits(output: object) -> torch.Tensor | None:
+    """``[B, T, V]``, or None."""
+    z = getattr(output, "logits", None)
+    z = z if z is not None else next((leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)), None)
+    return z.float() if z is not None and z.dim() == 3 and z.is_floating_point() else None
+
+
+def _only_the_last(first: torch.Tensor, second: torch.Tensor) -> bool:
+    change = (first - second).abs().amax((0, 2))
+    return bool(change[-1] > 0 and change[:-1].max() <= 1e-3 * change[-1])

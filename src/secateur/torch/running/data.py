@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from secateur.errors import InputError
 from secateur.torch.running.distributed import Group
@@ -28,6 +29,7 @@ from secateur.torch.running.twin import in_use, twin
 Batch = Any  # whatever a loader yields, a model takes of it and gives for it
 Loss = Callable[[Batch, Batch], torch.Tensor]
 Collect = Callable[[Batch], Batch]
+_IGNORED = -100  # a label that torch's losses do not count
 
 
 def first_of(batch: object) -> Batch:
@@ -148,12 +150,18 @@ class Data:
         elif isinstance(getattr(output, "loss", None), torch.Tensor):
             value = output.loss
         else:
-            value = _cross_entropy(output, batch, alone=self.collect is _itself)
+            value = _cross_entropy(output, batch, self.collect)
         if isinstance(value, nn.Module):
             raise InputError(f"loss_func is a class: write {type(value).__name__}(), with brackets")
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             raise InputError(f"the loss is a tensor with one element, not {_described(value)}")
         return value
+
+    def wants_a_loss(self, output: object, batch: object) -> bool:
+        """Whether there is nothing to have a loss from: none given, none of the output's own, no labels."""
+        if self.loss is not None or isinstance(getattr(output, "loss", None), torch.Tensor):
+            return False
+        return self.collect is _itself or _labels(batch) is None
 
 
 def _itself(batch: object) -> Batch:
@@ -201,10 +209,14 @@ def _labels(batch: Batch) -> torch.Tensor | None:
     return labels if isinstance(labels, torch.Tensor) else None
 
 
-def _cross_entropy(output: object, batch: object, *, alone: bool) -> torch.Tensor:
+def _cross_entropy(output: object, batch: object, collect: Collect) -> torch.Tensor:
+    alone = collect is _itself
     logits, labels = getattr(output, "logits", output), None if alone else _labels(batch)
-    if isinstance(logits, torch.Tensor) and labels is not None and _are_labels(labels, logits):
-        return _told_of_labels(torch.nn.functional.cross_entropy, logits, labels)
+    if isinstance(logits, torch.Tensor) and labels is not None:
+        if _are_labels(labels, logits):
+            return _told_of_labels(torch.nn.functional.cross_entropy, logits, labels)
+        if logits.dim() == 3 and labels.shape == logits.shape[:2] and not labels.is_floating_point():
+            return _of_tokens(logits, labels, collect(batch))
     if alone:
         raise InputError(
             "no loss: a forward_loop gives the model's inputs alone, and this looks at gradients of a loss. Give a "
@@ -213,6 +225,23 @@ def _cross_entropy(output: object, batch: object, *, alone: bool) -> torch.Tenso
     raise InputError(
         "no loss: batches are not (inputs, integer labels) and the model's output has no .loss; "
         "pass loss_func, called as loss_func(output, batch)"
+    )
+
+
+def _of_tokens(logits: torch.Tensor, labels: torch.Tensor, given: Batch) -> torch.Tensor:
+    """Cross entropy of ``[B, T, V]``. Labels that repeat the model's input are those of the next position."""
+    counted = labels != _IGNORED
+    if any(_repeats(leaf, labels, counted) for leaf in tree_leaves(dict(given) if hasattr(given, "keys") else given)):
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    return _told_of_labels(torch.nn.functional.cross_entropy, logits.movedim(-1, 1), labels)
+
+
+def _repeats(leaf: object, labels: torch.Tensor, counted: torch.Tensor) -> bool:
+    return (
+        isinstance(leaf, torch.Tensor)
+        and leaf.shape == labels.shape
+        and leaf.dtype == labels.dtype
+        and bool((leaf == labels)[counted].all())
     )
 
 

@@ -9,6 +9,7 @@ Invariant: an optimizer that was given is used as it is; it must hold a paramete
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -19,8 +20,13 @@ from secateur.torch.running.batch_norm import batch_norms
 from secateur.torch.training.config import FinetuneConfig, Scheduler
 
 
-def optimizer_for(model: nn.Module, options: FinetuneConfig) -> torch.optim.Optimizer:
-    """The optimizer that was given or made, or the default one. Raises ConfigError, InputError where it cannot train this."""
+def optimizer_for(
+    model: nn.Module, options: FinetuneConfig, beside: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer that was given or made, or the default one. Raises ConfigError, InputError where it cannot train this.
+
+    One that is made here trains the parameters ``beside`` the model's, too.
+    """
     given, lr = options.optimizer, options.lr
     if lr is not None and given is not None:
         raise ConfigError("config: lr has no effect beside an optimizer: set it there")
@@ -29,13 +35,14 @@ def optimizer_for(model: nn.Module, options: FinetuneConfig) -> torch.optim.Opti
         raise InputError("no parameter of the model requires a gradient: nothing can be trained")
     if given is None:
         rate = lr if lr is not None else 1e-3 if batch_norms(model) else 1e-4
+        trained += beside
         matrices = [p for p in trained if p.dim() > 1]
         groups = [
             {"params": matrices, "weight_decay": options.weight_decay},
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
-    made = given if isinstance(given, torch.optim.Optimizer) else given(trained)
+    made = given if isinstance(given, torch.optim.Optimizer) else given([*trained, *beside])
     held = {id(p) for group in made.param_groups for p in group["params"]}
     was = {old for step in history_of(model) for old in step.names()} - {id(p) for p in model.parameters()}
     if held & was:

@@ -21,9 +21,11 @@ from torch import nn
 from torch.nn import functional
 
 from secateur.core.layout import kept_indices
+from secateur.core.plan import Plan
 from secateur.errors import ConfigError, InputError, nearest
 from secateur.torch.apply import plans_of
 from secateur.torch.running.data import Data
+from secateur.torch.running.padding import NOTHING_PADDED, Padding
 from secateur.torch.running.restoring import flags_kept
 
 Features = dict[str, torch.Tensor]
@@ -38,13 +40,14 @@ class Distillation:
 
     ``weight`` (0 to 1) is the share of the loss that compares logits, softened by ``temperature`` (Hinton et al. 2015,
     arXiv:1503.02531); 1 needs no labels. ``features`` names modules whose outputs are compared too, as mean square error
-    relative to the teacher's mean square, times ``feature_weight``.
+    relative to the teacher's mean square, times ``feature_weight``; given as a mapping, each with a module that the student's
+    output goes through first, such as ``nn.Linear(96, 128)``, or None for none. `finetune` trains these, too.
     """
 
     teacher: nn.Module
     temperature: float = 2.0
     weight: float = 0.5
-    features: Sequence[str] = ()
+    features: Sequence[str] | Mapping[str, nn.Module | None] = ()
     feature_weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -56,6 +59,12 @@ class Distillation:
             raise ConfigError("temperature is above 0, and feature_weight at least 0")
         if isinstance(self.features, str):
             raise ConfigError(f'features are several names: write ["{self.features}"]')
+
+    @property
+    def projections(self) -> nn.ModuleDict:
+        """The modules that the student's features go through, by number; the caller's own."""
+        given = self.features.values() if isinstance(self.features, Mapping) else ()
+        return nn.ModuleDict({str(number): each for number, each in enumerate(given) if each is not None})
 
 
 def logits_of(output: object) -> torch.Tensor:
@@ -70,14 +79,17 @@ def logits_of(output: object) -> torch.Tensor:
     return logits.movedim(1, -1) if named is None else logits
 
 
-def logit_loss(student: object, teacher: object, temperature: float) -> torch.Tensor:
-    """KL divergence of softened predictions, times temperature squared: its gradients then have the size of the task's."""
+def logit_loss(student: object, teacher: object, temperature: float, padding: Padding = NOTHING_PADDED) -> torch.Tensor:
+    """KL divergence of softened predictions, times temperature squared: its gradients then have the size of the task's.
+
+    Where positions are padding, nothing is learned.
+    """
     ours, theirs = logits_of(student).float(), logits_of(teacher).float()
     if ours.shape != theirs.shape or ours.shape[-1] < 2:
         raise InputError(
             f"student and teacher must predict the same two or more classes: {tuple(ours.shape)}, {tuple(theirs.shape)}"
         )
-    log_ours, log_theirs = (functional.log_softmax(z / temperature, -1).flatten(0, -2) for z in (ours, theirs))
+    log_ours, log_theirs = (functional.log_softmax(padding.only(z) / temperature, -1) for z in (ours, theirs))
     return functional.kl_div(log_ours, log_theirs, reduction="batchmean", log_target=True) * temperature**2
 
 
@@ -88,30 +100,52 @@ def lessons(model: nn.Module, distillation: Distillation, data: Data) -> Iterato
     Raises InputError where the teacher is the model itself, is elsewhere, or features cannot be compared.
     """
     teacher = distillation.teacher
-    _check_teacher(model, teacher)
-    kept = {name: survivors(model, teacher, name) for name in distillation.features}
-    with flags_kept(teacher), outputs_of(model, kept) as ours, outputs_of(teacher, kept) as theirs:
-        teacher.eval()
+    with comparing(model, distillation) as compare:
+        check_teacher(model, teacher)
 
         def lesson(output: object, batch: object, task: Callable[[], torch.Tensor]) -> torch.Tensor:
             with torch.no_grad():
                 taught = data.output(teacher, batch)
-            share = distillation.weight
-            losses = [] if share == 1 else [(1 - share) * task()]
-            if share:
-                losses.append(share * logit_loss(output, taught, distillation.temperature))
-            if kept:
-                losses.append(distillation.feature_weight * feature_loss(ours, theirs, kept))
-            return torch.stack(losses).sum()
+            padding = Padding.of(teacher, data.collect(batch))
+            return compare(output, taught, padding, task)
 
         yield lesson
 
 
-def _check_teacher(model: nn.Module, teacher: nn.Module) -> None:
+Compare = Callable[[object, object, Padding, Callable[[], torch.Tensor]], torch.Tensor]
+
+
+@contextmanager
+def comparing(model: nn.Module, distillation: Distillation) -> Iterator[Compare]:
+    """Yield ``compare(student's output, teacher's output, padding, task)``, after both ran: the loss.
+
+    The teacher is in evaluation mode meanwhile. Raises InputError where features cannot be compared.
+    """
+    teacher, share = distillation.teacher, distillation.weight
     if teacher is model:
-        raise InputError(
-            "the teacher is the model itself: keep the unpruned one with copy.deepcopy before pruning in place"
-        )
+        raise InputError(_ITSELF)
+    pairs = [_Pair.of(model, distillation, name) for name in distillation.features]
+    names = [pair.name for pair in pairs], [pair.of_teacher for pair in pairs]
+    with flags_kept(teacher), outputs_of(model, names[0]) as ours, outputs_of(teacher, names[1]) as theirs:
+        teacher.eval()
+
+        def compare(output: object, taught: object, padding: Padding, task: Callable[[], torch.Tensor]) -> torch.Tensor:
+            losses = [] if share == 1 else [(1 - share) * task()]
+            if share:
+                losses.append(share * logit_loss(output, taught, distillation.temperature, padding))
+            if pairs:
+                apart = torch.stack([pair.loss(ours, theirs, padding) for pair in pairs]).mean()
+                losses.append(distillation.feature_weight * apart)
+            return torch.stack(losses).sum()
+
+        yield compare
+
+
+_ITSELF = "the teacher is the model itself: keep the unpruned one with copy.deepcopy before pruning in place"
+
+
+def check_teacher(model: nn.Module, teacher: nn.Module) -> None:
+    """Raise InputError unless the two are in one place."""
     ours, theirs = (next((p.device for p in m.parameters()), None) for m in (model, teacher))
     if ours != theirs:
         raise InputError(f"the teacher is on {theirs}, the model on {ours}: move the teacher")
@@ -142,21 +176,21 @@ def outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[Features]:
 def survivors(model: nn.Module, teacher: nn.Module, name: str) -> Survivors:
     """Which of the teacher's units the output of a module still has: (dimension, indices), or None for all of them.
 
-    Raises InputError for an unknown module, or one that has no bias or weight to tell its units by.
+    Raises InputError for an unknown module.
     """
-    for which, network in (("student", model), ("teacher", teacher)):
-        known = [path for path, _ in network.named_modules()]
-        if name not in known:
-            raise InputError(f"features: the {which} has no module {name!r}.{nearest(name, known)}")
+    _check_known("student", model, name)
+    plans = plans_of(model)[len(plans_of(teacher)) :]
+    names = _names_before(name, plans)
+    _check_known("teacher", teacher, names[0])
     module = model.get_submodule(name)
     made_by = _output_axis(module)
     if made_by is None:
         return None
-    tensor, axis = f"{name}.{made_by[0]}", made_by[1]
-    size = teacher.get_parameter(tensor).shape[axis]
+    attribute, axis = made_by
+    size = teacher.get_parameter(f"{names[0]}.{attribute}").shape[axis]
     indices = np.arange(size)
-    for plan in plans_of(model)[len(plans_of(teacher)) :]:
-        if tensor not in plan.layouts:
+    for then, plan in zip(names, plans, strict=False):
+        if (tensor := f"{then}.{attribute}") not in plan.layouts:
             continue
         made_of = plan.layouts[tensor][axis]
         if made_of.size != len(indices):
@@ -165,8 +199,22 @@ def survivors(model: nn.Module, teacher: nn.Module, name: str) -> Survivors:
     return (1 if isinstance(module, _CHANNELS_FIRST) else -1), torch.from_numpy(indices)
 
 
+def _names_before(name: str, plans: Sequence[Plan]) -> list[str]:
+    """What a module was called before each of these plans, and what it is called now: where blocks went it was renumbered."""
+    names = [name]
+    for plan in reversed(plans):
+        names.insert(0, plan.renamed.back(names[0]))
+    return names
+
+
+def _check_known(which: str, network: nn.Module, name: str) -> None:
+    known = [path for path, _ in network.named_modules()]
+    if name not in known:
+        raise InputError(f"features: the {which} has no module {name!r}.{nearest(name, known)}")
+
+
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-_ROWS_ARE_OUTPUTS = (nn.Linear, nn.modules.conv._ConvNd, nn.LayerNorm, nn.RMSNorm)
+_ROWS_ARE_OUTPUTS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def _output_axis(module: nn.Module) -> tuple[str, int] | None:
@@ -174,28 +222,44 @@ def _output_axis(module: nn.Module) -> tuple[str, int] | None:
     bias, weight = getattr(module, "bias", None), getattr(module, "weight", None)
     if isinstance(bias, nn.Parameter) and bias.dim() == 1:
         return "bias", 0
-    if (
-        isinstance(weight, nn.Parameter)
-        and isinstance(module, _ROWS_ARE_OUTPUTS)
-        and not getattr(module, "transposed", False)
-    ):
+    # a vector scales what comes in, whatever the norm's class is called
+    is_scale = isinstance(weight, nn.Parameter) and weight.dim() == 1 and not isinstance(module, nn.PReLU)
+    if is_scale or (isinstance(module, _ROWS_ARE_OUTPUTS) and not getattr(module, "transposed", False)):
         return "weight", 0
     return ("weight", 1) if isinstance(module, nn.Embedding) else None
 
 
-def feature_loss(student: Features, teacher: Features, kept: Mapping[str, Survivors]) -> torch.Tensor:
-    """Mean over the named modules of the mean square error relative to the teacher's mean square, on kept units."""
-    losses = []
-    for name, units in kept.items():
-        if name not in student or name not in teacher:
-            raise InputError(f"features of {name}: the module was not run")
-        ours, theirs = student[name].float(), teacher[name].float()
-        if units is not None:
-            theirs = theirs.index_select(units[0], units[1].to(theirs.device))
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A module of the student and the teacher's, which may have another number, and how their outputs are compared."""
+
+    name: str
+    of_teacher: str
+    units: Survivors
+    projection: nn.Module | None
+
+    @classmethod
+    def of(cls, model: nn.Module, distillation: Distillation, name: str) -> _Pair:
+        teacher, features = distillation.teacher, distillation.features
+        units = survivors(model, teacher, name)
+        before = _names_before(name, plans_of(model)[len(plans_of(teacher)) :])[0]
+        projection = features[name] if isinstance(features, Mapping) else None
+        return cls(name, before, units if projection is None else None, projection)
+
+    def loss(self, student: Features, teacher: Features, padding: Padding) -> torch.Tensor:
+        """Mean square error relative to the teacher's mean square, on kept units and on what is not padding."""
+        if self.name not in student or self.of_teacher not in teacher:
+            raise InputError(f"features of {self.name}: the module was not run")
+        ours, theirs = student[self.name], teacher[self.of_teacher].float()
+        ours = (ours if self.projection is None else self.projection(ours)).float()
+        if self.units is not None:
+            theirs = theirs.index_select(self.units[0], self.units[1].to(theirs.device))
         if theirs.shape != ours.shape:
             raise InputError(
-                f"features of {name}: {tuple(ours.shape)} cannot be compared with the teacher's {tuple(theirs.shape)}; "
-                "name a convolution, linear or normalisation module, whose plan says which units were kept"
+                f"features of {self.name}: {tuple(ours.shape)} cannot be compared with the teacher's {tuple(theirs.shape)}; "
+                "name a convolution, linear or normalisation module, whose plan says which units were kept, or give a "
+                f"projection: features={{{self.name!r}: nn.Linear({ours.shape[-1]}, {theirs.shape[-1]})}}"
             )
-        losses.append(functional.mse_loss(ours, theirs) / theirs.square().mean().clamp_min(1e-12))
-    return torch.stack(losses).mean()
+        if padding.live(ours.shape[:-1]) is not None:
+            ours, theirs = padding.only(ours), padding.only(theirs)
+        return functional.mse_loss(ours, theirs) / theirs.square().mean().clamp_min(1e-12)

@@ -84,13 +84,14 @@ def finetune(
     with ExitStack() as stack:
         data = _source(model, data_loader, options)
         stack.enter_context(seeded(options.seed + rank(data.group)))
-        used = optimizer_for(network, options)
+        wish = teacher if isinstance(teacher, Distillation | None) else Distillation(teacher=teacher)
+        beside = () if wish is None else tuple(wish.projections.parameters())
+        used = optimizer_for(network, options, beside)
         stack.enter_context(data_explained(network, data))
         for guard in (restored_on_error(network, used), flags_kept(network), rates_kept(used)):
             stack.enter_context(guard)
         lesson = None
-        if teacher is not None:
-            wish = teacher if isinstance(teacher, Distillation) else Distillation(teacher=teacher)
+        if wish is not None:
             lesson = stack.enter_context(lessons(network, wish, data))
         run = _Training(model=model, data=data, optimizer=used, options=options, epochs=epochs, score_func=score_func)
         return run(lesson, stack.enter_context(progress("finetune")))

