@@ -22,10 +22,10 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import InputError
+from secateur.torch.measuring.judging import judging
 from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example
 from secateur.torch.running.padding import Padding
-from secateur.torch.running.twin import in_use, twin
 
 Target = Literal["loss", "output", "agreement"]
 TARGETS = ("loss", "output", "agreement")
@@ -43,9 +43,8 @@ def with_a_loss(data: Data, model: nn.Module) -> Data:
 
     Labels that cannot be used are left to whoever asks for the loss: that is a fault, not a want.
     """
-    network = twin(model, in_use).eval()
-    batch = next(iter(data.batches(network)))
-    with torch.no_grad():
+    with judging(model) as network, torch.no_grad():
+        batch = next(iter(data.batches(network)))
         if not data.wants_a_loss(data.output(network, batch), batch):
             return data
         ids = _read_in_order(data, network, batch)
