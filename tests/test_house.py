@@ -71,6 +71,19 @@ def test_a_module_opens_with_its_idea() -> None:
     assert silent == []
 
 
+# A mode and the criterion that it ranks by have one name for users.
+SHARED = {"Magnitude"}
+
+
+def test_a_name_is_one_class() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(str(path.relative_to(SRC)))
+    assert {name: files for name, files in homes.items() if len(files) > 1 and name not in SHARED} == {}
+
+
 def test_the_library_prints_nothing() -> None:
     """What there is to say is returned; only the command line, progress on a terminal, and tables made as text use one."""
     talking = {str(path.relative_to(SRC)) for path in MODULES if _talks(path)}

@@ -23,7 +23,7 @@ from secateur.cli.main import app
 from secateur.core.show import graph_summary
 from secateur.errors import Infeasible, InputError, SecateurError, TraceError, VerificationError
 from secateur.scenario import models
-from secateur.scenario.digits import DigitNet, Digits, Part, accuracy, load_digits, train
+from secateur.scenario.digits import DigitNet, Digits, DigitImages, accuracy, load_digits, train
 from secateur.scenario.exporting import export_onnx
 from secateur.scenario.models import build, default_inputs, import_torchvision
 from secateur.search.limits import Limits, restrict
@@ -236,7 +236,7 @@ def test_a_class_name_is_as_good_as_a_model_type() -> None:
 def small_digits() -> Digits:
     """A fifth of the data, for tests of the machinery."""
     data = load_digits()
-    return Digits(*(Part(p.images_N1hw[::5], p.labels_N[::5]) for p in (data.train, data.valid, data.test)))
+    return Digits(*(DigitImages(p.images_N1hw[::5], p.labels_N[::5]) for p in (data.train, data.valid, data.test)))
 
 
 def test_the_data_are_split_once_and_for_all() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.core.measurement import Measurement, Quality, Resources, Surroundings, Timing
+from secateur.core.measurement import Measurement, MetricValue, Resources, Surroundings, Timing
 from secateur.core.record import Event, LayerChange, Origin, Pruning, WidthChange
 
 PRUNING = Pruning(
@@ -54,7 +54,7 @@ def measurement(
         name=name,
         costs={"macs": macs, "params": macs // 5},
         size_bytes=4 * macs,
-        quality={"accuracy": Quality(value=value, low=value - 0.02, high=value + 0.02, num_samples=500)},
+        quality={"accuracy": MetricValue(value=value, low=value - 0.02, high=value + 0.02, num_samples=500)},
         classes=("cat", "dog"),
         confusion=((240, 10), (20, 230)),
         times=(Timing(batch_size=1, seconds=(times, times * 1.1, times * 1.3), num_warmup=2),),

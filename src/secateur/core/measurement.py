@@ -2,7 +2,7 @@
 
     Measurement
     ├── costs, size_bytes           counted                       ├── resources     CPU, memory, GPU over time
-    ├── quality {metric: Quality}   with a confidence interval    └── surroundings  versions, device, threads, command, seed
+    ├── quality {metric: MetricValue}   with a confidence interval    └── surroundings  versions, device, threads, command, seed
     ├── confusion                   true class × predicted class
     ├── times                       one Timing a batch size, every run kept
     └── origin                      the run it comes from: scenario, prunings, events (None where it is a single call)
@@ -27,7 +27,7 @@ from secateur.errors import ArtifactError
 FORMAT_VERSION = 1
 
 
-class Quality(Strict):
+class MetricValue(Strict):
     """A metric on ``num_samples`` samples; it lies between ``low`` and ``high`` with 95 % confidence."""
 
     value: float
@@ -89,7 +89,7 @@ class Measurement(Strict):
     name: str
     costs: dict[str, int] = Field(default_factory=dict)
     size_bytes: int
-    quality: dict[str, Quality] = Field(default_factory=dict)
+    quality: dict[str, MetricValue] = Field(default_factory=dict)
     classes: tuple[str, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     times: tuple[Timing, ...] = ()

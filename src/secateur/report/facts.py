@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 
-from secateur.core.measurement import Measurement, Quality
+from secateur.core.measurement import Measurement, MetricValue
 from secateur.core.record import Event, Pruning
 from secateur.core.show import label
 from secateur.core.text import human, visible
@@ -206,7 +206,7 @@ def shown(metric: str, value: float) -> str:
     return f"{100 * value:.1f}%" if metric in _SHARES else f"{value:.4g}"
 
 
-def with_interval(metric: str, found: Quality | None) -> str:
+def with_interval(metric: str, found: MetricValue | None) -> str:
     """A quality with its 95 % confidence interval."""
     if found is None:
         return "not measured"
@@ -214,7 +214,7 @@ def with_interval(metric: str, found: Quality | None) -> str:
     return f"{shown(metric, found.value)} ({low} to {high}, {found.num_samples:,} samples)"
 
 
-def apart(was: Quality, becomes: Quality) -> str:
+def apart(was: MetricValue, becomes: MetricValue) -> str:
     """Whether two qualities can be told apart by the samples there are."""
     if was.low <= becomes.value <= was.high and becomes.low <= was.value <= becomes.high:
         return f"inside what {becomes.num_samples:,} samples can tell"

@@ -23,7 +23,7 @@ EPOCHS, FINE_TUNING_EPOCHS = 24, 14
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DigitImages:
     """Images ``[N, 1, 8, 8]``, standardised, and their labels."""
 
     images_N1hw: Tensor
@@ -34,9 +34,9 @@ class Part:
 class Digits:
     """The split."""
 
-    train: Part
-    valid: Part
-    test: Part
+    train: DigitImages
+    valid: DigitImages
+    test: DigitImages
 
 
 def load_digits() -> Digits:
@@ -52,7 +52,7 @@ def load_digits() -> Digits:
     pixels = torch.as_tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)
     targets = torch.as_tensor(labels, dtype=torch.int64)
     pixels = (pixels - pixels[train].mean()) / pixels[train].std()
-    return Digits(*(Part(pixels[part], targets[part]) for part in (train, valid, test)))
+    return Digits(*(DigitImages(pixels[part], targets[part]) for part in (train, valid, test)))
 
 
 class Block(nn.Module):
@@ -111,14 +111,14 @@ def train(model: nn.Module, data: Digits, *, epochs: int, rate: float, seed: int
     model.eval()
 
 
-def accuracy(model: nn.Module, part: Part) -> float:
+def accuracy(model: nn.Module, part: DigitImages) -> float:
     """The share of images that are named rightly."""
     model.eval()
     with torch.inference_mode():
         return float((model(part.images_N1hw).argmax(1) == part.labels_N).float().mean())
 
 
-def _shuffled(part: Part, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _shuffled(part: DigitImages, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     order = torch.randperm(len(part.labels_N), generator=generator)
     for chosen in order.split(64):
         yield _shifted(part.images_N1hw[chosen], generator), part.labels_N[chosen]

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from secateur.core.measurement import Measurement, Quality, Surroundings, Timing
+from secateur.core.measurement import Measurement, MetricValue, Surroundings, Timing
 from secateur.core.plan import digest_of
 from secateur.errors import InputError
 from secateur.torch.apply import plans_of
@@ -103,7 +103,7 @@ def _named(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric]:
 
 def _quality(
     model: nn.Module, data: Data, metrics: Mapping[str, Metric]
-) -> tuple[dict[str, Quality], tuple[tuple[int, ...], ...]]:
+) -> tuple[dict[str, MetricValue], tuple[tuple[int, ...], ...]]:
     values: dict[str, list[torch.Tensor]] = {name: [] for name in metrics}
     counted: torch.Tensor | None = None
     for batch in data.batches(model):

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-from secateur.core.measurement import Quality
+from secateur.core.measurement import MetricValue
 from secateur.core.registry import Registry
 from secateur.errors import InputError
 
@@ -114,7 +114,7 @@ def classes_of(output: object, batch: object) -> tuple[torch.Tensor, torch.Tenso
     return logits, labels.to(logits.device)
 
 
-def quality(metric: Metric, values: torch.Tensor) -> Quality:
+def quality(metric: Metric, values: torch.Tensor) -> MetricValue:
     """The metric over all samples, with a 95 % confidence interval: Wilson's for shares, else by the central limit."""
     n, mean = len(values), float(values.mean())
     if bool(((values == 0) | (values == 1)).all()):
@@ -125,6 +125,6 @@ def quality(metric: Metric, values: torch.Tensor) -> Quality:
         half = _Z * float(values.std()) / math.sqrt(n) if n > 1 else 0.0
         low, high = mean - half, mean + half
     ends = sorted((metric.of_mean(low), metric.of_mean(high)))
-    return Quality(
+    return MetricValue(
         value=metric.of_mean(mean), low=ends[0], high=ends[1], num_samples=n, higher_is_better=metric.higher_is_better
     )

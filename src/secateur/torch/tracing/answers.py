@@ -50,7 +50,7 @@ class Answers(Protocol):
         ...
 
 
-class Asked:
+class Asking:
     """Runs on numbers, and keeps what came out."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ from secateur.core.equations import Attribute
 from secateur.core.settle import SizeFacts, attributes_in
 from secateur.core.space import freeze, leaves
 from secateur.torch.tracing.observe import Observation
-from secateur.torch.tracing.unreached import Scene
+from secateur.torch.tracing.unreached import Reach
 from secateur.torch.tracing.written import led_to, methods_of, named_by, names_in
 
 _TAKE_SIZES = frozenset(
@@ -53,14 +53,14 @@ def freeze_kept_sizes(seen: Observation) -> None:
     # A comparison alone does not say of which dimension an attribute is the size.
     said = {found for origin, *_ in facts.equations for found in attributes_in(origin)}
     heard, compared = facts.mentioned(), _told_apart(facts)
-    scene: Scene | None = None
+    reach: Reach | None = None
     for attribute, value, kept in _kept(seen.modules):
         named = kept.on_a_branch if attribute in compared else {} if attribute in heard else kept.apart
         function = named.get(attribute.path)
         if function is None or attribute in said or attribute not in facts.attributes:
             continue
-        scene = scene or Scene(seen)
-        near = scene.near(attribute.module)
+        reach = reach or Reach(seen)
+        near = reach.near(attribute.module)
         for space in {id(s): s for whole in near for s in (whole, *leaves(whole))}.values():
             if space.size == value:
                 freeze(space, f"{attribute} has this size, and {function}() makes tensors with it where no run came")

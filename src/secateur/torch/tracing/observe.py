@@ -28,7 +28,7 @@ from secateur.torch.running.interface import pinned
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.running.walking import named_modules
-from secateur.torch.tracing.answers import Answers, Asked
+from secateur.torch.tracing.answers import Answers, Asking
 from secateur.torch.tracing.attributes import own_sizes, sized_attributes
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.refused import does_not_run, refuse_compiled
@@ -128,7 +128,7 @@ def _observe_values(example: Example, outside: Outside) -> Observation:
 
 def _ask(example: Example, outside: Outside, *, training: bool) -> Answers:
     """Run on numbers, and keep what the code reads of them."""
-    asked = Asked()
+    asked = Asking()
     tracer = Witness(abstract=False, training=training, answers=asked)
     staging = Staging(
         stand_in=lambda name, tensor: tracer.owned(real_like(tensor)),

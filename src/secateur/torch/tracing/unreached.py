@@ -31,12 +31,12 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 def place_unreached(seen: Observation) -> None:
     """Give the tensors that no run reached the widths that are certainly theirs, and freeze those that may be."""
-    scene = Scene(seen)
-    for part in scene.parts():
+    reach = Reach(seen)
+    for part in reach.parts():
         for tensor in part.tensors:
             for axis, space in enumerate(seen.spaces[tensor]):
                 if space.root().size > 1:
-                    _place(scene, part, tensor, axis)
+                    _place(reach, part, tensor, axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,17 @@ class _Part:
     is_module: bool = False
 
 
-def _place(scene: Scene, part: _Part, tensor: str, axis: int) -> None:
-    mine = scene.spaces[tensor][axis]
+def _place(reach: Reach, part: _Part, tensor: str, axis: int) -> None:
+    mine = reach.spaces[tensor][axis]
     if part.is_module:
-        told = {name: scene.spaces[name + tensor[len(part.name) :]][axis] for name in part.siblings}
-        if told and all(scene.is_inside(space, name) for name, space in told.items()):
+        told = {name: reach.spaces[name + tensor[len(part.name) :]][axis] for name in part.siblings}
+        if told and all(reach.is_inside(space, name) for name, space in told.items()):
             return
     else:
-        told = scene.beside(tensor, axis)
+        told = reach.beside(tensor, axis)
     alike = [space for space in told.values() if space.root().size == mine.root().size]
     kinds = {_key(space): space for space in alike}
-    near = scene.candidates(part.near, mine.root().size)
+    near = reach.candidates(part.near, mine.root().size)
     rivals = [s for s in near if _key(s) not in kinds and (not kinds or s.size == mine.root().size)]
     if len(kinds) != 1 or (rivals and not (part.is_module and len(alike) > 1)):
         way = "an example that reaches it, in dummy_input=Examples(x, also=[…]), would tell"
@@ -75,7 +75,7 @@ def _key(space: Space) -> tuple[int, ...]:
     return tuple(id(leaf) for leaf in leaves(space))
 
 
-class Scene:
+class Reach:
     """Who ran, what was near, who carries what."""
 
     def __init__(self, seen: Observation) -> None:

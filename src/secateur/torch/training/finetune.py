@@ -93,11 +93,11 @@ def finetune(
         lesson = None
         if wish is not None:
             lesson = stack.enter_context(lessons(network, wish, data))
-        run = _Training(model=model, data=data, optimizer=used, options=options, epochs=epochs, score_func=score_func)
+        run = _Finetuning(model=model, data=data, optimizer=used, options=options, epochs=epochs, score_func=score_func)
         return run(lesson, stack.enter_context(progress("finetune")))
 
 
-class _Training:
+class _Finetuning:
     """One fine-tuning. State, because optimizer, scheduler and scaler go through all steps together."""
 
     def __init__(
