@@ -23,7 +23,7 @@ from secateur.cli.main import app
 from secateur.core.show import graph_summary
 from secateur.errors import Infeasible, InputError, SecateurError, TraceError, VerificationError
 from secateur.scenario import models
-from secateur.scenario.digits import DigitNet, Digits, DigitImages, accuracy, load_digits, train
+from secateur.scenario.digits import DigitImages, DigitNet, Digits, accuracy, load_digits, train
 from secateur.scenario.exporting import export_onnx
 from secateur.scenario.models import build, default_inputs, import_torchvision
 from secateur.search.limits import Limits, restrict

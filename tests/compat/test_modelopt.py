@@ -31,9 +31,10 @@ def network() -> nn.Sequential:
 
 
 def test_a_list_with_one_mode_is_the_same_as_its_name() -> None:
-    one = modelopt.prune(network(), [("magnitude", {"criterion": "l2"})], {"macs": "50%"}, INPUT)[1]
     other = sc.prune(network(), "magnitude", {"macs": "50%"}, INPUT, {"criterion": "l2"})[1]
-    assert one.plan == other.plan
+    for mode in ([("magnitude", {"criterion": "l2"})], {"magnitude": {"criterion": "l2"}}):
+        assert modelopt.prune(network(), mode, {"macs": "50%"}, INPUT)[1].plan == other.plan
+    assert modelopt.read(["magnitude"]) == ("magnitude", {})
 
 
 def test_options_beside_the_mode_in_a_list_and_those_of_config_go_together() -> None:
@@ -51,7 +52,7 @@ def test_options_beside_the_mode_in_a_list_and_those_of_config_go_together() -> 
 
 
 def test_two_modes_in_a_list_and_what_is_no_mode_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one mode"):
+    with pytest.raises(ConfigError, match="2 modes"):
         modelopt.read([("magnitude", {}), ("fastnas", {})])
     with pytest.raises(ConfigError, match="a mode is a name"):
         modelopt.prune(network(), 7, {"macs": "50%"}, INPUT)  # type: ignore[arg-type]

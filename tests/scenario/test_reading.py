@@ -53,7 +53,9 @@ def _with(**changes: Any) -> dict[str, Any]:
         (_with(stages=[{"do": "train", "epochs": 0}]), "epochs"),
         (_with(stages=[{"do": "measure", "batch_sizes": [0]}]), "batch_sizes"),
         (_with(name="../evil"), "name"),
-        ([1], "valid dictionary"),
+        (_with(stages=[{"do": "fly"}]), "there is no stage 'fly': write do: train, "),
+        (_with(seed="x"), "seed: a whole number is needed, not 'x'."),
+        ([1], "a dict is needed"),
     ],
 )
 def test_what_is_wrong_is_told_by_its_place(data: object, said: str, tmp_path: Path) -> None:

@@ -133,7 +133,13 @@ def test_other_names_of_an_option_are_translated(theirs: str, ours: str | None) 
 
 
 @pytest.mark.parametrize(
-    "mode", [["magnitude"], {"magnitude": {"criterion": "l2"}}, [("magnitude", {"criterion": "l2"})]]
+    "mode",
+    [
+        ["magnitude"],
+        {"magnitude": {"criterion": "l2"}},
+        [("magnitude", {"criterion": "l2"})],
+        ("magnitude", {"criterion": "l2"}),
+    ],
 )
 def test_a_mode_in_a_list_or_a_dict_is_that_mode(mode: Any) -> None:
     criterion = "l1" if mode == ["magnitude"] else "l2"
@@ -147,6 +153,15 @@ def test_what_is_said_twice_or_of_several_modes_is_told() -> None:
         prune({"magnitude": {"criterion": "l2"}}, criterion="l1")
     with pytest.raises(ConfigError, match="names no mode"):
         prune([])
+    with pytest.raises(ConfigError, match="the options of a mode are a dict"):
+        prune({"mode": "magnitude"})
+
+
+@pytest.mark.parametrize("options", [{"multiple_of": 10**400}, {"floor": 10**5000}, {"ratios": [10**400]}])
+def test_a_number_beyond_all_networks_is_not_told_digit_by_digit(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="bits is beyond any network's") as refused:
+        prune("magnitude", **options)
+    assert len(str(refused.value)) < 200
 
 
 def test_a_constraint_of_none_holds_nothing() -> None:

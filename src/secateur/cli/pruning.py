@@ -30,7 +30,7 @@ from secateur.modes import MODES
 from secateur.modes.result import PruneResult
 from secateur.scenario.models import build, default_inputs
 from secateur.scenario.run import context_of
-from secateur.scenario.schema import DataSpec, Finetune, Model, Prune, Scenario
+from secateur.scenario.schema import DataSpec, Finetune, Model, Prune, Scenario, wanted
 from secateur.scenario.stages import ARTEFACT, Context, mode_of, train_stage
 from secateur.scenario.work import publish
 from secateur.search.limits import Limits
@@ -119,4 +119,4 @@ def _read(kind: type[_Part], given: Mapping[str, object]) -> _Part:
         return kind.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{' → '.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ConfigError(f"{' → '.join(map(str, first['loc']))}: {wanted(first)}") from None

@@ -24,7 +24,7 @@ _RULE_KEYS = {
     "features_ratio": "ratios",
 }
 
-Modes = str | list[tuple[str, Mapping[str, Any] | None]]
+Modes = str | list[str] | list[tuple[str, Mapping[str, Any] | None]] | Mapping[str, Mapping[str, Any] | None]
 
 
 def prune(
@@ -45,14 +45,21 @@ def read(mode: Modes, config: Mapping[str, Any] | None = None) -> tuple[str, dic
     Raises ConfigError where one contradicts the other, or there is more than one mode.
     """
     listed: Any = None
-    if isinstance(mode, list):
-        if len(mode) != 1 or not isinstance(mode[0], tuple) or len(mode[0]) != 2:
-            raise ConfigError('a list of modes is written as [("magnitude", {…})], with one mode')
-        mode, listed = mode[0]
+    if not isinstance(mode, str):
+        entries: list[Any] = (
+            list(mode.items()) if isinstance(mode, Mapping) else list(mode) if isinstance(mode, list) else [mode]
+        )
+        if len(entries) != 1:
+            raise ConfigError(f"mode names {len(entries)} modes: call prune once for each, with constraints of its own")
+        name, listed = entries[0] if isinstance(entries[0], tuple) and len(entries[0]) == 2 else (entries[0], None)
+    else:
+        name = mode
+    if not isinstance(name, str):
+        raise ConfigError(f'a mode is a name, alone or with options as in [("fastnas", {{…}})], not {name!r}')
     for options in (listed, config):
         if options is not None and not isinstance(options, Mapping):
             raise ConfigError(f"options are a dict, not {type(options).__name__}")
-    return mode, _in_our_words(_merged(listed or {}, config or {}, "option"))
+    return name, _in_our_words(_merged(listed or {}, config or {}, "option"))
 
 
 def _merged(listed: Mapping[str, object], config: Mapping[str, object], place: str) -> dict[str, Any]:

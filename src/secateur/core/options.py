@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from secateur.core.text import plainly
 from secateur.errors import ConfigError, nearest
 
+_MOST = 1 << 62  # units, bytes, steps: what is larger is a mistake
 # What other tools, and earlier versions, call some options.
 _ELSEWHERE = {
     "keep": "exclude", "excludes": "exclude", "ignored_layers": "exclude", "channel_divisible": "multiple_of",
@@ -70,6 +71,7 @@ class Options(BaseModel):
     if not TYPE_CHECKING:  # a checker is to see the fields as parameters
 
         def __init__(self, **given: object) -> None:
+            _refuse_huge(given, self.called)
             try:
                 super().__init__(**given)
             except ValidationError as error:
@@ -183,6 +185,16 @@ def _sentence(error: ValidationError, options: type[Options]) -> str:
             wanted[place] = f"{' or '.join(dict.fromkeys(kinds))} is needed, not {problem.get('input')!r:.60}"
     sentences += [f"option {place!r}: {said}" for place, said in wanted.items()]
     return f"{options.called}: " + " ".join(sentences)
+
+
+def _refuse_huge(given: Mapping[str, object], called: str) -> None:
+    """Refuse integers that no count is, before anything says them digit by digit."""
+    for key, value in given.items():
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(number, int) and abs(number) > _MOST:
+                raise ConfigError(
+                    f"{called}: option {key!r}: a number of {number.bit_length()} bits is beyond any network's"
+                )
 
 
 def _brief(given: object) -> str:

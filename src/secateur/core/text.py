@@ -16,6 +16,7 @@ from decimal import Decimal
 
 _UNITS = ("", "K", "M", "G", "T", "P", "E")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # control, format, surrogate, unassigned, separators
+_CLASS = re.compile(r" or instance of \w+$")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
@@ -48,9 +49,10 @@ def plainly(complaint: str) -> str:
     >>> plainly("Input should be greater than or equal to 1")
     'at least 1'
     """
+    complaint = complaint.partition(", unable to parse")[0]
     for theirs, ours in _PLAINLY.items():
         complaint = complaint.replace(f"Input should be {theirs}", ours)
-    return complaint.removeprefix("Input should be ")
+    return _CLASS.sub("", complaint.removeprefix("Input should be "))
 
 
 def _spell(character: str) -> str:

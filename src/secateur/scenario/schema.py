@@ -21,9 +21,10 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from secateur.core.json import Json
-from secateur.core.text import visible
+from secateur.core.text import plainly, visible
 from secateur.errors import ConfigError, nearest
 
 Values = dict[str, JsonValue]
@@ -171,14 +172,24 @@ def _sentences(error: ValidationError) -> Iterator[str]:
             key, known = str(problem["loc"][-1]), _known(problem["loc"][:-1])
             yield f"{place}: unknown key.{nearest(key, known)} Known are {', '.join(known)}."
         elif problem["type"] == "union_tag_not_found":
-            yield f"{place}: a stage says what to do: write do: train, measure, prune, finetune, export or report."
+            yield f"{place}: a stage says what to do: write do: {_ALL_STAGES}."
+        elif problem["type"] == "union_tag_invalid":
+            yield f"{place}: there is no stage {visible(problem.get('ctx', {}).get('tag'))!r}: write do: {_ALL_STAGES}."
         else:
-            yield f"{place}: {problem['msg']}, not {visible(problem.get('input'))[:60]!r}."
+            yield f"{place}: {wanted(problem)}."
+
+
+def wanted(problem: ErrorDetails) -> str:
+    """What a validator wants in place of what was given."""
+    return f"{plainly(problem['msg'])} is needed, not {visible(repr(problem.get('input')))[:60]}"
 
 
 _STAGES: dict[object, type[Part]] = {
     "train": Train, "measure": Measure, "prune": Prune, "finetune": Finetune, "export": Export, "report": Report,
 }  # fmt: skip
+
+
+_ALL_STAGES = "train, measure, prune, finetune, export or report"
 
 
 def _known(place: tuple[int | str, ...]) -> list[str]:

@@ -196,6 +196,8 @@ def _recipe(mode: ModeOption, config: Mapping[str, Any] | None) -> Mode:
 def _one_of(mode: ModeOption, config: Mapping[str, Any] | None) -> tuple[str | Mode, Mapping[str, Any] | None]:
     """The one mode of a list or a dict, with the options beside it."""
     entries: list[Any] = list(mode.items() if isinstance(mode, Mapping) else mode)  # type: ignore[union-attr]
+    if isinstance(mode, tuple) and len(mode) == 2 and isinstance(mode[1], Mapping):
+        entries = [mode]  # the pair itself, without the list around it
     if len(entries) != 1:
         raise ConfigError(
             f"mode names {len(entries)} modes: call prune once for each, with the constraints that each is to meet"
@@ -205,6 +207,10 @@ def _one_of(mode: ModeOption, config: Mapping[str, Any] | None) -> tuple[str | M
     name, options = entries[0] if isinstance(entries[0], tuple | list) and len(entries[0]) == 2 else (entries[0], None)
     if not isinstance(name, str | Mode):
         raise ConfigError(f"a mode is a name such as 'magnitude', not {type(name).__name__}")
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(
+            f'the options of a mode are a dict, as in {{"magnitude": {{"criterion": "l2"}}}}, not {options!r}'
+        )
     twice = sorted(set(options or ()) & set(config or ()))
     if twice:
         raise ConfigError(f"{twice[0]!r} is given beside the mode and in config: once will do")

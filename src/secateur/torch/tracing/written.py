@@ -56,11 +56,11 @@ def _is_torchs(name: str) -> bool:
 def methods_of(kind: type, known: tuple[str, ...] = _KNOWN) -> dict[str, FunctionType]:
     """The methods of a class and its bases, the known ones' aside."""
     return {
-        name: unwrap(value)
+        name: plain
         for base in reversed(kind.__mro__)
-        if not base.__module__.startswith(known)
+        if not f"{base.__module__}.".startswith(known)
         for name, value in vars(base).items()
-        if type(value) is FunctionType
+        if type(value) is FunctionType and type(plain := unwrap(value)) is FunctionType
     }
 
 
