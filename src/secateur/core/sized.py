@@ -162,6 +162,16 @@ class Sized(int):
         return Sized(-int.__index__(self), ("-", 0, self.origin), self.listener)
 
 
+class SizedNumber(Sized):
+    """One that stands for an integer of NumPy's, and can what such a one can."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        self.listener.lost(self.origin, "it is taken as a number of NumPy's")
+        return getattr(np.int64(int.__index__(self)), name)
+
+
 def _looks_up(frame: FrameType) -> bool:
     """Whether a frame is about to look something up: it may miss, and then nothing is compared. What a cache does is no
     part of the code's course, so calls are none, but those of ``table.get(size)``."""

@@ -9,6 +9,7 @@ Invariant: if `check_fits` returns, every tensor and attribute that the plans na
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 
@@ -95,6 +96,11 @@ class _Trial:
                 raise PlanError(f"the plan rewrites {visible(edit.path)} of {visible(edit.module)}, which is not there")
             if edit.module not in self.standins:
                 self.standins[edit.module] = SimpleNamespace(**self.modules[edit.module].__dict__)
+            standin, name = self.standins[edit.module], re.split(r"[.\[]", edit.path)[0]
+            if not hasattr(standin, name) and hasattr(
+                type(self.modules[edit.module]), name
+            ):  # said by its class for all
+                setattr(standin, name, getattr(type(self.modules[edit.module]), name))
             try:
                 set_attribute(self.standins[edit.module], edit.path, edit.old, edit.new)
             except PlanError as problem:

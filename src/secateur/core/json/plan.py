@@ -43,7 +43,7 @@ Size = Annotated[int, Field(ge=0, lt=2**63)]
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
-_SEGMENT = re.compile(r"(?!__)[A-Za-z_]\w*(\[[0-9]{1,6}\])*")
+_SEGMENT = re.compile(r"""(?!__)[A-Za-z_]\w*(\[[0-9]{1,6}\]|\["(?!__)[A-Za-z_]\w*"\])*""")
 
 
 def _kept_set(value: object) -> KeptSet:

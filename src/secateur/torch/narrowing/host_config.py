@@ -344,8 +344,11 @@ def _attribute(holder: object, path: str) -> object:
     value: Any = holder
     for step in path.replace("[", ".[").split("."):
         try:
-            value = value[int(step[1:-1])] if step.startswith("[") else vars(value).get(step)
-        except (TypeError, IndexError, ValueError):
+            if step.startswith("["):
+                value = value[step[2:-2] if step[1] == '"' else int(step[1:-1])]
+            else:
+                value = vars(value).get(step)
+        except (TypeError, LookupError, ValueError):
             return None
     return value
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +22,8 @@ from secateur.core.plan import Edit
 from secateur.errors import PlanError
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.host_config import Fields, configs_held, put_config
-from secateur.torch.running.restoring import Undo, flags_kept, relink, shallow_copy, undo_of
+from secateur.torch.running.restoring import Undo, flags_kept, relink, undo_of
+from secateur.torch.running.settings import fields_of, is_table, row_like, with_fields
 from secateur.torch.running.walking import modules_of, named_modules
 
 
@@ -110,32 +114,48 @@ def _drop_caches(model: nn.Module) -> None:
         model.train()
 
 
-_PART = re.compile(r"\.?([A-Za-z_]\w*)|\[(\d+)\]")
+_PART = re.compile(r"""\.?([A-Za-z_]\w*)|\[(\d+)\]|\["([A-Za-z_]\w*)"\]""")
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A key of a dict."""
+
+    name: str
+
+
+_Part = str | int | _Key
 
 
 def set_attribute(module: nn.Module | SimpleNamespace, path: str, old: int, new: int) -> None:
-    """Set ``num_heads``, ``sizes[1]`` or ``config.hidden_size`` of a module; containers are copied, never shared.
+    """Set ``num_heads``, ``sizes[1]``, ``config.hidden_size`` or ``cfg["dim"]`` of a module; containers are copied, never
+    shared. What its class says for all is from then on said by the module itself.
 
     Raises PlanError unless the attribute holds ``old`` now.
     """
-    parts = [name if name else int(index) for name, index in _PART.findall(path)]
-    module.__dict__[str(parts[0])] = _replaced(module.__dict__.get(str(parts[0])), parts[1:], old, new, path)
+    parts: list[_Part] = [name or (_Key(key) if key else int(index)) for name, index, key in _PART.findall(path)]
+    name = str(parts[0])
+    held = module.__dict__[name] if name in module.__dict__ else getattr(type(module), name, None)
+    module.__dict__[name] = _replaced(held, parts[1:], old, new, path)
 
 
-def _replaced(value: object, parts: list[str | int], old: int, new: int, path: str) -> object:
+def _replaced(value: Any, parts: list[_Part], old: int, new: int, path: str) -> object:
     if not parts:
-        if type(value) is not int or value != old:
+        if not (type(value) is int or isinstance(value, np.integer)) or value != old:
             raise PlanError(f"the plan expects {path} = {old}, the model has {str(value)[:60]}")
-        return new
+        return type(value)(new)
     part, rest = parts[0], parts[1:]
     if isinstance(part, int):
         if not isinstance(value, (tuple, list)) or part >= len(value):
             raise PlanError(f"the plan expects {path} to be a sequence of integers")
         items = list(value)
         items[part] = _replaced(items[part], rest, old, new, path)
-        return type(value)(items)
-    if not hasattr(value, "__dict__"):
+        return row_like(value, items)
+    if isinstance(part, _Key):
+        if not is_table(value) or part.name not in value:
+            raise PlanError(f"the plan expects {path} to be an entry of a dict, the model has {type(value).__name__}")
+        return type(value)(value) | {part.name: _replaced(value[part.name], rest, old, new, path)}
+    fields = fields_of(value)
+    if part not in fields:
         raise PlanError(f"the plan expects an object at {path}, the model has {type(value).__name__}")
-    made = shallow_copy(value)
-    made.__dict__[part] = _replaced(vars(value).get(part), rest, old, new, path)
-    return made
+    return with_fields(value, {part: _replaced(fields[part], rest, old, new, path)})

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from secateur.core.sized import Origin, Sized, origin_of
-from secateur.core.space import constant, freeze, is_frozen, split, unify
+from secateur.core.space import constant, freeze, is_frozen, unify
 from secateur.torch.rules.attention import attention_shape
 from secateur.torch.rules.matmul import linear_shape
 from secateur.torch.rules.registry import FUNCTION_RULES
@@ -26,6 +26,7 @@ from secateur.torch.running.switches import onednn_off
 from secateur.torch.tracing.answers import READS
 from secateur.torch.tracing.arithmetic import ARITHMETIC
 from secateur.torch.tracing.heard import call_of
+from secateur.torch.tracing.literals import GROUP_ARGUMENT, WRITTEN, groups_of, written
 from secateur.torch.tracing.tracer import Tracer
 
 Reading = Iterator[tuple[Any, torch.Tensor, int]]  # (integer, tensor, dimension it is the size of)
@@ -81,8 +82,9 @@ class Sizes(Listening):
             self.tracer.read(args[:1])
             self.tracer.freeze_all(args[:1], f"its values are read by {name} in {self.tracer.module or 'the model'}")
             return out
-        if name in _VIEWS:
-            self._note_constants(name, out, args, kwargs, first)
+        if name in WRITTEN:
+            found = written(name, self.tracer, out, args, kwargs, READERS.get(name))
+            self.tracer.constants.extend((first, len(self.tracer.records), space) for space in found)
         if name in _EQUAL_PARTS and isinstance(args[1] if len(args) > 1 else None, int):
             self._equal_parts(_EQUAL_PARTS[name], out, args, kwargs)
             return out
@@ -111,13 +113,6 @@ class Sizes(Listening):
             tracer.muted -= 1
         tracer.observe(func, out, args, kwargs)
         return out
-
-    def _note_constants(self, name: str, out: Result, args: Args, kwargs: Kwargs, first: int) -> None:
-        """Remember which sizes of a view were written into the code: if it fails when narrowed, these are why."""
-        for value, tensor, dim in READERS[name](self.tracer, out, args, kwargs):
-            if type(value) is int and value > 1:
-                space = self.tracer.spaces(tensor)[dim % tensor.dim()]
-                self.tracer.constants.append((first, len(self.tracer.records), space))
 
     def _equal_parts(self, fixed: int | None, parts: Any, args: Args, kwargs: Kwargs) -> None:
         """``chunk`` and its like divide what they are given evenly: the parts must stay of one size, so they are one space."""
@@ -156,9 +151,10 @@ class Sizes(Listening):
                 if isinstance(value, Sized) and tensor.dim():
                     tracer.facts.equations.append((value.origin, tracer.spaces(tensor)[dim % tensor.dim()], where))
             return
-        grouped = GROUP_ARGUMENT.get(name)
-        if grouped is not None:
-            self._read_groups(grouped, args, kwargs, where)
+        if name in GROUP_ARGUMENT:
+            counted = groups_of(tracer, name, args, kwargs)
+            if counted is not None and isinstance(counted[0], Sized):
+                tracer.facts.equations.append((counted[0].origin, counted[1], where))
             return
         for value in _flat_ints((args, kwargs)):
             if not isinstance(value, Sized):
@@ -169,17 +165,6 @@ class Sizes(Listening):
                 fixed = constant(abs(int.__index__(value)), f"a size is used as a number in {where}")
                 origin = value.origin if value >= 0 else ("-", 0, value.origin)
                 tracer.facts.equations.append((origin, fixed, where))
-
-    def _read_groups(self, place: tuple[int, str, int], args: Args, kwargs: Kwargs, where: str) -> None:
-        position, key, axis = place
-        groups = args[position] if len(args) > position else kwargs.get(key)
-        x = args[0]
-        if not isinstance(groups, Sized):
-            return
-        channels = self.tracer.spaces(x)[x.dim() + axis if axis < 0 else axis]
-        pieces = split(channels, (int.__index__(groups), channels.root().size // int.__index__(groups)))
-        if pieces is not None:
-            self.tracer.facts.equations.append((groups.origin, pieces[0], where))
 
 
 def _has_sized(values: Iterable[Any]) -> bool:
@@ -370,21 +355,6 @@ _EQUAL_PARTS: dict[str, int | None] = {"chunk": None, "tensor_split": None, "hsp
 
 # what hands a tensor's values to code that nobody listens to
 _READS = READS | {"untyped_storage", "storage", "_typed_storage", "__dlpack__", "__reduce_ex__"}
-
-
-_VIEWS = frozenset({"view", "reshape", "unflatten", "expand"})
-
-
-# function -> (position of the groups argument, its keyword, channel axis of the first argument)
-GROUP_ARGUMENT: dict[str, tuple[int, str, int]] = {
-    "group_norm": (1, "num_groups", 1),
-    "conv1d": (6, "groups", -2),
-    "conv2d": (6, "groups", -3),
-    "conv3d": (6, "groups", -4),
-    "conv_transpose1d": (6, "groups", -2),
-    "conv_transpose2d": (6, "groups", -3),
-    "conv_transpose3d": (6, "groups", -4),
-}
 
 
 # arguments that are positions or flags, not sizes

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from secateur.core.equations import Attribute
-from secateur.core.sized import Listener, Sized
-from secateur.torch.running.restoring import shallow_copy
+from secateur.core.sized import Listener, Sized, SizedNumber
+from secateur.torch.running.settings import fields_of, is_plain_row, is_table, row_like, with_fields
 from secateur.torch.running.walking import named_modules
 
 TORCH_SIZES = frozenset(
@@ -51,6 +53,12 @@ _OWN_SIZES: tuple[tuple[Any, dict[str, tuple[str, int]]], ...] = (
 )
 
 
+_DEPTH = 3  # of containers inside each other
+_MOST = 100  # entries: what has more is a vocabulary
+_DATA = frozenset({bool, int, float, str, type(None)})
+_BUILT_IN = frozenset({"builtins", "collections", "types", "functools", "enum"})
+
+
 CONFIG_NAMES = frozenset({"config", "cfg", "args", "hparams", "opt", "options"})
 
 
@@ -62,24 +70,23 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
     values: dict[Attribute, int] = {}
 
     def wrap(value: object, module: str, path: str, depth: int) -> Any:
-        if type(value) is int and value > 1:
+        if (type(value) is int or isinstance(value, np.integer)) and value > 1:
             attribute = Attribute(module, path)
-            values[attribute] = value
-            return Sized(value, attribute, listener)
-        if isinstance(value, (tuple, list)) and type(value) in (tuple, list) and _few_integers(value):
-            return type(value)(wrap(v, module, f"{path}[{i}]", depth) for i, v in enumerate(value))
-        if depth < 2 and _is_config(path.rpartition(".")[2], value):
-            twin = shallow_copy(value)
-            twin.__dict__.update(
-                {k: wrap(v, module, f"{path}.{k}", depth + 1) for k, v in vars(value).items() if isinstance(k, str)}
-            )
-            return twin
+            values[attribute] = int(value)
+            return (Sized if type(value) is int else SizedNumber)(int(value), attribute, listener)
+        if isinstance(value, (tuple, list)) and is_plain_row(value) and _few_integers(value):
+            return row_like(value, [wrap(v, module, f"{path}[{i}]", depth) for i, v in enumerate(value)])
+        if depth < _DEPTH and is_table(value) and _is_data(value):
+            return type(value)((k, wrap(v, module, f'{path}["{k}"]', depth + 1)) for k, v in value.items())
+        if depth < _DEPTH and _is_config(path.rpartition(".")[2], value):
+            fields = fields_of(value)
+            return with_fields(value, {k: wrap(v, module, f"{path}.{k}", depth + 1) for k, v in fields.items()})
         return value
 
     for name, module in named_modules(model):
         builtin = type(module).__module__.startswith("torch.nn.modules")
         own = _own_sizes(module)
-        for key, value in list(vars(module).items()):
+        for key, value in (_of_class(type(module)) | vars(module)).items():
             if builtin and key not in TORCH_SIZES and key not in own:
                 continue
             if key.startswith("_") and key[1:2] != "" and type(value) is not int:
@@ -108,6 +115,28 @@ def _few_integers(values: Sequence[object]) -> bool:
 
 
 def _is_config(name: str, value: object) -> bool:
-    if isinstance(value, (nn.Module, type)) or not hasattr(value, "__dict__") or callable(value):
+    if isinstance(value, (nn.Module, type)) or callable(value):
         return False
-    return name in CONFIG_NAMES or type(value).__name__.endswith(CONFIG_SUFFIXES) or is_dataclass(value)
+    if hasattr(value, "__dict__") and (
+        name in CONFIG_NAMES or type(value).__name__.endswith(CONFIG_SUFFIXES) or is_dataclass(value)
+    ):
+        return True
+    fields = {} if type(value).__module__ in _BUILT_IN else fields_of(value)
+    return 0 < len(fields) <= _MOST and all(map(_is_data, fields.values()))
+
+
+def _is_data(value: object) -> bool:
+    """Whether a value is made of numbers and words alone: what holds more may be a state that modules share."""
+    if is_table(value):
+        return len(value) <= _MOST and all(map(_is_data, value.values()))
+    if isinstance(value, (tuple, list)):
+        return len(value) <= _MOST and all(map(_is_data, value))
+    return type(value) in _DATA or isinstance(value, np.generic)
+
+
+@cache
+def _of_class(kind: type) -> dict[str, int]:
+    """The integers that a class, or a base that is not PyTorch's, says for all its modules."""
+    bases = [base for base in reversed(kind.__mro__) if not base.__module__.startswith(("torch.", "builtins"))]
+    found = {key: value for base in bases for key, value in vars(base).items()}
+    return {key: value for key, value in found.items() if type(value) is int and key.strip("_") != "version"}

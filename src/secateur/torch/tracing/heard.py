@@ -90,7 +90,7 @@ def _numbers(tree: Any, *, whole: bool) -> Iterator[Number]:
             with _disable_current_modes():  # a constant that the code made outside PyTorch
                 yield from tree.detach().flatten().tolist()
         return
-    if isinstance(tree, int):
+    if isinstance(tree, int | np.integer):
         if whole:
             yield None if isinstance(tree, Sized) else float(tree)
     elif isinstance(tree, (float, complex)):

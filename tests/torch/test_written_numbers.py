@@ -1,0 +1,88 @@
+"""Counts that are written into the code: what they count stays, the rest is narrowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.testing import random_plan
+
+X = torch.randn(2, 3, 6, 6)
+
+
+class Net(nn.Module):
+    """A width of 16 that the code under test sees between two convolutions."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], given: int = 16) -> None:
+        super().__init__()
+        self.up, self.down = nn.Conv2d(3, 16, 1), nn.Conv2d(given, 4, 1)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.between(torch.relu(self.up(x))))
+
+
+def parts(between: Callable[[Tensor], Tensor], given: int = 16) -> tuple[list[int], list[str]]:
+    """The sizes of what is free between, each plan verified; and why the rest is not."""
+    model = Net(between, given).eval()
+    graph = sc.trace(model, X)
+    for seed in range(3):
+        sc.verify(model, random_plan(graph, seed), graph)
+    return [w.size for w in graph.free], [w.frozen or "" for w in graph.widths if w.name.startswith("up.out")]
+
+
+@pytest.mark.parametrize(
+    ("between", "free"),
+    [
+        (lambda h: F.group_norm(h, 4), [4]),
+        (lambda h: F.group_norm(h, num_groups=8), [2]),
+        (lambda h: F.conv2d(h, torch.ones(16, 4, 1, 1), groups=4), []),
+        (lambda h: torch.cat([h[:, :6].tanh(), h[:, 6:]], 1), [10]),
+        (lambda h: torch.cat([h[:, :-6].tanh(), h[:, -6:]], 1), [10]),
+        (lambda h: torch.cat([h[:, :2], h[:, 2:5].tanh(), h[..., 5:, :, :]], 1), [11]),
+        (lambda h: torch.cat([h.narrow(1, 0, 6).tanh(), h[:, 6:]], 1), [10]),
+        (lambda h: h.view(h.shape[0], 4, -1, 6, 6).softmax(1).flatten(1, 2), [4]),
+    ],
+)
+def test_what_a_number_in_the_code_counts_stays_and_the_rest_is_free(
+    between: Callable[[Tensor], Tensor], free: list[int]
+) -> None:
+    found, reasons = parts(between)
+    assert found == free
+    assert any("a size written into the code" in reason for reason in reasons) or not free
+
+
+def test_of_a_slice_that_is_written_to_the_rest_is_free() -> None:
+    def between(h: Tensor) -> Tensor:
+        h = h.clone()
+        h[:, :4] = h[:, :4] * 2
+        return h
+
+    assert parts(between)[0] == [12]
+
+
+def test_groups_of_a_weight_of_ones_own_leave_what_is_inside_them_free() -> None:
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
+            self.weight = nn.Parameter(torch.randn(16, 4, 3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(F.conv2d(self.up(x), self.weight, padding=1, groups=4).relu())
+
+    model = Grouped()
+    graph = sc.trace(model, X)
+    assert [w.size for w in graph.free] == [4, 4]
+    assert sc.verify(model, random_plan(graph, 1), graph).passed
+
+
+def test_a_part_that_is_added_to_another_of_a_literal_size_keeps_both() -> None:
+    found, reasons = parts(lambda h: h[:, :8] * h[:, 8:].sigmoid(), given=8)
+    assert found == []
+    assert all("a size written into the code" in reason for reason in reasons)
