@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 from secateur.core.equations import OPERATORS, Attribute, Difference, Equation, Expression, Operation
 from secateur.core.layout import Along, Axis, Product, Sum, Whole
+from secateur.core.learning import as_space, attributes_in, learn, namesakes
 from secateur.core.sized import COMPARISONS, Origin, spaces_in
-from secateur.core.space import Form, Space, align, concat, constant, freeze, leaves, mark_inexact, merge, split, unify
-from secateur.core.space import factors as factors_of
+from secateur.core.space import Form, Space, align, freeze, leaves, mark_inexact, merge, unify
 
 AxisOf = Callable[[Space], Axis]
 RawEquation = tuple[Origin, Space, str]  # expression, the dimension it is the size of, where the code said so
@@ -68,8 +68,12 @@ def settle(facts: SizeFacts) -> None:
         wrong = _failing(facts, meaning)
         if not wrong:
             break
-        learnt = [_learn(origin, space, meaning) for origin, space, _ in wrong]
+        learnt = [learn(origin, space, meaning) for origin, space, _ in wrong]
         if any(learnt):
+            continue
+        if said := list(namesakes([origin for origin, _, _ in wrong], meaning, facts.attributes)):
+            facts.equations.extend(said)
+            meaning.update({attribute: space for attribute, space, _ in said})
             continue
         for origin, space, where in wrong:
             if (
@@ -85,16 +89,10 @@ def settle(facts: SizeFacts) -> None:
         for space in _spaces_of(origin, meaning):
             freeze(space, reason)
     for (left, symbol, right), (outcome, where) in facts.branches.items():
-        if not _comes_out_alike(left, symbol, right, outcome, facts, meaning):
+        reason = f"the code takes a branch by its size in {where or 'the model'}"
+        if not _comes_out_alike((left, symbol, right), outcome, facts, meaning, reason):
             for space in [*_spaces_of(left, meaning), *_spaces_of(right, meaning)]:
-                freeze(space, f"the code takes a branch by its size in {where or 'the model'}")
-
-
-def attributes_in(origin: Origin) -> list[Attribute]:
-    """The attributes that an expression is made of."""
-    if isinstance(origin, tuple):
-        return [*attributes_in(origin[1]), *attributes_in(origin[2])]
-    return [origin] if isinstance(origin, Attribute) else []
+                freeze(space, reason)
 
 
 def counted(facts: SizeFacts) -> set[int]:
@@ -105,10 +103,15 @@ def counted(facts: SizeFacts) -> set[int]:
 
 
 def _comes_out_alike(
-    left: Origin, symbol: str, right: Origin, outcome: bool, facts: SizeFacts, meaning: Mapping[Attribute, Space]
+    comparison: tuple[Origin, str, Origin],
+    outcome: bool,
+    facts: SizeFacts,
+    meaning: Mapping[Attribute, Space],
+    reason: str,
 ) -> bool:
     """Whether a comparison comes out the same at other counts of the leaves it depends on; where it does from some count on,
     or at multiples of one, the leaf is held to these."""
+    left, symbol, right = comparison
     sides = [s for origin in (left, right) if not isinstance(origin, float) for s in _spaces_of(origin, meaning)]
     free = {id(leaf): leaf for space in sides for leaf in leaves(space) if not leaf.frozen and leaf.size > 1}
 
@@ -125,9 +128,26 @@ def _comes_out_alike(
         ((key, leaf),) = free.items()
         return _hold(leaf, [count for count in range(1, leaf.size + 1) if at({key: count})])
     generator = random.Random(0)
+    whole = {key: leaf.size for key, leaf in free.items()}
     draws = [{key: generator.randint(1, leaf.size) for key, leaf in free.items()} for _ in range(64)]
-    corners = [dict.fromkeys(free, 1), {key: leaf.size for key, leaf in free.items()}]
-    return all(at(sizes) for sizes in [*draws, *corners])
+    return all(at(sizes) for sizes in [*draws, dict.fromkeys(free, 1), whole]) or _held_alike(at, free, reason)
+
+
+def _held_alike(at: Callable[[dict[int, int]], bool], free: Mapping[int, Space], reason: str) -> bool:
+    """Hold each leaf to the counts at which a comparison comes out the same with all others whole, if that is enough."""
+    whole = {key: leaf.size for key, leaf in free.items()}
+    allowed = {key: [n for n in range(1, leaf.size + 1) if at({**whole, key: n})] for key, leaf in free.items()}
+    if not all(allowed.values()):
+        return False
+    generator = random.Random(0)
+    draws = [{key: generator.choice(counts) for key, counts in allowed.items()} for _ in range(64)]
+    draws += [{key: counts[0] for key, counts in allowed.items()}]
+    if not all(map(at, draws)):
+        return False
+    for key, leaf in free.items():
+        if len(allowed[key]) < leaf.size and not _hold(leaf, allowed[key]):
+            freeze(leaf, reason)
+    return True
 
 
 def _hold(leaf: Space, allowed: list[int]) -> bool:
@@ -238,94 +258,21 @@ def _number(
     return int(origin)
 
 
-def _learn(origin: Origin, space: Space, meaning: dict[Attribute, Space]) -> bool:
-    """An attribute met only inside expressions becomes known from one of them, by inverting it."""
-    if isinstance(origin, Attribute):
-        if origin in meaning:
-            return False
-        meaning[origin] = space
-        return True
-    if not isinstance(origin, tuple):
-        return False
-    symbol, left, right = origin
-    for known, unknown, on_right in ((left, right, True), (right, left, False)):
-        said = _as_space(known, meaning)
-        if said is None or not _has_unknown(unknown, meaning):
-            continue
-        other = _other_operand(symbol, space, said, on_right=on_right)
-        if other is not None and _learn(unknown, other, meaning):
-            return True
-    return False
-
-
-def _has_unknown(origin: Origin, meaning: Mapping[Attribute, Space]) -> bool:
-    if isinstance(origin, tuple):
-        return _has_unknown(origin[1], meaning) or _has_unknown(origin[2], meaning)
-    return isinstance(origin, Attribute) and origin not in meaning
-
-
-def _other_operand(symbol: str, space: Space, known: Space, *, on_right: bool) -> Space | None:
-    """What the other operand must be for the operation to give this space; ``on_right``: the other one is the right one."""
-    if symbol == "*":
-        return _divide(space, known)
-    if symbol == "//" and not on_right:
-        return merge([known, space])
-    if symbol == "-" and not on_right:
-        return concat([known, space])
-    return None
-
-
-def _divide(space: Space, first: Space) -> Space | None:
-    """The other factor of a product, where the first one leads or ends it."""
-    top = space.root()
-    if first.root().size == 0 or top.size % first.root().size:
-        return None
-    pieces = factors_of(top)
-    if len(pieces) > 1 and pieces[-1].root().size == first.root().size:
-        return merge(pieces[:-1])
-    if len(pieces) > 1 and pieces[0].root().size == first.root().size:
-        return merge(pieces[1:])
-    if top.form is Form.LEAF:
-        return None
-    halves = split(top, (first.root().size, top.size // first.root().size))
-    return halves[1] if halves is not None else None
-
-
 def _relate(
     origin: Origin, space: Space, where: str, meaning: dict[Attribute, Space], old: Mapping[Attribute, int]
 ) -> None:
     """Unify what an equation says is equal; freeze where that cannot be said in spaces."""
     if isinstance(origin, tuple) and origin[0] == "//":
-        whole, divisor = _as_space(origin[1], meaning, old), _as_space(origin[2], meaning, old)
+        whole, divisor = as_space(origin[1], meaning, old), as_space(origin[2], meaning, old)
         # a division that came out even is meant to: the whole is the product, or a remainder would be lost when narrowed
         if whole is not None and divisor is not None and whole.size == divisor.size * space.root().size:
             unify(whole, merge([divisor, space]), where)
             return
-    said = _as_space(origin, meaning, old)
+    said = as_space(origin, meaning, old)
     if said is None or said.root().size != space.root().size:
         _freeze_equation(origin, space, where, meaning)
         return
     unify(said, space, where)
-
-
-def _as_space(
-    origin: Origin, meaning: Mapping[Attribute, Space], old: Mapping[Attribute, int] | None = None
-) -> Space | None:
-    """An expression as a space. With ``old``, an attribute of which nothing else is known is the constant it is now."""
-    if isinstance(origin, Space):
-        return origin.root()
-    if isinstance(origin, Attribute):
-        if origin in meaning:
-            return meaning[origin].root()
-        return constant(old[origin], f"the code relates it to {origin}") if old is not None else None
-    if isinstance(origin, int):
-        return constant(origin, "a number in the code") if origin > 0 else None
-    left, right = _as_space(origin[1], meaning, old), _as_space(origin[2], meaning, old)
-    if left is None or right is None:
-        return None
-    if origin[0] == "*":
-        return merge([left, right])
-    return concat([left, right]) if origin[0] == "+" else None
 
 
 def _freeze_equation(origin: Origin, space: Space, where: str, meaning: Mapping[Attribute, Space]) -> None:
@@ -337,8 +284,10 @@ def _freeze_equation(origin: Origin, space: Space, where: str, meaning: Mapping[
 def equations_for(facts: SizeFacts, axis_of: AxisOf) -> tuple[Equation, ...]:
     """The equations of a run over resolved axes, without those nothing can change and without repetitions."""
     found: dict[tuple[Expression, Axis], Equation] = {}
+    meaning = _attribute_spaces(facts)
     for origin, space, where in facts.equations:
-        free = any(not leaf.frozen for s in [space, *spaces_in(origin)] for leaf in leaves(s))
+        related = [space, *spaces_in(origin), *_spaces_of(origin, meaning)]
+        free = any(not leaf.frozen for s in related for leaf in leaves(s))
         expression, axis = _expression(origin, axis_of), axis_of(space)
         if (free or isinstance(origin, Attribute)) and not isinstance(origin, Space):
             found.setdefault((expression, axis), Equation(expression, axis, where))

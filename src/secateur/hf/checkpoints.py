@@ -25,7 +25,8 @@ from secateur.core.text import visible
 from secateur.errors import ArtifactError, InputError
 from secateur.io.artifact import restore, save
 from secateur.io.atomic import PLAN, write_file
-from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, config_of
+from secateur.torch.narrowing.host_building import config_of
+from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID
 from secateur.torch.running.restoring import named_tensors
 
 _CONFIG = "config.json"

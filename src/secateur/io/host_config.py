@@ -20,7 +20,8 @@ from torch import nn
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.io.atomic import write_file
-from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, Fields, Said, config_of, said_by_config
+from secateur.torch.narrowing.host_building import config_of
+from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, Fields, Said, said_by_config
 from secateur.torch.narrowing.installing import set_attribute
 
 
@@ -53,7 +54,8 @@ def described(model: nn.Module, plans: Sequence[Plan]) -> tuple[dict[str, object
     if config is None:
         return {}, {}
     said = said_by_config(model, plans[0]) if len(plans) == 1 else Said(reason="it was narrowed in several steps")
-    assert said is not None
+    if said is None:
+        return {}, {}
     return {UNSAID: said.reason, ORIGINAL_CONFIG: config}, said.fields
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from secateur.core.graph import Graph, Width
+from secateur.core.layout import Axis, Product, alongs_of
 from secateur.errors import InputError, nearest
 from secateur.search.ties import Tie, pattern_of, ties_of
 
@@ -83,7 +84,7 @@ def role_of(width: Width, graph: Graph) -> str | None:
         case "experts":
             return "num_moe_experts"
         case "features" if "*" in pattern_of(width.name) and not mixer:
-            return _feed_forward(width)
+            return _feed_forward(width, graph)
         case _:
             return None
 
@@ -107,17 +108,36 @@ def sizes_asked(export: Mapping[str, object], graph: Graph) -> dict[str, int]:
     ties = ties_of(graph)
     roles = {tie.name: role_of(graph[tie.widths[0]], graph) for tie in ties}
     chosen: dict[str, int] = {}
-    for name, count in sorted(export.items(), key=lambda entry: _ROLE_OF.get(entry[0]) in _TOTALS):
+    for name, asked in sorted(export.items(), key=lambda entry: _ROLE_OF.get(entry[0]) in _TOTALS):
         role = _ROLE_OF.get(name)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise InputError(f"export_config: {name} is a whole number of at least 1, not {count!r}")
-        mine = [tie for tie in ties if roles[tie.name] == role] if role else [t for t in ties if t.name == name]
+        if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
+            raise InputError(f"export_config: {name} is a whole number of at least 1, not {asked!r}")
+        count, mine = asked, [t for t in ties if (roles[t.name] == role if role else t.name == name)]
+        shared = role in _TOTALS and bool(mine)
+        if role in _TOTALS and not mine:  # so many in each group, as it is: the groups are asked for
+            mine = [tie for tie in ties if roles[tie.name] == _TOTALS[role][0]]
+            count = _groups_for(name, asked, mine, graph)
         if not mine:
             raise InputError(_nothing(name, role, graph, ties))
         for tie in mine:
-            own = _in_each_group(name, count, tie, ties, roles, chosen) if role in _TOTALS else count
-            chosen[tie.name] = _checked(name, own, tie, count)
+            own = _in_each_group(name, asked, tie, ties, roles, chosen) if shared else count
+            chosen[tie.name] = _checked(name, own, tie, asked)
     return chosen
+
+
+def _groups_for(name: str, count: int, groups: Sequence[Tie], graph: Graph) -> int:
+    """How many groups have so many heads in all, where the heads of a group are as many as they are."""
+    owners = {tie.name.rpartition(".")[0] for tie in groups}
+    inside = [
+        w for w in graph.widths if w.kind == "queries_per_group" and pattern_of(w.name).rpartition(".")[0] in owners
+    ]
+    each = inside[0].size if inside else 1
+    if count % each:
+        possible = ", ".join(str(choice * each) for choice in groups[0].choices[-4:])
+        raise InputError(
+            f"export_config: {name}={count} is not possible: each group has {each} heads, so {possible} are"
+        )
+    return count // each
 
 
 def _in_each_group(
@@ -166,8 +186,15 @@ def _beside_a_state(width: Width, graph: Graph) -> bool:
     return any(w.kind == "state" and w.name.rpartition(".")[0] == owner for w in graph.widths)
 
 
-def _feed_forward(width: Width) -> str | None:
-    if width.name.endswith("]") and "expert" not in width.name:
+def _is_alone(width: Width, axis: Axis) -> bool:
+    """Whether an axis is nothing but a width, several times perhaps: gate and up in one."""
+    return not isinstance(axis, Product) and {along.width for along in alongs_of(axis)} == {width.name}
+
+
+def _feed_forward(width: Width, graph: Graph) -> str | None:
+    if "expert" not in width.name and not all(
+        _is_alone(width, graph.layouts[use.tensor][use.axis]) for use in width.uses
+    ):
         return None  # a factor of an axis whose meaning the code does not say
     if "shared_expert" in width.name or "shared_mlp" in width.name:
         return "moe_shared_expert_intermediate_size"

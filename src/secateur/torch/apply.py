@@ -23,11 +23,11 @@ from secateur.core.verification import Verification
 from secateur.errors import ApplyError, InputError, SecateurError, VerificationError
 from secateur.torch.narrowing.fingerprint import check_fingerprint
 from secateur.torch.narrowing.history import history_with
+from secateur.torch.narrowing.host_building import config_of, is_described
 from secateur.torch.narrowing.host_config import (
     ORIGINAL_CONFIG,
     UNSAID,
     Fields,
-    config_of,
     said_by_config,
     said_of_depth,
 )
@@ -135,9 +135,14 @@ def _described(model: nn.Module, plan: Plan, notes: dict[str, object]) -> Fields
     if said.reason is None:
         notes[ORIGINAL_CONFIG] = model.__dict__.get(ORIGINAL_CONFIG, config_of(model))
         return said.fields
+    consequence = (
+        "its own save_pretrained would write a checkpoint that from_pretrained rejects; secateur.hf.save_pretrained and "
+        "from_pretrained keep it"
+        if is_described(model)
+        else "what is built from it has other shapes; secateur.save and secateur.restore keep them"
+    )
     warnings.warn(
-        f"the configuration of {type(model).__name__} cannot say what is left ({said.reason}): its own save_pretrained would "
-        "write a checkpoint that from_pretrained rejects; secateur.hf.save_pretrained and from_pretrained keep it",
+        f"the configuration of {type(model).__name__} cannot say what is left ({said.reason}): {consequence}",
         stacklevel=5,
     )
     depth = said_of_depth(model, plan)

@@ -3,7 +3,7 @@
     narrowed shapes ──► fields tried, one by one, on networks without data ──► {"hidden_size": 48, "num_attention_heads": 6}
 
 No table of families: a field is changed where the network that the constructor then builds is nearer to the narrowed one, in
-shapes and in the integers that its code reads. Works for whatever is built as ``type(model)(config)``, as Hugging Face's are.
+shapes and in the integers that its code reads. Works for whatever is built from its ``config`` and what it holds besides.
 
 Invariant: a description is given only if the constructor builds exactly the narrowed shapes from it, and every number that it
 computes on the way is the one that the narrowed network has; else the reason is.
@@ -11,7 +11,6 @@ computes on the way is the one that the narrowed network has; else the reason is
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,13 +25,21 @@ from secateur.core.equations import attributes_of
 from secateur.core.layout import Axis, Product, Sum, size_of
 from secateur.core.plan import Plan
 from secateur.search.ties import uneven
+from secateur.torch.narrowing.host_building import (
+    Config,
+    config_of,
+    fresh,
+    is_config,
+    is_described,
+    on_meta,
+    put_numbers,
+)
 from secateur.torch.narrowing.host_depth import Value, fields_of, shallower
 from secateur.torch.running.randomness import undo_of_random_state
 
 ORIGINAL_CONFIG, UNSAID = "_secateur_config", "_secateur_unsaid"  # notes on a model that was narrowed
 
 _MOST_PAIRS = 60
-Config = Any  # somebody else's class: it has to_dict(), and fields as attributes
 Fields = Mapping[str, Value]
 
 
@@ -44,23 +51,18 @@ class Said:
     reason: str | None = None
 
 
-def config_of(model: nn.Module) -> Config | None:
-    """The configuration that a model is built from, or None where it has none of that kind."""
-    config = model.__dict__.get("config")
-    return config if callable(getattr(config, "to_dict", None)) and hasattr(config, "__dict__") else None
-
-
 def said_by_config(model: nn.Module, plan: Plan) -> Said | None:
     """What the configuration has to say after a plan; None for a model that has no configuration."""
     config = config_of(model)
     if config is None:
         return None
-    blocks = uneven(plan)
-    if blocks is not None:
-        return Said(reason=f"{blocks} has another size in each block")
     undo = undo_of_random_state()
     try:
-        return _Description(model, config, plan).found()
+        description = _Description(model, config, plan)
+        if not is_described(model) and description.unfit() is not None:
+            return None
+        blocks = uneven(plan)
+        return description.found() if blocks is None else Said(reason=f"{blocks} has another size in each block")
     finally:
         undo()
 
@@ -116,16 +118,23 @@ class _Description:
         self.numbers = _numbers_read(plan)
         self.marks: dict[tuple[str, str], object] = {}
 
-    def found(self) -> Said:
-        """The fields, or why there are none."""
+    def unfit(self) -> str | None:
+        """Why the configuration is none of the model as it is now, if it is not."""
         try:
             whole = self._built({})
         except _Unbuildable as problem:
-            return Said(reason=f"{type(self.model).__name__} cannot be built from its configuration ({problem})")
+            return f"{type(self.model).__name__} cannot be built from its configuration ({problem})"
         marks = _marks(whole, words=bool(self.plan.drops))
         self.marks = {(new, key): mark for (m, key), mark in marks if (new := _called(m, self.plan)) is not None}
         if {n: tuple(t.shape) for n, t in _stored(whole).items()} != self.shapes:
-            return Said(reason="its configuration does not describe the model as it is now")
+            return "its configuration does not describe the model as it is now"
+        return None
+
+    def found(self) -> Said:
+        """The fields, or why there are none."""
+        reason = self.unfit()
+        if reason is not None:
+            return Said(reason=reason)
         computed = next((n for n in _not_stored(self.model) if self.plan.narrows(n)), None)
         if computed is not None:
             return Said(reason=f"{computed} is computed from the configuration, and holds a choice of its numbers now")
@@ -197,7 +206,7 @@ class _Description:
 
     def _built(self, fields: Fields) -> nn.Module:
         try:
-            return _on_meta(self.model, _valid(with_fields(self.config, fields)))
+            return on_meta(self.model, _valid(with_fields(self.config, fields)))
         except Exception as problem:  # other people's code, asked for combinations that it may never have seen
             raise _Unbuildable(" ".join(f"{type(problem).__name__}: {problem}".split())[:160]) from problem
 
@@ -231,28 +240,19 @@ def put_config(model: nn.Module, old: Mapping[int, Config], fields: Fields) -> N
         for step in filter(None, path.split(".")):
             before, after = getattr(before, step), getattr(after, step)
         made[id(before)] = after
-    fresh: dict[str, nn.Module] | None = None
+    undo = undo_of_random_state()
+    try:
+        built = fresh(model, made[id(root)])
+        put_numbers(model, fresh(model, root), built)
+    finally:
+        undo()
     for name, module in model.named_modules():
         config = old.get(id(module))
         if config is not None:
             if id(config) not in made:  # a copy of the model's, as the stacks of encoder–decoders have
-                fresh = _fresh(model, made[id(root)]) if fresh is None else fresh
-                like = config_of(fresh[name]) if name in fresh else None
+                like = config_of(built[name]) if name in built else None
                 made[id(config)] = with_fields(config, _own(config, root, fields, like))
             module.__dict__["config"] = made[id(config)]
-
-
-def _on_meta(model: nn.Module, config: Config) -> nn.Module:
-    """Another model of this class, without weights. Raises what the constructor raises."""
-    with torch.device("meta"), torch.no_grad():
-        return type(model)(config)
-
-
-def _fresh(model: nn.Module, config: Config) -> dict[str, nn.Module]:
-    """The modules of a model made from a configuration; none where it cannot be made."""
-    with contextlib.suppress(Exception):
-        return dict(_on_meta(model, copy.deepcopy(config)).named_modules())
-    return {}
 
 
 def _own(config: Config, root: Config, fields: Fields, like: Config | None) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def configs_held(model: nn.Module) -> dict[int, Config]:
 
 
 def _sub_configs(config: Config) -> set[str]:
-    return {key for key, value in vars(config).items() if callable(getattr(value, "to_dict", None))}
+    return {key for key, value in vars(config).items() if is_config(value)}
 
 
 def _value(config: Config, path: str) -> object:

@@ -16,10 +16,10 @@ from typing import Any
 
 from secateur.core.depth import Stack
 from secateur.core.plan import Plan
+from secateur.torch.narrowing.host_building import Config, is_config
 
 _MOST = 64  # ways of reading one list of counts
 
-Config = Any  # somebody else's class: it has to_dict(), and fields as attributes
 Value = int | str | list[Any]
 
 
@@ -86,5 +86,5 @@ def fields_of(config: Config, prefix: str = "") -> Iterator[tuple[str, object]]:
         if key.startswith("_"):
             continue
         yield prefix + key, value
-        if callable(getattr(value, "to_dict", None)):
+        if is_config(value):
             yield from fields_of(value, f"{prefix}{key}.")

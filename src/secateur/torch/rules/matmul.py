@@ -36,10 +36,14 @@ def addmm(trace: Trace, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **kwarg
     k = _contract(trace, a, 1, b, 0)
     spaces, zero = [trace.spaces(a)[0], trace.spaces(b)[1]], [trace.zero(a)[0], trace.zero(b)[1]]
     trace.multiply(1, spaces[0], k, spaces[1])
-    trace.put(out, *_add_bias(trace, spaces, zero, bias))
+    trace.put(out, *_add_bias(trace, spaces, zero, bias, **kwargs))
 
 
-def _add_bias(trace: Trace, spaces: list[Space], zero: list[bool], bias: Tensor) -> tuple[list[Space], list[bool]]:
+def _add_bias(
+    trace: Trace, spaces: list[Space], zero: list[bool], bias: Tensor, *, beta: object = 1, **rest: object
+) -> tuple[list[Space], list[bool]]:
+    if beta == 0:  # not even read
+        return spaces, zero
     for back in range(1, len(spaces) + 1):
         if bias.dim() >= back and bias.shape[-back] == spaces[-back].root().size:
             spaces[-back] = trace.same(spaces[-back], trace.spaces(bias)[-back])
@@ -66,7 +70,7 @@ def baddbmm(trace: Trace, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **kwa
     spaces = [batch, trace.spaces(a)[1], trace.spaces(b)[2]]
     zero = [trace.zero(a)[0] or trace.zero(b)[0], trace.zero(a)[1], trace.zero(b)[2]]
     trace.multiply(1, *spaces, k)
-    trace.put(out, *_add_bias(trace, spaces, zero, bias))
+    trace.put(out, *_add_bias(trace, spaces, zero, bias, **kwargs))
 
 
 @rule("_trilinear")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 Held = Any  # whatever a model or a batch holds
 
@@ -26,7 +27,10 @@ ATOMS: frozenset[type] = frozenset(
     | {torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size}
 )
 # What synchronises, logs or speaks to the outside. None of it is part of what a network computes.
-SHARED = (type(threading.Lock()), type(threading.RLock()), threading.Thread, io.IOBase, torch.Stream, torch.Event)
+SHARED = (
+    *(type(threading.Lock()), type(threading.RLock()), threading.Thread, io.IOBase, torch.Stream, torch.Event),
+    *((dist.ProcessGroup, dist.Store) if dist.is_available() else ()),
+)
 
 
 def reaches(function: Held, wanted: Collection[int]) -> bool:

@@ -28,6 +28,7 @@ from secateur.torch.tracing.arithmetic import ARITHMETIC
 from secateur.torch.tracing.heard import call_of
 from secateur.torch.tracing.literals import GROUP_ARGUMENT, WRITTEN, groups_of, written
 from secateur.torch.tracing.tracer import Tracer
+from secateur.torch.tracing.unread import join
 
 Reading = Iterator[tuple[Any, torch.Tensor, int]]  # (integer, tensor, dimension it is the size of)
 
@@ -94,6 +95,9 @@ class Sizes(Listening):
             if func.__self__ is _DATA and (known := self.tracer.known(args[0])) is not None:
                 self.tracer.note(out, known)
             return out
+        if name == "__set__" and func.__self__ is _DATA and (known := self.tracer.known(args[1])) is not None:
+            self.tracer.note(args[0], known)
+            return out
         if name == "size" and isinstance(args[0], torch.Tensor):
             return self._sized_size(args, kwargs, out)
         if _has_sized(args) or (kwargs and _has_sized(kwargs.values())):
@@ -131,6 +135,7 @@ class Sizes(Listening):
         known = self.tracer.known(tensor)
         if known is None:
             return shape
+        join(known)
         listener = self.tracer
         return torch.Size(
             [n if n == 1 or is_frozen(s) else Sized(n, s, listener) for n, s in zip(shape, known.spaces, strict=True)]

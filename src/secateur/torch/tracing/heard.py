@@ -40,6 +40,9 @@ _QUIET = frozenset(
         "stride",
         "is_complex",
         "element_size",
+        "empty",  # what it gives has no numbers, and code that keeps it asks for it once only
+        "new_empty",
+        "device",
     ]
 )
 _NUMBERS = frozenset(

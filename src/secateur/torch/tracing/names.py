@@ -23,9 +23,15 @@ HIDDEN = frozenset({"kernel", "spatial size", "size one"})
 _KINDS = (
     ("experts", ("num_experts", "num_local_experts", "n_routed_experts")),
     ("queries_per_group", ("num_key_value_groups", "n_rep", "kv_groups", "q_per_kv")),
-    ("query_groups", ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_groups")),
-    ("head_dim", ("head_dim", "attention_head_size", "dim_head", "head_size", "key_value_proj_dim", "d_kv", "key_dim")),
-    ("heads", ("num_attention_heads", "num_heads", "n_heads", "n_head", "nhead", "heads", "n_heads_log2")),
+    ("query_groups", ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_groups", "num_query_groups", "ngroups")),
+    (
+        "head_dim",
+        (
+            *("head_dim", "attention_head_size", "dim_head", "head_size", "key_value_proj_dim", "d_kv", "key_dim"),
+            *("headdim", "hidden_size_per_attention_head", "kv_channels"),
+        ),
+    ),
+    ("heads", ("num_attention_heads", "num_heads", "n_heads", "n_head", "nhead", "heads", "n_heads_log2", "nheads")),
     ("state", ("ssm_state_size", "state_size", "d_state")),
     ("groups", ("groups", "num_groups")),
 )
@@ -39,6 +45,15 @@ _OUTSIDE_HEADS = {
 
 
 _ATTRIBUTE_KIND = {name: kind for kind, names in _KINDS for name in names}
+_SHARDED = ("_per_partition", "_local_tp", "_local_tpcp")  # of a tensor that several processes share out
+
+
+def kind_of(attribute: str) -> str:
+    """What a width is that an attribute of this name holds the size of."""
+    plain = attribute
+    for suffix in _SHARDED:
+        plain = plain.removesuffix(suffix)
+    return _ATTRIBUTE_KIND.get(plain, attribute)
 
 
 def role(module: nn.Module | None, tensor: str, axis: int) -> tuple[str, str, bool]:
@@ -80,7 +95,7 @@ class Names:
         for wanted in (True, False):
             for tensor, axis, label, kind, produces in entries:
                 if produces is wanted and tensor in parameters:
-                    self._claim(seen.spaces[tensor][axis], label, kind)
+                    self._claim(seen.spaces[tensor][axis], label, kind, tensor.rpartition(".")[0])
         self._in_order(seen, parameters)
 
     def _claim_by_attribute(self, seen: Observation, parameters: set[str]) -> None:
@@ -100,25 +115,23 @@ class Names:
             if len({id(leaf) for leaf in found}) == 1 and id(top) in composed & used and id(top) not in self.by_leaf:
                 last = origin.path.rpartition(".")[2]
                 label = last if len(found) == 1 else f"{last}_pairs" if len(found) == 2 else f"{last}_parts"
-                self._assign(
-                    top, f"{origin.module}.{label}" if origin.module else label, _ATTRIBUTE_KIND.get(last, last)
-                )
+                self._assign(top, f"{origin.module}.{label}" if origin.module else label, kind_of(last))
 
-    def _claim(self, space: Space, label: str, kind: str) -> None:
+    def _claim(self, space: Space, label: str, kind: str, projection: str) -> None:
         found = [leaf for leaf in leaves(space) if leaf.size > 1 and leaf.frozen not in HIDDEN]
         for place, leaf in enumerate(found):
             if id(leaf) not in self.by_leaf:
-                named = self._around_head_dim(found, place, label)
+                named = self._around_head_dim(found, place, projection)
                 self._assign(leaf, *(named or (label if len(found) == 1 else f"{label}[{place}]", kind)))
 
-    def _around_head_dim(self, found: list[Space], place: int, label: str) -> tuple[str, str] | None:
+    def _around_head_dim(self, found: list[Space], place: int, projection: str) -> tuple[str, str] | None:
         """Name and kind of a factor outside a head width, whose size the code leaves open: ``view(…, -1, head_dim)``."""
         kinds = [self.kind.get(self.by_leaf.get(id(leaf), "")) for leaf in found]
         outside = kinds.index("head_dim") if "head_dim" in kinds else 0
         if place >= outside or outside not in _OUTSIDE_HEADS:
             return None
         name, kind = _OUTSIDE_HEADS[outside][place]
-        owner = label.rpartition(".")[0].rpartition(".")[0]  # the module that holds the projection
+        owner = projection.rpartition(".")[0]  # the module that holds it
         return f"{owner}.{name}" if owner else name, kind
 
     def _assign(self, leaf: Space, name: str, kind: str) -> None:

@@ -37,7 +37,20 @@ from secateur.torch.tracing.tracer import Tracer, _flat
 COUNTS: Call = ("add_", (1.0,))  # what batch norm does in training: it counts its batches
 
 
-_LAYOUT = frozenset(["clone", "permute", "transpose", "view", "_unsafe_view", "_reshape_alias", "unsqueeze", "expand"])
+_LAYOUT = frozenset(
+    [
+        "clone",
+        "permute",
+        "transpose",
+        "view",
+        "_unsafe_view",
+        "_reshape_alias",
+        "unsqueeze",
+        "expand",
+        "empty",
+        "new_empty",
+    ]
+)
 _SLICES = {"slice", "alias"}  # PyTorch makes the second of a slice that takes all
 _COUNT = torch.ops.aten.add_.Tensor
 _STATISTICAL = frozenset({"native_batch_norm"})  # what it saves is empty in evaluation

@@ -31,6 +31,7 @@ from secateur.torch.tracing.meta_kernels import factory_device
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 from secateur.torch.tracing.records import Memory, Record, Value
 from secateur.torch.tracing.scratch import CostTerm, Scratch
+from secateur.torch.tracing.unread import ignored, join, keep_apart
 
 
 class Tracer(TorchDispatchMode):
@@ -77,6 +78,7 @@ class Tracer(TorchDispatchMode):
         if known is None:
             spaces = [constant(n, reason if n != 1 else ONE) for n in tensor.shape]
             known = Value(spaces, [False] * len(spaces), self._run)
+            known.unread = []
             self._strangers[id(tensor)] = tensor, known
         return known
 
@@ -245,7 +247,9 @@ class Tracer(TorchDispatchMode):
         name = self.name = name.removeprefix("aten::")
         self.where = f"{name} in {self.module}" if self.module else name
         outputs, inputs = ([t for t in _flat(tree) if isinstance(t, torch.Tensor)] for tree in (out, (args, kwargs)))
-        self.read(inputs)
+        view = getattr(func, "is_view", False)
+        inputs = [t for t in inputs if t is not ignored(name, args, kwargs)]
+        self.read(inputs, values=not view)
         if not outputs:
             self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
             return
@@ -257,6 +261,7 @@ class Tracer(TorchDispatchMode):
             if rule is None:
                 raise NotImplementedError
             rule(self, out, *args, **kwargs)
+            keep_apart(name, view, [self.value(t) for t in inputs[:1]], [self.value(t) for t in outputs])
             for tensor in into:
                 for old, new in zip(before[id(tensor)], self.spaces(tensor), strict=True):
                     self.same(old, new)
@@ -264,12 +269,13 @@ class Tracer(TorchDispatchMode):
             self._give_up(name, inputs, outputs, rule is not None, error)
         self._remember(func, name, inputs, outputs)
 
-    def read(self, inputs: Iterable[torch.Tensor]) -> None:
-        """These tensors' values are used: freeze what that freezes."""
-        for tensor in inputs:
-            known = self.known(tensor)
-            if known is not None and known.when_read is not None:
+    def read(self, inputs: Iterable[torch.Tensor], *, values: bool = True) -> None:
+        """These tensors' values are used, or only looked at in another shape: freeze what that freezes."""
+        for known in filter(None, map(self.known, inputs)):
+            if known.when_read is not None:
                 freeze(*known.when_read)
+            if values:
+                join(known)
 
     def freeze_when_read(self, tensor: torch.Tensor, space: Space, reason: str) -> None:
         """Freeze a space if anything ever reads the values of this tensor."""

@@ -1,0 +1,90 @@
+"""Small models of Megatron-Core with random weights, and text for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+VOCABULARY, LENGTH = 64, 12
+_CONFIG: dict[str, Any] = {
+    "num_layers": 3,
+    "hidden_size": 32,
+    "ffn_hidden_size": 48,
+    "num_attention_heads": 8,
+    "kv_channels": 8,
+    "use_cpu_initialization": True,
+    "init_method_std": 0.1,
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "gradient_accumulation_fusion": False,
+    "bias_dropout_fusion": False,
+    "bias_activation_fusion": False,
+    "masked_softmax_fusion": False,
+    "persist_layer_norm": False,
+    "apply_rope_fusion": False,
+}
+_LLAMA = {
+    "normalization": "RMSNorm",
+    "gated_linear_unit": True,
+    "activation_func": torch.nn.functional.silu,
+    "num_query_groups": 2,
+    "add_bias_linear": False,
+}
+_EXPERTS = {
+    **_LLAMA,
+    "num_moe_experts": 4,
+    "moe_router_topk": 2,
+    "moe_ffn_hidden_size": 24,
+    "moe_token_dispatcher_type": "alltoall",
+}
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "gpt": ({}, {}, {}),
+    "llama": (_LLAMA, {"normalization": "RMSNorm"}, {"position_embedding_type": "rope"}),
+    "qk_norm": (
+        {"qk_layernorm": True, "normalization": "RMSNorm"},
+        {"normalization": "RMSNorm", "qk_layernorm": True},
+        {"position_embedding_type": "rope", "share_embeddings_and_output_weights": True},
+    ),
+    "experts": (_EXPERTS, {"normalization": "RMSNorm", "num_experts": 4, "moe_grouped_gemm": False}, {}),
+}
+
+
+def built(kind: str) -> nn.Module:
+    """A GPTModel of one kind, of what a local layer specification has."""
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+    from megatron.core.models.gpt.gpt_model import GPTModel
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    config, spec, more = KINDS[kind]
+    torch.manual_seed(0)
+    return GPTModel(
+        config=TransformerConfig(**{**_CONFIG, **config}),
+        transformer_layer_spec=get_gpt_layer_local_spec(**spec),
+        vocab_size=VOCABULARY,
+        max_sequence_length=LENGTH,
+        **more,
+    ).eval()
+
+
+def inputs(seed: int = 0, batch: int = 2) -> dict[str, Tensor]:
+    """What its forward takes, as keyword arguments."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "input_ids": torch.randint(0, VOCABULARY, (batch, LENGTH), generator=generator),
+        "position_ids": torch.arange(LENGTH).repeat(batch, 1),
+        "attention_mask": torch.ones(1, 1, LENGTH, LENGTH).tril() < 0.5,
+    }
+
+
+def again(model: nn.Module, config: Any) -> nn.Module:
+    """Another model of a configuration, as Megatron's own code builds it."""
+    parts = ("vocab_size", "max_sequence_length", "share_embeddings_and_output_weights", "position_embedding_type")
+    held: Any = model
+    made = type(held)(
+        config=config,
+        transformer_layer_spec=held.transformer_layer_spec,
+        **{part: getattr(held, part) for part in parts},
+    )
+    return made.eval()
