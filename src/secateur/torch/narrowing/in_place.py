@@ -32,13 +32,14 @@ from secateur.torch.narrowing.slices import (
     narrow_tensor,
     positions,
     renewed,
+    taken,
 )
 from secateur.torch.running.memory import free_bytes
 from secateur.torch.running.restoring import named_tensors
 
 Holder = tuple[dict[str, Any], str]  # a module's table, and the key a tensor has there
 
-LARGE_BYTES = 1 << 30  # what is kept of a network may be this much and still be held beside it
+LARGE_BYTES = 1 << 28  # what is kept of a network may be this much and still be held beside it
 
 SHARE = 0.25  # of the free memory that what is kept may take
 
@@ -120,8 +121,8 @@ def _parted(
     for dim, axis in enumerate(layout):
         if touches(axis, arrays):
             stays, goes = _both(axis, arrays, data.device)
-            removed.append(data.index_select(dim, goes))
-            data = data.index_select(dim, stays)
+            removed.append(taken(data, dim, goes))
+            data = taken(data, dim, stays)
     return data, removed
 
 

@@ -105,7 +105,7 @@ def narrow_tensor(
             key = (axis, tensor.device)
             if key not in cache:
                 cache[key] = positions(axis, arrays, tensor.device)
-            tensor = _take(tensor, i, cache[key])
+            tensor = taken(tensor, i, cache[key])
     return tensor.contiguous(memory_format=format_)
 
 
@@ -153,7 +153,7 @@ def memory_format(tensor: torch.Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _take(tensor: torch.Tensor, dim: int, indices: torch.Tensor) -> torch.Tensor:
+def taken(tensor: torch.Tensor, dim: int, indices: torch.Tensor) -> torch.Tensor:
     """``index_select``; along the last dimension as a gather, which walks memory in order and is several times faster."""
     if dim == 0 or dim < tensor.dim() - 1:
         return tensor.index_select(dim, indices)
