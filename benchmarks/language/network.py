@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402  the operat
 
 LENGTH = 128
 _BATCH = 16
-_STABLE = 0.7  # the share of the steps before the rate goes down
+_STABLE = 0.9  # the share of the steps before the rate goes down
 _KEPT = 100  # every so many steps the trunk is kept
 _WARM_UP = 100
 

