@@ -62,7 +62,7 @@ def loss_of(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def perplexity(model: nn.Module, text: Tensor, count: int = 512) -> float:
+def perplexity(model: nn.Module, text: Tensor, count: int = 256) -> float:
     """Per byte, over ``count`` windows at equal distances."""
     model.eval()
     losses = [float(loss_of(model, rows)) for rows in spread(text, LENGTH + 1, count).split(32)]

