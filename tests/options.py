@@ -101,10 +101,10 @@ def tables_of_calls(kind: type) -> Iterator[str]:
 
 
 def table(options: Iterable[Option]) -> str:
-    """Options as a Markdown table."""
+    """Options as a Markdown table. (A bar in a cell is read in other ways by other readers: alternatives are joined by "or".)"""
     rows = [(f"`{o.name}`", o.meaning, f"`{o.type}`", f"`{o.default}`") for o in options]
     lines = [("option", "meaning", "type", "default"), ("---",) * 4, *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(cell.replace(' | ', ' or ') for cell in line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":
