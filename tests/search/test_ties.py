@@ -8,6 +8,8 @@ from torch import nn
 
 import secateur as sc
 from secateur.core.budget import Budget
+from secateur.search.blocks import one_left
+from secateur.search.depths import depths_of
 from secateur.search.grid import kept_share, proposed, weight
 from secateur.search.limits import Limits, restrict
 from secateur.search.ties import Tie, bound, counts_of, pattern_of, ties_of, uneven, uniform
@@ -87,3 +89,31 @@ def test_too_many_combinations_are_thinned_out_and_the_budget_still_holds() -> N
     ties = tuple(tie for tie in ties_of(space))
     for found in proposed(space, ties, scores, budget, top=5):
         assert budget.satisfied(budget.costs(graph, counts_of(found, ties)))
+
+
+def test_layers_are_a_size_of_the_grid_and_nothing_that_meets_the_budget_has_a_better_prediction() -> None:
+    graph = sc.trace(Stack(), example(), depth=True)
+    generator = np.random.default_rng(1)
+    scores = {w.name: generator.random(w.size) + 0.1 for w in graph.free}
+    space = one_left(uniform(graph), scores)
+    ties = (*ties_of(space), *depths_of(space, scores))
+    budget = Budget.of({"params": "45%"}, graph)
+    (found,) = proposed(space, ties, scores, budget, top=1)
+    assert budget.satisfied(budget.costs(graph, counts_of(found, ties)))
+
+    def quality(chosen: dict[str, int]) -> float:
+        places = {tie.name: tie.choices.index(chosen[tie.name]) for tie in ties}
+        return sum(weight(space, tie) * float(np.log(kept_share(space, tie, scores)[places[tie.name]])) for tie in ties)
+
+    every = (dict(zip([t.name for t in ties], c, strict=True)) for c in itertools.product(*(t.choices for t in ties)))
+    fits = [one for one in every if budget.satisfied(budget.costs(graph, counts_of(one, ties)))]
+    assert quality(found) == pytest.approx(max(map(quality, fits)))
+    assert {one["blocks"] for one in fits} == {1, 2, 3}
+
+
+def test_of_fewer_layers_those_with_the_lowest_scores_are_gone() -> None:
+    graph = sc.trace(Stack(), example(), depth=True)
+    (tie,) = depths_of(graph, {"blocks.0": [0.5], "blocks.1": [0.1], "blocks.2": [0.9]})
+    assert tie.choices == (1, 2, 3)
+    assert counts_of({"blocks": 2}, [tie]) == {"blocks.1": 0, "blocks.0": 1, "blocks.2": 1}
+    assert counts_of({"blocks": np.array([1, 3])}, [tie])["blocks.0"].tolist() == [0, 1]

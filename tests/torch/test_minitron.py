@@ -194,3 +194,20 @@ def test_it_needs_no_code_of_the_family(family: str, head: str, config: dict[str
     _, result = sc.prune(model, "minitron", {"params": "70%"}, inputs, {**CONFIG, "data_loader": data})
     assert result.after["params"] <= 0.7 * result.before["params"]
     assert not result.plan.provenance["not_scored"]
+
+
+def test_layers_and_widths_share_one_budget() -> None:
+    model = llama(6)
+    result = _prune(model, {"params": "50%"}, depth=True)
+    assert result.after["params"] <= 0.5 * result.before["params"]
+    assert model.config.num_hidden_layers == len(model.model.layers) < 6
+    assert len({layer.mlp.gate_proj.out_features for layer in model.model.layers}) == 1
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == [*range(len(model.model.layers))]
+
+
+def test_layers_alone_meet_a_budget_by_what_they_are_worth() -> None:
+    model = llama(5)
+    result = _prune(model, {"params": "70%"}, depth="only")
+    assert result.after["params"] <= 0.7 * result.before["params"]
+    assert len(model.model.layers) == 5 - len(result.plan.drops) < 5
+    assert model.config.hidden_size == 32

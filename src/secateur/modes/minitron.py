@@ -27,6 +27,7 @@ from secateur.modes.task import MODES, CriterionOption, Mode, Task
 from secateur.search.allocate import allocate
 from secateur.search.blocks import fewest_missed
 from secateur.search.chosen import best_of
+from secateur.search.depths import depths_of, sayable_depths
 from secateur.search.evidence import Evidence, Found
 from secateur.search.grid import proposed
 from secateur.search.journal import Journal
@@ -56,7 +57,9 @@ class Minitron(Mode):
     top_k: int = Field(default=10, ge=1)
     """How many candidates, those that keep most of their scores, are measured."""
     max_width_pruning: float = Field(default=0.4, gt=0, lt=1)
-    """The largest share that any width may lose in a search."""
+    """The largest share that any width may lose in a search, as long as the budget can be met so."""
+    max_depth_pruning: float = Field(default=0.2, gt=0, lt=1)
+    """The same of the layers, where ``depth`` lets them go."""
     seed: int = 0
     """What scoring begins with."""
 
@@ -120,13 +123,10 @@ class Minitron(Mode):
         return Found(plan=self._recorded(task, ranked, plan), evidence=Evidence(method="minitron"))
 
     def _searched(self, task: Task, ranked: Ranked) -> Found:
-        if self.depth:
-            raise ConfigError(
-                "depth: under a budget the uniform networks of this mode keep all layers. Ask for a number of them "
-                '({"export_config": {"num_layers": 20}}), give uniform=False, or use mode="magnitude" or "progressive"'
-            )
         task.tell(0.4, "asking what a configuration can say")
         ties, unsaid = sayable(uniform(ranked.search_space), task.frontend.said)
+        depths, whole = sayable_depths(depths_of(ranked.search_space, ranked.scores), task.graph, task.frontend.said)
+        ties, unsaid = (*ties, *depths), {**unsaid, **whole}
         space = ranked.search_space.frozen(unsaid, "the model's configuration cannot say it")
         check_reachable(space, task.budget)
         plans = self._proposed(task, ranked, space, ties)
@@ -144,7 +144,8 @@ class Minitron(Mode):
     def _proposed(self, task: Task, ranked: Ranked, space: Graph, ties: Sequence[Tie]) -> dict[str, Plan]:
         """The best networks by prediction that a configuration can say: within ``max_width_pruning`` if there are such."""
         top, found = (self.top_k if self.score_func else 1), dict[str, Plan]()
-        for within in ([_near(tie, 1 - self.max_width_pruning) for tie in ties], ties):
+        most = {LAYERS: self.max_depth_pruning}
+        for within in ([_near(tie, 1 - most.get(tie.kind, self.max_width_pruning)) for tie in ties], ties):
             admits = partial(_admitted, task.frontend.admits, within)
             for chosen in proposed(space, within, ranked.scores, task.budget, top=2 * top, admits=admits):
                 plan = planned(ranked, lambda _, one=chosen, these=within: counts_of(one, these), task.graph)

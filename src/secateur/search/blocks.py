@@ -21,9 +21,9 @@ LAST = "one block of {} must stay, and none scores higher"
 def one_left(search_space: Graph, scores: Mapping[str, Any] | None = None) -> Graph:
     """The search space without the freedom to drop the best block of a stack that is nothing but free blocks."""
     for stack in search_space.stacks:
-        free = [name for name in stack.modules if _may_go(search_space, name)]
+        free = [name for name in stack.modules if may_go(search_space, name)]
         if len(free) == len(stack.entries):
-            best = max(free, key=lambda name: _score(scores, name))
+            best = max(free, key=lambda name: score_of(scores, name))
             search_space = search_space.frozen([best], LAST.format(stack.name or "the model"))
     return search_space
 
@@ -39,19 +39,21 @@ def fewest_missed(search_space: Graph, scores: Mapping[str, Any], name: str, cou
             f"export_config: {name} is about one list of layers, and this model has {found}: use a plan by hand"
         )
     stack = search_space.stacks[0]
-    free = [block for block in stack.blocks if _may_go(search_space, block)]
+    free = [block for block in stack.blocks if may_go(search_space, block)]
     most, least = len(stack.entries), max(len(stack.entries) - len(free), 1)
     if not isinstance(count, int) or isinstance(count, bool) or not least <= count <= most:
         raise InputError(
             f"export_config: {name}={count} is not possible: {stack.name} has {most} layers, {least} must stay"
         )
-    return tuple(sorted(free, key=lambda block: _score(scores, block))[: most - count])
+    return tuple(sorted(free, key=lambda block: score_of(scores, block))[: most - count])
 
 
-def _may_go(search_space: Graph, name: str) -> bool:
+def may_go(search_space: Graph, name: str) -> bool:
+    """Whether a block is free to go."""
     width = next((width for width in search_space.widths if width.name == name), None)
     return width is not None and width.frozen is None and width.choices[0] == 0
 
 
-def _score(scores: Mapping[str, Any] | None, name: str) -> float:
+def score_of(scores: Mapping[str, Any] | None, name: str) -> float:
+    """The score of a block; 0 where it has none."""
     return float(np.max(scores[name])) if scores is not None and name in scores else 0.0

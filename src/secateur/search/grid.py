@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.core.budget import Budget
+from secateur.core.depth import LAYERS
 from secateur.core.graph import Graph
 from secateur.search.allocate import Scores
+from secateur.search.depths import kept_of_depth, places_in
 from secateur.search.ties import Tie, counts_of
 
 MOST = 200_000  # networks that are weighed at once
@@ -62,13 +64,17 @@ def proposed(
 
 def kept_share(graph: Graph, tie: Tie, scores: Scores) -> Floats:
     """The share of its squared score that a tie keeps at each of its choices, the mean over its widths (geometric)."""
+    if tie.kind == LAYERS:
+        return kept_of_depth(tie, scores)
     counts = {name: np.array(tie.choices) * tie.each.get(name, 1) for name in tie.widths if name in scores}
     logs = [_log_shares(np.asarray(scores[name], dtype=np.float64), at) for name, at in counts.items()]
     return np.exp(np.mean(logs, axis=0)) if logs else np.ones(len(tie.choices))
 
 
 def weight(graph: Graph, tie: Tie) -> int:
-    """In how many places the widths of a tie are used."""
+    """In how many places the widths of a tie are used, or those inside its blocks."""
+    if tie.kind == LAYERS:
+        return places_in(graph, tie)
     return sum(len(graph[name].uses) for name in tie.widths)
 
 

@@ -30,8 +30,8 @@ _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 class Tie:
     """Widths that keep equally many units; ``name`` has a star for each number.
 
-    Of a `bound` tie each width keeps so many units (``each``) for every one of the tie's. ``fields`` of a configuration are
-    in proportion to it.
+    Of a `bound` tie each width keeps so many units (``each``) for every one of the tie's; of a tie of layers, ``each`` says from
+    how many on a block is there. ``fields`` of a configuration are in proportion to it.
     """
 
     name: str
@@ -80,7 +80,13 @@ def uniform(graph: Graph) -> Graph:
 
 def counts_of(chosen: Mapping[str, Count], ties: Iterable[Tie]) -> dict[str, Count]:
     """The counts of all widths from those of the ties, by name."""
-    return {n: chosen[tie.name] * tie.each.get(n, 1) for tie in ties if tie.name in chosen for n in tie.widths}  # type: ignore[operator]
+    counts: dict[str, Count] = {}
+    for tie in (tie for tie in ties if tie.name in chosen):
+        count = chosen[tie.name]
+        for n in tie.widths:
+            of_each = tie.each.get(n, 1)
+            counts[n] = (count >= of_each) * 1 if tie.kind == LAYERS else count * of_each  # type: ignore[operator,assignment]
+    return counts
 
 
 def bound(ties: Sequence[Tie]) -> Tie:
