@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.megatron import shim
 
 VOCABULARY, LENGTH = 64, 12
 _CONFIG: dict[str, Any] = {
@@ -88,3 +91,34 @@ def again(model: nn.Module, config: Any) -> nn.Module:
         **{part: getattr(held, part) for part in parts},
     )
     return made.eval()
+
+
+def hybrid(**more: Any) -> nn.Module:
+    """Mamba's mixers, attention and a feed-forward in one list: MambaModel, which later versions call HybridModel."""
+    import inspect
+
+    from megatron.core.models import mamba
+    from megatron.core.post_training.modelopt.mamba.model_specs import get_mamba_stack_modelopt_spec
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    shim.state_space_on_cpu()
+    sizes = {"mamba_state_dim": 8, "mamba_head_dim": 8, "mamba_num_heads": 4, "mamba_num_groups": 2}
+    config = {
+        **_CONFIG,
+        **_LLAMA,
+        **sizes,
+        "num_layers": 6,
+        "gated_linear_unit": False,
+        "activation_func": F.silu,
+        **more,
+    }
+    wanted = inspect.signature(get_mamba_stack_modelopt_spec).parameters
+    spec = {"local_core_attention": True, "remap_te_layernorm": False}
+    torch.manual_seed(0)
+    return mamba.MambaModel(
+        config=TransformerConfig(**config),
+        mamba_stack_spec=get_mamba_stack_modelopt_spec(**{k: v for k, v in spec.items() if k in wanted}),
+        vocab_size=VOCABULARY,
+        max_sequence_length=LENGTH,
+        hybrid_override_pattern="M*-M*-",
+    ).eval()

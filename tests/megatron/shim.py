@@ -87,7 +87,7 @@ def state_space_on_cpu() -> None:
 def _gated_norm(self: Any, x: Tensor, z: Tensor | None = None) -> Tensor:
     if z is not None and not self.norm_before_gate:
         x = x * F.silu(z)
-    size = self.group_size or x.shape[-1]
+    size = x.shape[-1] if self.group_size is None else self.group_size
     parts = x.unflatten(-1, (-1, size)).float()
     parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + self.eps)
     y = parts.flatten(-2).to(x.dtype) * self.weight
@@ -95,7 +95,7 @@ def _gated_norm(self: Any, x: Tensor, z: Tensor | None = None) -> Tensor:
 
 
 def scan(
-    x_BTHP: Tensor, dt_BTH: Tensor, A_H: Tensor, B_BTGN: Tensor, C_BTGN: Tensor, chunk: int, **options: Any
+    x_BTHP: Tensor, dt_BTH: Tensor, A_H: Tensor, B_BTGN: Tensor, C_BTGN: Tensor, **options: Any
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The recurrence of a selective state space, step by step: state ← state · exp(dt·A) + dt · x ⊗ B, y = state · C."""
     dt_BTH = dt_BTH + options["dt_bias"] if options.get("dt_bias") is not None else dt_BTH
@@ -115,18 +115,17 @@ def scan(
 
 
 def _whole_mixer(
-    zx_BTC: Tensor, weight: Tensor, bias: Tensor, dt_bias: Tensor, A_H: Tensor, D: Tensor, chunk: int, **options: Any
+    zx_BTC: Tensor, weight: Tensor, bias: Tensor, dt_bias: Tensor, A_H: Tensor, *, D: Tensor, **options: Any
 ) -> Tensor:
     """Gate, convolution and scan in one, as the fused kernel has them."""
-    heads, groups = dt_bias.shape[0], options.get("ngroups", 1)
-    inner = heads * (options.get("headdim") or D.shape[1])
-    state = (zx_BTC.shape[-1] - 2 * inner - heads) // groups // 2
-    z, xBC, dt = torch.split(zx_BTC, [inner, inner + 2 * groups * state, heads], -1)
+    heads, groups, width = dt_bias.shape[0], options.get("ngroups", 1), options.get("headdim")
+    width = D.shape[1] if width is None else width
+    z, xBC, dt = torch.split(zx_BTC, [heads * width, weight.shape[0], heads], -1)
     padded = F.pad(xBC.transpose(1, 2), (weight.shape[1] - 1, 0))
     xBC = F.silu(F.conv1d(padded, weight[:, None], bias, groups=weight.shape[0])).transpose(1, 2)
-    x, B, C = torch.split(xBC, [inner, groups * state, groups * state], -1)
-    x, z = (t.unflatten(-1, (heads, -1)) for t in (x, z))
+    x, (B, C) = xBC[..., : heads * width], xBC[..., heads * width :].chunk(2, -1)
+    x, z = (t.unflatten(-1, (heads, width)) for t in (x, z))
     B, C = (t.unflatten(-1, (groups, -1)) for t in (B, C))
-    y = scan(x, dt, A_H, B, C, chunk, D=D, z=z, dt_bias=dt_bias, dt_softplus=True)
+    y = scan(x, dt, A_H, B, C, D=D, z=z, dt_bias=dt_bias, dt_softplus=True)
     assert isinstance(y, Tensor)
     return y.flatten(2)

@@ -12,7 +12,7 @@ import secateur as sc
 pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
 from tests.megatron import shim
-from tests.megatron.models import again, built, inputs
+from tests.megatron.models import again, built, hybrid, inputs
 
 DATA = {"data_loader": [inputs(1), inputs(2)], "collect_func": lambda batch: batch}
 ASKED = {"hidden_size": 24, "ffn_hidden_size": 32, "num_attention_heads": 4, "num_layers": 2}
@@ -85,3 +85,12 @@ def _sharded(model: Any) -> dict[str, tuple[Any, ...]]:
     found = model.sharded_state_dict().items()
     parts = ("key", "global_shape", "global_offset", "local_shape", "axis_fragmentations")
     return {name: tuple(getattr(entry, part, None) for part in parts) for name, entry in found}
+
+
+def test_a_hybrid_of_mixers_attention_and_feed_forward_loses_hidden_and_feed_forward_width() -> None:
+    pytest.importorskip("mamba_ssm", reason="mamba-ssm is not installed")
+    asked = {"hidden_size": 24, "ffn_hidden_size": 32}
+    model: Any = sc.prune(hybrid(), "minitron", {"export_config": asked}, inputs(), DATA)[0]
+    assert {name: getattr(model.config, name) for name in asked} == asked
+    stock = hybrid(**asked)
+    _same(model, stock)

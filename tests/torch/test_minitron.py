@@ -69,6 +69,9 @@ def test_sizes_under_a_bound_that_they_do_not_meet_are_refused() -> None:
         ({"hidden_size": 40}, "hidden_size=40 is not possible.*there are at most 32"),
         ({"hidden_sise": 24}, "hidden_sise is unknown.*hidden_size.*num_attention_heads"),
         ({"mamba_num_heads": 2}, "no mamba_num_heads that can be changed; it has ffn_hidden_size"),
+        ({"num_layers": 4}, "num_layers=4 is not possible: model.layers has 3 layers, 1 must stay"),
+        ({"num_layers": 0}, "num_layers=0 is not possible: model.layers has 3 layers, 1 must stay"),
+        ({"num_query_groups": 3}, "num_query_groups=3 is not possible.*there are at most 2"),
         ({"hidden_size": 0}, "a whole number of at least 1"),
         ({"hidden_size": "24"}, "a whole number of at least 1"),
         ({}, "export_config is written as"),
@@ -211,3 +214,18 @@ def test_layers_alone_meet_a_budget_by_what_they_are_worth() -> None:
     assert result.after["params"] <= 0.7 * result.before["params"]
     assert len(model.model.layers) == 5 - len(result.plan.drops) < 5
     assert model.config.hidden_size == 32
+
+
+def test_a_number_of_experts_that_cannot_be_had_says_which_stays() -> None:
+    model = hugging_face(
+        "Mixtral", "ForCausalLM", vocab_size=64, hidden_size=32, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    with pytest.raises(sc.InputError, match=r"num_local_experts stays 4: .*experts.gate_up_proj.0 is left whole"):
+        _prune(model, {"export_config": {"num_local_experts": 1}})
+
+
+def test_heads_that_each_group_has_one_of_are_asked_for_as_groups() -> None:
+    model = llama(num_key_value_heads=8)
+    sc.prune(model, "minitron", {"export_config": {"num_attention_heads": 4}}, ids(), CONFIG)
+    assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (4, 4)

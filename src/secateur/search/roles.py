@@ -174,7 +174,7 @@ def _nothing(name: str, role: str | None, graph: Graph, ties: Sequence[Tie]) -> 
     here = {r for tie in ties if (r := role_of(graph[tie.widths[0]], graph)) is not None}
     frozen = next((w for w in graph.widths if w.frozen and role is not None and role_of(w, graph) == role), None)
     if frozen is not None:
-        return f"export_config: {name}: {frozen.name} is left whole: {frozen.frozen}"
+        return f"export_config: {name} stays {frozen.size}: {frozen.name} is left whole: {frozen.frozen}"
     if role is None:
         return f"export_config: {name} is unknown.{nearest(name, _ROLE_OF)} This model has {', '.join(sorted(here))}"
     return f"export_config: this model has no {name} that can be changed; it has {', '.join(sorted(here))}"
@@ -196,6 +196,8 @@ def _feed_forward(width: Width, graph: Graph) -> str | None:
         _is_alone(width, graph.layouts[use.tensor][use.axis]) for use in width.uses
     ):
         return None  # a factor of an axis whose meaning the code does not say
+    if "expert" in width.name and all(use.axis == 0 and len(graph.layouts[use.tensor]) == 3 for use in width.uses):
+        return "num_moe_experts"  # a matrix of each in one tensor
     if "shared_expert" in width.name or "shared_mlp" in width.name:
         return "moe_shared_expert_intermediate_size"
     return "moe_ffn_hidden_size" if "expert" in width.name else "ffn_hidden_size"
