@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from secateur.core.graph import Graph, Width
+from secateur.core.graph import Graph, Use, Width
 from secateur.core.layout import Axis, Product, alongs_of
 from secateur.errors import InputError, nearest
 from secateur.search.ties import Tie, pattern_of, ties_of
@@ -186,6 +186,11 @@ def _beside_a_state(width: Width, graph: Graph) -> bool:
     return any(w.kind == "state" and w.name.rpartition(".")[0] == owner for w in graph.widths)
 
 
+def _counts_matrices(use: Use, graph: Graph) -> bool:
+    """Whether an axis says which matrix, or whose bias, of several in one tensor."""
+    return use.axis == 0 and len(graph.layouts[use.tensor]) == (2 if use.tensor.endswith("bias") else 3)
+
+
 def _is_alone(width: Width, axis: Axis) -> bool:
     """Whether an axis is nothing but a width, several times perhaps: gate and up in one."""
     return not isinstance(axis, Product) and {along.width for along in alongs_of(axis)} == {width.name}
@@ -196,8 +201,8 @@ def _feed_forward(width: Width, graph: Graph) -> str | None:
         _is_alone(width, graph.layouts[use.tensor][use.axis]) for use in width.uses
     ):
         return None  # a factor of an axis whose meaning the code does not say
-    if "expert" in width.name and all(use.axis == 0 and len(graph.layouts[use.tensor]) == 3 for use in width.uses):
-        return "num_moe_experts"  # a matrix of each in one tensor
+    if "expert" in width.name and all(_counts_matrices(use, graph) for use in width.uses):
+        return "num_moe_experts"
     if "shared_expert" in width.name or "shared_mlp" in width.name:
         return "moe_shared_expert_intermediate_size"
     return "moe_ffn_hidden_size" if "expert" in width.name else "ffn_hidden_size"
