@@ -51,13 +51,16 @@ def test_the_fit_finds_rates_that_are_not_negative(seed: int) -> None:
 def test_a_time_that_is_a_sum_of_the_terms_is_predicted() -> None:
     graph = sc.trace(net(), X)
     features = features_of(graph)
-    assert {"constant", "macs of Conv2d", "macs of Linear", "bytes written", "bytes of weights"} == set(features)
+    kinds = {f"macs of {kind} in {widths} widths" for kind in ("Conv2d", "Linear") for widths in (1, 2)}
+    assert {"constant", *kinds, "bytes written", "bytes of weights"} == set(features)
     drawn = np.random.default_rng(0)
     counts = [{w.name: int(drawn.integers(1, w.size + 1)) for w in graph.configurable} for _ in range(40)]
 
     def time(c: dict[str, int]) -> float:
         return (
-            0.5 + 2e-6 * float(features["macs of Conv2d"].value(c)) + 1e-5 * float(features["bytes written"].value(c))
+            0.5
+            + 2e-6 * float(features["macs of Conv2d in 2 widths"].value(c))
+            + 1e-5 * float(features["bytes written"].value(c))
         )
 
     model = fitted(graph, counts[:30], [time(c) for c in counts[:30]])
@@ -67,6 +70,17 @@ def test_a_time_that_is_a_sum_of_the_terms_is_predicted() -> None:
         assert float(timed.cost(METRIC, c)) / FS_PER_MS == pytest.approx(time(c), rel=0.02)
     shares = timed.cost_by_module(METRIC)
     assert sum(shares.values()) == timed.cost(METRIC)
+
+
+def test_what_was_about_to_be_returned_corrects_the_fit() -> None:
+    graph = sc.trace(net(), X)
+    drawn = np.random.default_rng(0)
+    counts = [{w.name: int(drawn.integers(1, w.size + 1)) for w in graph.configurable} for _ in range(30)]
+    times = [1 + 9 * float(graph.cost("macs", c)) / graph.macs for c in counts]
+    narrow = {w.name: 1 if w.name == "0.out_channels" else w.size for w in graph.configurable}
+    found = [fitted(graph, [*counts, narrow], [*times, 12.0], sure=sure) for sure in (0, 1)]
+    first, corrected = (float(model(graph).cost(METRIC, narrow)) / FS_PER_MS for model in found)
+    assert abs(corrected - 12) < abs(first - 12)
 
 
 class Clock:

@@ -2,6 +2,8 @@
 
     ms(counts) = constant + Σ over kinds of layers  a · MACs  +  b · bytes written  +  c · bytes of weights        a, b, c ≥ 0
 
+A kind is a type of module and in how many widths its MACs grow: a depthwise convolution, in one, takes longer for each of them.
+
 The terms are those of costs that every graph has, so that the same fit serves the graphs of all rounds.
 
 Invariant: the fitted cost is monotone; it is counted in femtoseconds, so that costs stay integers.
@@ -23,6 +25,7 @@ METRIC = "latency_fs"
 FS_PER_MS = 10**12
 _SWEEPS = 2000
 _REWEIGHTED = 8
+_SURE = 4.0  # what a network that is about to be returned weighs beside a random one
 
 Features = Mapping[str, Polynomial]
 
@@ -53,7 +56,7 @@ def features_of(graph: Graph) -> Features:
     found: dict[str, list[Term]] = {"constant": [Term(1, ())]}
     for term in _terms(graph, "macs"):
         kind = next(iter(graph.module_types.get(term.module, ())), "other").rpartition(".")[2]
-        found.setdefault(f"macs of {kind}", []).append(term)
+        found.setdefault(f"macs of {kind} in {len(term.axes)} widths", []).append(term)
     found["bytes written"] = _terms(graph, "peak_activation_bytes")
     found["bytes of weights"] = _terms(graph, "weight_bytes")
     return {name: Polynomial(tuple(terms)) for name, terms in found.items() if terms}
@@ -64,24 +67,30 @@ def _terms(graph: Graph, metric: str) -> list[Term]:
     return [t for t in cost.terms if t.coefficient > 0] if isinstance(cost, Polynomial | Peak) else []
 
 
-def fitted(graph: Graph, counts: Sequence[Counts], times_ms: Sequence[float]) -> TimeModel:
-    """The fit with the smallest relative errors on these networks; no rate is negative."""
+def fitted(graph: Graph, counts: Sequence[Counts], times_ms: Sequence[float], sure: int = 0) -> TimeModel:
+    """The fit with the smallest relative errors on these networks; no rate is negative. Of the last ones, as many as are
+    ``sure``, the errors count most.
+    """
     features = features_of(graph)
     rows = np.array([[float(f.value(c)) for f in features.values()] for c in counts])
     times = np.asarray(times_ms) * FS_PER_MS
     scale = np.maximum(rows.max(axis=0), 1.0)
-    rates = robust(rows / scale / times[:, None], np.ones(len(times))) / scale
+    rates = robust(rows / scale / times[:, None], np.ones(len(times)), sure) / scale
     error = float(np.abs(rows @ rates / times - 1).max())
     return TimeModel(dict(zip(features, map(float, rates), strict=True)), error)
 
 
-def robust(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-    """As `nonnegative`, with what lies far off counting for less: another process may have run just then (Huber's weights)."""
+def robust(matrix: NDArray[np.float64], wanted: NDArray[np.float64], sure: int = 0) -> NDArray[np.float64]:
+    """As `nonnegative`, with what lies far off counting for less: another process may have run just then (Huber's weights).
+    The last ones that are ``sure`` count for more, however far off they lie.
+    """
     weights = np.ones(len(wanted))
-    found = nonnegative(matrix, wanted)
+    weights[len(wanted) - sure :] = _SURE
+    found = nonnegative(matrix * np.sqrt(weights)[:, None], wanted * np.sqrt(weights))
     for _ in range(_REWEIGHTED):
         off = np.abs(matrix @ found - wanted)
         weights = np.minimum(1.0, 1.5 * np.median(off) / np.maximum(off, 1e-12)) if np.median(off) > 0 else weights
+        weights[len(wanted) - sure :] = _SURE
         found = nonnegative(matrix * np.sqrt(weights)[:, None], wanted * np.sqrt(weights))
     return found
 

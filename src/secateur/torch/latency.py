@@ -2,7 +2,7 @@
 
     whole, and some random networks, measured ──► a monotone model of time ──► search under it ──► the plan measured
                                                          ▲                                            │ above the bound,
-                                                         └──────────── the bound corrected ◄──────────┘ or far below it
+                                                         └──── fitted to that plan as well ◄──────────┘ or far below it
 
 The target is the model as it runs here: PyTorch, eager or compiled, on the device that it is on, or ONNX Runtime; with the
 threads there are and the batch of the example.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -45,11 +45,13 @@ Search = Callable[[Graph, Budget], Outcome]
 
 @dataclass(frozen=True, slots=True)
 class TimeBound:
-    """A bound in milliseconds, with what predicts and what measures."""
+    """A bound in milliseconds, with what predicts and what measures: ``counts`` are the networks whose ``times_ms`` are known."""
 
     most_ms: float
     model: TimeModel
     stopwatch: Stopwatch
+    counts: Sequence[Mapping[str, int]]
+    times_ms: Sequence[float]
 
     @classmethod
     def of(cls, given: object, graph: Graph, limits: Limits, stopwatch: Stopwatch, tell: Tell) -> TimeBound:
@@ -66,16 +68,17 @@ class TimeBound:
             tell(0.1 * number / samples, f"timing network {number + 1} of {samples}")
             counts.append(plan.sizes)
             times.append(stopwatch(plan))
-        return cls(most, fitted(graph, counts, times), stopwatch)
+        return cls(most, fitted(graph, counts, times), stopwatch, counts, times)
 
     def met(self, graph: Graph, others: Mapping[str, Any], search: Search) -> tuple[Outcome, Latency]:
         """The outcome of a search under the bound, measured, and corrected where that is not met or far below.
 
         Raises Infeasible where the smallest network is predicted to take longer.
         """
-        timed, bound = self.model(graph), self.most_ms * FS_PER_MS
+        model, bound = self.model, self.most_ms * FS_PER_MS
         tried: list[tuple[float, float, Outcome]] = []
         for _ in range(_ATTEMPTS):
+            timed = model(graph)
             try:
                 outcome = search(timed, Budget.of({**others, METRIC: max(math.floor(bound), 1)}, timed))
             except Infeasible as error:
@@ -89,8 +92,16 @@ class TimeBound:
             tried.append((measured, predicted, outcome))
             if _CLOSE * self.most_ms <= measured <= self.most_ms or outcome.plan.sizes == graph.full():
                 break
-            bound *= min(self.most_ms / measured * (0.98 if measured > self.most_ms else 1.0), _LARGEST_STEP)
+            # a search finds where the prediction is wrong, and cuts there: what it found corrects the prediction
+            model = self._refitted(graph, tried)
+            now = float(model(graph).cost(METRIC, outcome.plan.sizes))
+            step = self.most_ms / measured * (0.98 if measured > self.most_ms else 1.0)
+            bound = now * min(step, _LARGEST_STEP)
         return self._best(tried)
+
+    def _refitted(self, graph: Graph, tried: Sequence[tuple[float, float, Outcome]]) -> TimeModel:
+        counts = [*self.counts, *(outcome.plan.sizes for _, _, outcome in tried)]
+        return fitted(graph, counts, [*self.times_ms, *(measured for measured, _, _ in tried)], sure=len(tried))
 
     def _best(self, tried: list[tuple[float, float, Outcome]]) -> tuple[Outcome, Latency]:
         """The slowest that meets the bound: it gave up least. Else the fastest, with a warning."""
