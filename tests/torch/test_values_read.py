@@ -78,4 +78,7 @@ def test_a_slice_that_takes_all_of_what_is_left_is_seen() -> None:
     model = Halves(torch.relu)
     model.a, model.b = nn.Linear(6, 4), nn.Linear(4, 3)
     graph = sc.trace(model, X)
-    assert all(width.frozen for width in graph.widths if width.name.startswith("a.out_features"))
+    assert graph["a.out_features[0]"].frozen, "two are taken by a number"
+    small = sc.apply(model, graph.plan({"a.out_features[1]": [1]}))
+    assert small.b.in_features == 3
+    assert small(X).shape == (len(X), 3)
