@@ -36,7 +36,7 @@ def _table(rows: Sequence[Row]) -> str:
     seen = sorted({row["windows"] for row in cells if "windows" in row})
     told = f"Calibrated on {' or '.join(map(str, seen))} windows.\n\n" if seen else ""
     head = ["method", *(f"{share:.0%}{words[column]}" for share, column in columns), "layers", "s", "seeds"]
-    best = {key: min(filter(None, (_mean(cells, m, *key) for m in _methods(cells))), default=None) for key in columns}
+    best = {key: _best(cells, *key) for key in columns}
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in _methods(cells):
         mine = [row for row in cells if row["method"] == method]
@@ -62,6 +62,12 @@ def _mean(cells: Sequence[Row], method: str, share: float, column: str) -> float
     return fmean(found) if found else None
 
 
+def _best(cells: Sequence[Row], share: float, column: str) -> float | None:
+    """The lowest of a column; of one alone there is nothing to say."""
+    values = [value for method in _methods(cells) if (value := _mean(cells, method, share, column)) is not None]
+    return min(values) if len(values) > 1 else None
+
+
 def _shown(value: float | None, best: float | None, *, none: bool) -> str:
     """A cell; nothing where it was not run, "none" where the method gave nothing."""
     if value is None:
@@ -84,4 +90,4 @@ and head. A cell is the held-out perplexity over that of the whole network, with
 is `compensate="least_squares"`; "depth too" and "depth only" are `{"depth": True}` and `"only"`; "no labels" is `progressive`
 with batches that have none. "distilled" is after one short distillation from the whole network, the same for all. "s" is
 processor time on one thread, the mean over the shares. Torch-Pruning takes no grouped queries: it is given the same function
-with a key and a value head for each query head, and the same bound."""
+with a key and a value head for each query head, and the same bound. Methods that have no row were not run."""
