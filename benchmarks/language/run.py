@@ -31,6 +31,7 @@ from secateur.training import Distillation, finetune
 _BATCH, _VALIDATION = 32, 64
 _CLOSE = 0.012  # of the whole: how near the budget a result has to be for it not to be asked for again
 _TRIES = 3
+_ABOVE = 0.001  # half of the layers and the last norm are a little more than half
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +155,7 @@ def _met(judge: Judge, recipe: Recipe, share: float) -> nn.Module:
     """Narrowed to this share of the parameters without embeddings: these shrink with the hidden width, and are not counted."""
     inner = network.non_embedding(judge.model)
     outer = sum(p.numel() for p in judge.model.parameters()) - inner
-    bound = int(share * inner) + outer
+    bound = int((share + _ABOVE) * inner) + outer
     best: nn.Module | None = None
     for _ in range(_TRIES):
         model = copy.deepcopy(judge.model)
