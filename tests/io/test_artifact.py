@@ -21,6 +21,29 @@ from secateur.torch.apply import apply, plans_of
 from secateur.torch.trace import trace
 
 
+class Lent(nn.Module):
+    """A depthwise convolution that two blocks hold."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv(x))
+
+
+def test_a_module_under_several_names_is_saved_as_one(tmp_path: Path) -> None:
+    def net() -> nn.Module:
+        shared = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        return nn.Sequential(nn.Conv2d(1, 8, 3), Lent(shared), Lent(shared), nn.Conv2d(8, 2, 1)).eval()
+
+    model, x = net(), torch.randn(2, 1, 8, 8)
+    graph = trace(model, x)
+    small = apply(model, graph.plan({"0.out_channels": range(5)}))
+    save(small, tmp_path / "small")
+    assert torch.equal(restore(net(), tmp_path / "small")(x), small(x))
+
+
 @pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
 def test_restored_is_what_was_saved_bit_for_bit(kind: type[nn.Module], tmp_path: Path) -> None:
     small = narrowed(kind)

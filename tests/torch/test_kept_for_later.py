@@ -34,6 +34,23 @@ def test_a_size_that_only_another_method_uses_keeps_its_width_whole() -> None:
     assert graph["decoder.0.out_features"].frozen is None
 
 
+class Prepared(nn.Module):
+    """``latent`` is a size in `sample`, which the network that holds it has called when it was made, and nobody will again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Samples()
+        if hasattr(self.inner, "sample"):
+            self.inner.sample(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def test_a_size_that_only_a_constructor_needed_is_free() -> None:
+    assert sc.trace(Prepared(), X)["inner.encoder.out_features"].frozen is None
+
+
 class Shares(nn.Module):
     """A second parameter, and an array, that look at the memory of the first."""
 

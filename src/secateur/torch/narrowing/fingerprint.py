@@ -59,9 +59,12 @@ def fingerprint(
 
 
 def _lines(model: nn.Module, shapes: Mapping[str, Shape], standins: Mapping[str, object]) -> Iterator[str]:
-    for name, module in named_modules(model, once=False):
+    modules = named_modules(model, once=False)
+    # a module that several hold is rewritten under one of its names, and is another under all
+    stood_for = {id(module): standins[name] for name, module in modules if name in standins}
+    for name, module in modules:
         yield f"module {name!r} {type(module).__name__}"
-        held = vars(standins.get(name, module))
+        held = vars(stood_for.get(id(module), module))
         yield from (f"read {name!r} {key} {_plain(held[key])!r}" for key in _names_read(type(module)) & held.keys())
     for name, tensor in named_parameters(model):
         yield f"parameter {name!r} {_shape(name, tensor, shapes)}"

@@ -13,8 +13,11 @@ Invariant: nothing is run and nothing changed; widths are only frozen.
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cache
 from types import FunctionType
 
 from torch import nn
@@ -84,24 +87,35 @@ class _Named:
     apart: Mapping[str, str]
 
     @classmethod
-    def by(cls, kind: type) -> _Named:
-        """Those of a class, its bases, and the functions of their files."""
+    def by(cls, kind: type, built: AbstractSet[str]) -> _Named:
+        """Those of a class, its bases, and the functions of their files, but for methods that a constructor has called."""
         own = {name: f for name, f in methods_of(kind, ("torch.", "builtins")).items() if name not in _NOT_USES}
         led = led_to(own)
-        apart = [f for name, f in own.items() if name not in led and not name.startswith(_REBUILDS)]
+        apart = [f for name, f in own.items() if name not in {*led, *built} and not name.startswith(_REBUILDS)]
         return cls(_beside_sizes(led.values()), _beside_sizes(apart))
 
 
 def _kept(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Attribute, int, _Named]]:
     """The integers that modules of classes other than PyTorch's keep, and what the code of their class names."""
     named: dict[type, _Named] = {}
+    kinds = {base for module in modules.values() for base in type(module).__mro__}
+    built = {name for kind in kinds for name in _called_by_constructor(kind)}
     for name, module in modules.items():
         kind = type(module)
         if not kind.__module__.startswith("torch."):
-            named[kind] = named.get(kind) or _Named.by(kind)
+            named[kind] = named.get(kind) or _Named.by(kind, built)
             for key, value in list(vars(module).items()):
                 if type(value) is int and value > 1:
                     yield Attribute(name, key), value, named[kind]
+
+
+@cache
+def _called_by_constructor(kind: type) -> frozenset[str]:
+    """The names that a class's own constructor asks of objects; what it only sets is no call."""
+    made = vars(kind).get("__init__")
+    if type(made) is not FunctionType or kind.__module__.startswith("torch."):
+        return frozenset()
+    return frozenset(step.argval for step in dis.get_instructions(made) if step.opname in ("LOAD_METHOD", "LOAD_ATTR"))
 
 
 def _beside_sizes(functions: Iterable[FunctionType]) -> dict[str, str]:
