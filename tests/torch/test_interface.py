@@ -48,6 +48,7 @@ INTERIOR = {
     "states of a mamba": lambda y, h: {"logits": y, "cache_params": [h]},
     "hidden states": lambda y, h: {"scores": y, "hidden_states": (h, h)},
     "an encoder's": lambda y, h: {"logits": y, "encoder_last_hidden_state": h},
+    "a recurrent model's": lambda y, h: {"logits": y, "state": [h]},
     "the body's beside the head's": lambda y, h: {"pred_logits": y, "last_hidden_state": h},
     "a dataclass": lambda y, h: Answer(y, (h,), KeyValueCache(h)),
     "a named tuple": lambda y, h: Pair(y, h),

@@ -6,8 +6,8 @@
 
 The convention: caches are interior always, by type or by name, at any depth. Among named fields (mappings, dataclasses, Hugging
 Face outputs) so are ``…hidden_states``, ``…attentions``, router scores, the ``…_last_hidden_state`` of an inner model or its
-whole output, and ``last_hidden_state`` beside ``logits``. All else is pinned, and where nothing would be, everything is.
-``interface=["logits", "encoder_*"]`` says otherwise.
+whole output, and ``last_hidden_state`` or ``state`` beside ``logits``. All else is pinned, and where nothing would be, everything
+is. ``interface=["logits", "encoder_*"]`` says otherwise.
 
 Invariant: which outputs are pinned depends on their places and the kinds of their holders, never on values.
 """
@@ -32,6 +32,7 @@ CACHES = frozenset(
 )
 _CACHE_TYPE = re.compile(r"Cache$")
 _INSIDE = re.compile(r"(.*_)?(hidden_states|attentions|router_logits|router_probs)|.+_last_hidden_state")
+_BESIDE_LOGITS = ("last_hidden_state", "state")  # of a recurrent language model, which takes it back
 _INNER_OUTPUT = "ModelOutput"
 
 
@@ -94,7 +95,7 @@ def _interior(value: object, place: str, seen: set[int]) -> Iterator[str]:
         scored = any(
             key.endswith("logits") and _INSIDE.fullmatch(key) is None for key, item, _ in items if item is not None
         )
-        extra = {at for key, item, at in items if _is_inside(key, item) or (scored and key == "last_hidden_state")}
+        extra = {at for key, item, at in items if _is_inside(key, item) or (scored and key in _BESIDE_LOGITS)}
         if any(numbers_in(item) for _, item, at in items if at not in inside | extra):
             inside |= extra
     for _, item, at in items:
