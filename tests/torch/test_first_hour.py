@@ -205,3 +205,8 @@ def test_options_print_themselves() -> None:
     assert "score_func" in options_table(sc.modes.FastNAS)
     with pytest.raises(ConfigError, match="fastnas needs a score_func"):
         prune("fastnas")
+
+
+def test_a_graph_is_gone_through_width_by_width() -> None:
+    graph = sc.trace(net(), X)
+    assert list(graph) == list(graph.widths)

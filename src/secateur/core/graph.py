@@ -12,7 +12,7 @@ Invariant: a Graph is data. It holds no tensor and no module but the example the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -87,6 +87,9 @@ class Graph:
             return self._by_name[name]
         except KeyError:
             raise PlanError(f"no width is called {name!r}.{nearest(name, self._by_name)}") from None
+
+    def __iter__(self) -> Iterator[Width]:
+        return iter(self.widths)
 
     @cached_property
     def _by_name(self) -> dict[str, Width]:
