@@ -24,6 +24,7 @@ from secateur.torch.rules import (  # noqa: F401  registering is what importing 
     norms,
     pointwise,
     pooling,
+    quantisation,
     reductions,
     shape,
     slicing,

@@ -20,6 +20,14 @@ def embedding(trace: Trace, out: Tensor, weight: Tensor, ids: Tensor, *args: obj
     trace.put(out, [*trace.spaces(ids), trace.spaces(weight)[1]], [False] * ids.dim() + [trace.zero(weight)[1]])
 
 
+@rule("embedding_renorm", "embedding_renorm_")
+def embedding_renorm(trace: Trace, out: Tensor, weight: Tensor, ids: Tensor, *args: object) -> None:
+    """``max_norm``: rows of the table that are too long are shortened, before they are looked up."""
+    freeze(trace.spaces(weight)[0], "vocabulary")
+    trace.contract(trace.spaces(weight)[1], zero=trace.zero(weight)[1])
+    trace.put(out, trace.spaces(weight), trace.zero(weight))
+
+
 @rule("index", "_unsafe_index")
 def index(trace: Trace, out: Tensor, x: Tensor, indices: Indices) -> None:
     places = [i for i, t in enumerate(indices) if t is not None]
@@ -189,6 +197,14 @@ def triangle(trace: Trace, out: Tensor, x: Tensor, *args: object) -> None:
     for space in trace.spaces(x)[-2:]:
         freeze(space, f"a triangle of it is taken in {trace.where}")
     trace.put(out, trace.spaces(x), trace.zero(x))
+
+
+@sample("embedding_renorm")
+def _renorm() -> Sample:
+    def function(table: Tensor) -> Tensor:
+        return torch.nn.functional.embedding(torch.tensor([[0, 2], [1, 2]]), table.clone(), max_norm=1.0) * 2
+
+    return Sample(function, (4, 6))
 
 
 @sample("embedding", "index", "index_select", "gather")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.space import ONE, Space, constant, freeze
-from secateur.torch.rules.protocol import Trace
+from secateur.torch.rules.protocol import Outputs, Trace, tensors_of
 from secateur.torch.rules.registry import FUNCTION_RULES, Sample, rule, sample
 
 
@@ -186,6 +186,30 @@ def embedding_bag(trace: Trace, out: Tensor, weight: Tensor, indices: Tensor, of
         trace.keep_whole(other)
 
 
+@rule(
+    "linalg_matrix_exp",
+    "linalg_householder_product",
+    "linalg_qr",
+    "geqrf",
+    "linalg_inv_ex",
+    "linalg_cholesky_ex",
+    "linalg_lu_factor_ex",
+    "_linalg_solve_ex",
+    "_linalg_svd",
+    "_linalg_eigh",
+    "_linalg_det",
+    "_linalg_slogdet",
+    "linalg_solve_triangular",
+)
+def of_a_whole_matrix(trace: Trace, out: Outputs, *args: object, **kwargs: object) -> None:
+    """What narrows one of its rows changes all of what it gives: no weights make it the same function."""
+    reason = f"{trace.where} is a function of the whole matrix"
+    given = [a for a in args if isinstance(a, Tensor)]
+    trace.freeze_all(given, reason)
+    for result in tensors_of(out):
+        trace.put(result, [constant(n, reason if n != 1 else ONE) for n in result.shape])
+
+
 @sample("mm", "addmm")
 def _mm() -> Sample:
     return Sample(lambda a, b, c: torch.addmm(c, a, b), (3, 4), (4, 5), (5,))
@@ -209,3 +233,10 @@ def _mv() -> Sample:
 @sample("_trilinear")
 def _bilinear() -> Sample:
     return Sample(torch.nn.functional.bilinear, (3, 4), (3, 5), (6, 4, 5), (6,))
+
+
+@sample("linalg_matrix_exp", "linalg_qr")
+def _of_a_whole_matrix() -> Sample:
+    return Sample(
+        lambda x, w: (x @ w) @ torch.linalg.matrix_exp(w.T @ w) + torch.linalg.qr(w.T @ w)[0][0], (3, 4), (4, 5)
+    )

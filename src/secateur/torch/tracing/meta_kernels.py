@@ -131,3 +131,17 @@ def _grouped_mm(a: torch.Tensor, b: torch.Tensor, offsets: object = None, *args:
     if a.shape[1] != b.shape[1]:
         raise RuntimeError(f"grouped_mm: rows of {a.shape[1]} do not fit matrices of {b.shape[1]}")
     return a.new_empty((a.shape[0], b.shape[2]))
+
+
+@_kernel(
+    "fake_quantize_per_tensor_affine_cachemask",
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    "fake_quantize_per_channel_affine_cachemask",
+)
+def _fake_quantize(x: torch.Tensor, *args: object) -> Any:
+    return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
+
+
+@_kernel("_fake_quantize_learnable_per_tensor_affine", "_fake_quantize_learnable_per_channel_affine")
+def _learnable(x: torch.Tensor, *args: object) -> torch.Tensor:
+    return torch.empty_like(x)
