@@ -112,7 +112,10 @@ class Sized(int):
         return not self.__eq__(other)
 
     def __hash__(self) -> int:
-        if _looks_up(sys._getframe(1)):
+        frame = sys._getframe(1)
+        if frame.f_code.co_name == "_apply_recipe" and frame.f_globals.get("__name__") == "einops.einops":
+            raise TypeError("a symbol")  # einops then calculates with it, where it would ask its cache
+        if _looks_up(frame):
             self.listener.lost(self.origin, "it is looked up in a table")
         return int.__hash__(self)
 

@@ -34,6 +34,7 @@ from secateur.torch.narrowing.host_config import (
 from secateur.torch.narrowing.in_place import fits_beside, stream
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed, slices_of
+from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.twin import StandIn, counterpart
 from secateur.torch.trace import trace
@@ -69,11 +70,18 @@ def apply(
 
     Returns a new model (the given one with ``in_place``). ``verify`` compares narrowed with masked on the example the plan
     was traced on, or on ``dummy_input`` (needed for a plan read from a file). ``on_mismatch="freeze"`` leaves the widths
-    whole that make the two differ, and goes on; `verification_of` the result names them.
+    whole that make the two differ, and goes on; `verification_of` the result names them. Of a DistributedDataParallel a copy
+    of the network inside is narrowed: wrap what comes back.
 
     Raises PlanError where the plan was made for another model, VerificationError where the two disagree, ApplyError where
     anything else went wrong; the given model is then bit for bit what it was.
     """
+    if in_place and unwrapped(model) is not model:
+        raise InputError(
+            "a DistributedDataParallel holds on to the parameters that it was given: narrowed in place, they would not be "
+            "synchronised. Apply the plan without in_place, or to model.module, and wrap the result again."
+        )
+    model = unwrapped(model)
     check_fingerprint(model, plan.fingerprint)
     plan, outcome = _proved(model, plan, dummy_input, on_mismatch) if verify else (plan, _UNVERIFIED)
     if in_place:

@@ -7,6 +7,7 @@ Invariant: the model that comes back meets every constraint, or an error was rai
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ from secateur.torch.evaluating.stopwatch import Stopwatch
 from secateur.torch.frontend import TorchFrontend
 from secateur.torch.latency import WORD, TimeBound, fastest_multiple
 from secateur.torch.narrowing.history import history_of
+from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example
 from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.interface import Interface
@@ -57,7 +59,7 @@ def prune(
     None holds nothing. ``{"latency_ms": "60%"}`` or ``12.0`` bounds the time of one pass over ``dummy_input`` as it runs here:
     the result was measured to meet it, or a warning and `result.latency` say by how much it misses. ``dummy_input`` is a
     tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments. ``interface`` says which outputs keep their
-    dimensions, as for `trace`.
+    dimensions, as for `trace`. Of a DistributedDataParallel a copy of the network inside is narrowed: wrap what comes back.
 
     Raises ConfigError for an option that is unknown or of the wrong type, Infeasible where no network of the search space
     meets the constraints, VerificationError where the result does not compute what it should. The model is then unchanged.
@@ -67,6 +69,8 @@ def prune(
     with progress("prune") as tell, asked_for() as asked, torch.inference_mode(False):
         recipe, constraints = given.with_constraints(constraints)
         tell(0.0, "tracing")
+        if (network := unwrapped(model)) is not model:
+            model = copy.deepcopy(network)  # the wrapper would go on to synchronise the parameters that it was given
         done = _prune(
             model,
             trace(model, dummy_input, interface=interface, depth=recipe.looks_for_blocks),

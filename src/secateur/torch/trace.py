@@ -20,6 +20,7 @@ from secateur.core.graph import Graph
 from secateur.core.settle import settle
 from secateur.core.space import Space
 from secateur.errors import TraceError
+from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example, Examples
 from secateur.torch.running.interface import Interface, check_interface
 from secateur.torch.tracing.aliases import freeze_aliases
@@ -52,11 +53,13 @@ def trace(
     The dimensions of the model's outputs stay as they are, but for caches and looks inside (hidden states, attentions, the
     encoder's output beside the decoder's); ``interface=["logits", "pooler_*"]`` names those that stay, ``interface=False``
     frees all. ``check=False`` skips the self-check. With ``depth``, blocks that may go whole are looked for, too: each is a
-    width of kind ``layers`` that keeps 1 or 0; ``depth="only"`` freezes all other widths.
+    width of kind ``layers`` that keeps 1 or 0; ``depth="only"`` freezes all other widths. Of a DistributedDataParallel, the
+    network inside is meant.
 
     Raises InputError for an unusable ``dummy_input`` and TraceError where the model does not run on it.
     """
-    example = replace(Example.of(model, Examples(dummy_input, also)), interface=check_interface(interface), depth=depth)
+    example = Example.of(unwrapped(model), Examples(dummy_input, also))
+    example = replace(example, interface=check_interface(interface), depth=depth)
     started = time.perf_counter()
     try:
         graph = _traced(example, check=check, rehearses_training=check)

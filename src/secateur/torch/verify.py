@@ -24,6 +24,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.verification import Comparison, Verification
 from secateur.errors import PlanError, VerificationError
+from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.memory import free_beside
 from secateur.torch.running.restoring import named_tensors
@@ -53,6 +54,7 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
     """
     started = time.perf_counter()
     with torch.inference_mode(False):
+        model = unwrapped(model)
         proof = _Proof(Setup.of(model, graph, plan), dtype)
         try:
             proof.run()

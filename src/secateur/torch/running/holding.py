@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.library import CustomOpDef
 
 Held = Any  # whatever a model or a batch holds
 
@@ -28,7 +29,15 @@ ATOMS: frozenset[type] = frozenset(
 )
 # What synchronises, logs or speaks to the outside. None of it is part of what a network computes.
 SHARED = (
-    *(type(threading.Lock()), type(threading.RLock()), threading.Thread, io.IOBase, torch.Stream, torch.Event),
+    *(
+        type(threading.Lock()),
+        type(threading.RLock()),
+        threading.Thread,
+        io.IOBase,
+        torch.Stream,
+        torch.Event,
+        CustomOpDef,
+    ),
     *((dist.ProcessGroup, dist.Store) if dist.is_available() else ()),
 )
 

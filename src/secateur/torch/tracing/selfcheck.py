@@ -28,8 +28,9 @@ from secateur.core.plan import Plan
 from secateur.core.settle import counted
 from secateur.core.space import Space, freeze, leaves
 from secateur.errors import PlanError, TraceError
+from secateur.torch.tracing.multiples import hold_to_multiple
 from secateur.torch.tracing.observe import Observation, Run
-from secateur.torch.tracing.rehearsal import COUNTS, Rehearsal, run_narrowed, trains_alike, trains_as_foretold
+from secateur.torch.tracing.rehearsal import COUNTS, Mismatch, Rehearsal, run_narrowed, trains_alike, trains_as_foretold
 from secateur.torch.tracing.written import may_count
 
 ROUNDS = 60
@@ -105,10 +106,32 @@ def _check_plan(seen: Observation, runs: list[Run], plan: Plan, leaf_of: Mapping
         except Exception as error:
             if rehearsal.differs and (found := _freeze_told(seen, run, graph, plan, leaf_of)):
                 return found
-            return _freeze_around(seen, run, rehearsal, f"{type(error).__name__}: {error}".splitlines()[0][:160])
+            why = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            if multiple := _multiple_for(seen, run, plan, rehearsal, error, leaf_of):
+                return f"held to multiples of {multiple} ({why})"
+            return _freeze_around(seen, run, rehearsal, why)
         if rehearsal.differs and (found := _freeze_told(seen, run, graph, plan, leaf_of)):
             return found
     return None
+
+
+def _multiple_for(
+    seen: Observation, run: Run, plan: Plan, rehearsal: Rehearsal, error: Exception, leaf_of: Mapping[str, Space]
+) -> int | None:
+    """The multiple that what failed is held to from now on, where that was an error in the code, or of a kernel."""
+    is_ours = isinstance(error, Mismatch) and error.__cause__ is None  # a size other than foretold
+    records = run.tracer.records
+    if is_ours or not rehearsal.following or not records or _written(run, rehearsal):
+        return None
+    record = records[min(rehearsal.place, len(records) - 1)]
+    return hold_to_multiple(seen, run, plan, rehearsal, [*record.inputs, *chain(*record.outputs)], leaf_of)
+
+
+def _written(run: Run, rehearsal: Rehearsal) -> list[Space]:
+    """The sizes that are written into the code where it failed, as far as they are free."""
+    place = min(rehearsal.place, len(run.tracer.records) - 1)
+    found = rehearsal.written or [space for first, last, space in run.tracer.constants if first <= place < last]
+    return [leaf for space in found for leaf in leaves(space) if not leaf.frozen and leaf.size > 1]
 
 
 def _freeze_told(seen: Observation, run: Run, graph: Graph, plan: Plan, leaf_of: Mapping[str, Space]) -> str | None:
@@ -212,8 +235,7 @@ def _freeze_around(seen: Observation, run: Run, rehearsal: Rehearsal, why: str) 
     records = run.tracer.records
     if rehearsal.following and records:
         place = min(rehearsal.place, len(records) - 1)
-        written = rehearsal.written or [space for first, last, space in run.tracer.constants if first <= place < last]
-        if _freeze_free(written, f"a size written into the code ({module or 'the model'})"):
+        if _freeze_free(_written(run, rehearsal), f"a size written into the code ({module or 'the model'})"):
             return reason
         record = records[place]
         if _freeze_free([*record.inputs, *(s for layout in record.outputs for s in layout)], reason):

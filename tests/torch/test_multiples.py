@@ -1,0 +1,106 @@
+"""What runs at multiples of a number only is held to them, not frozen; and einops, whose cache forgets where a size came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.core.sized import Sized
+from secateur.testing import random_plan
+from secateur.torch.running.holding import everything_in
+
+X = torch.randn(2, 6)
+
+
+class Net(nn.Module):
+    """A width of 32 that the code under test sees between two layers."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 32), nn.Linear(32, 3)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.between(torch.relu(self.a(x))))
+
+
+@torch.library.custom_op("secateur_test::in_fours", mutates_args=())
+def in_fours(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@in_fours.register_fake
+def _(x: Tensor) -> Tensor:
+    if x.shape[-1] % 4:
+        raise RuntimeError("the last dimension must be divisible by 4")
+    return torch.empty_like(x)
+
+
+def checked(h: Tensor) -> Tensor:
+    if int(h.shape[-1]) % 8:
+        raise ValueError("a multiple of 8 is wanted")
+    return h
+
+
+def sevenths(h: Tensor) -> Tensor:
+    if int(h.shape[-1]) not in (32, 7, 14):
+        raise ValueError("another number is wanted")
+    return h
+
+
+def test_a_kernel_that_takes_only_multiples_holds_the_width_to_them() -> None:
+    @sc.rules.rule(torch.ops.secateur_test.in_fours)
+    def rule(trace: Any, out: Tensor, x: Tensor) -> None:
+        trace.put(out, trace.spaces(x), trace.zero(x))
+
+    model = Net(in_fours)
+    graph = sc.trace(model, X)
+    assert graph["a.out_features"].choices == tuple(range(4, 33, 4))
+    assert sc.verify(model, random_plan(graph, 2), graph).passed
+
+
+def test_a_check_in_the_code_does_so_as_well() -> None:
+    assert sc.trace(Net(checked), X)["a.out_features"].choices == (8, 16, 24, 32)
+
+
+def test_what_runs_at_no_multiple_stays_whole_and_says_why() -> None:
+    assert "another number is wanted" in str(sc.trace(Net(sevenths), X)["a.out_features"].frozen)
+
+
+@pytest.fixture
+def einops() -> Any:
+    return pytest.importorskip("einops")
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["fresh", "used before"])
+def test_heads_made_by_einops_are_free(einops: Any, used: bool) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.qkv, self.out = 4, nn.Linear(6, 96), nn.Linear(32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = self.qkv(x).chunk(3, -1)
+            q, k, v = (einops.rearrange(part, "b n (h d) -> b h n d", h=self.heads) for part in parts)
+            return self.out(einops.rearrange((q @ k.mT).softmax(-1) @ v, "b h n d -> b n (h d)"))
+
+    model, x = Attention().eval(), torch.randn(2, 5, 6)
+    if used:
+        model(x)  # from now on einops knows these shapes by heart
+    graph = sc.trace(model, x)
+    assert sorted(w.size for w in graph.free) == [4, 8]
+    small = sc.apply(model, random_plan(graph, 1))
+    assert small(x).shape == model(x).shape == (2, 5, 3)
+
+
+def test_a_trace_leaves_no_size_with_an_origin_in_the_cache_of_einops(einops: Any) -> None:
+    cache = einops.einops._reconstruct_from_shape
+    cache.cache_clear()
+    sc.trace(Net(lambda h: einops.rearrange(h, "b (g c) -> b g c", g=2).flatten(1)), X)
+    assert not any(isinstance(held, Sized) for held in everything_in([cache]))
+    assert einops.rearrange(torch.ones(2, 32), "b (g c) -> b g c", g=2).shape == (2, 2, 16)
