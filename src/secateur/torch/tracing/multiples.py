@@ -25,7 +25,9 @@ def hold_to_multiple(
     ours = {id(leaf) for space in touched for leaf in leaves(space) if not leaf.frozen}
     names = [name for name in plan.kept if id(leaf_of[name].root()) in ours]
     graph = plan.graph
-    for multiple in _MULTIPLES if names and graph is not None else ():
+    if graph is None:
+        return None
+    for multiple in _MULTIPLES if names else ():
         counts = {name: _near(graph[name].choices, plan.sizes[name], multiple) for name in names}
         if None in counts.values() or all(plan.sizes[name] == count for name, count in counts.items()):
             continue
