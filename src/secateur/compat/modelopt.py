@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import ConfigError
+from secateur.modes.given import ModeOption, one_mode
 from secateur.modes.result import PruneResult
 from secateur.torch.prune import prune as ours
 
@@ -24,12 +25,10 @@ _RULE_KEYS = {
     "features_ratio": "ratios",
 }
 
-Modes = str | list[str] | list[tuple[str, Mapping[str, Any] | None]] | Mapping[str, Mapping[str, Any] | None]
-
 
 def prune(
     model: nn.Module,
-    mode: Modes,
+    mode: ModeOption,
     constraints: Mapping[str, Any] | None = None,
     dummy_input: object = None,
     config: Mapping[str, Any] | None = None,
@@ -39,26 +38,16 @@ def prune(
     return ours(model, name, constraints, dummy_input, options)
 
 
-def read(mode: Modes, config: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+def read(mode: ModeOption, config: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
     """The mode's name and its options in our words; those in the list go together with ``config``.
 
     Raises ConfigError where one contradicts the other, or there is more than one mode.
     """
-    listed: Any = None
-    if not isinstance(mode, str):
-        entries: list[Any] = (
-            list(mode.items()) if isinstance(mode, Mapping) else list(mode) if isinstance(mode, list) else [mode]
-        )
-        if len(entries) != 1:
-            raise ConfigError(f"mode names {len(entries)} modes: call prune once for each, with constraints of its own")
-        name, listed = entries[0] if isinstance(entries[0], tuple) and len(entries[0]) == 2 else (entries[0], None)
-    else:
-        name = mode
+    name, listed = one_mode(mode)
     if not isinstance(name, str):
-        raise ConfigError(f'a mode is a name, alone or with options as in [("fastnas", {{…}})], not {name!r}')
-    for options in (listed, config):
-        if options is not None and not isinstance(options, Mapping):
-            raise ConfigError(f"options are a dict, not {type(options).__name__}")
+        raise ConfigError(f"a mode is a name here, not {name!r}: give a mode object to secateur.prune")
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(f"config is a dict of options, not {type(config).__name__}")
     return name, _in_our_words(_merged(listed or {}, config or {}, "option"))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from secateur.core.plan import Plan
 from secateur.core.show import constraint_table
 from secateur.errors import ConfigError, VerificationError
 from secateur.modes import MODES, Mode
+from secateur.modes.given import ModeOption, one_mode
 from secateur.modes.result import Latency, PruneResult, result_of
 from secateur.modes.rounds import Outcome, outcome_of
 from secateur.progress import Tell, progress, say
@@ -39,7 +40,6 @@ from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.interface import Interface
 from secateur.torch.trace import trace
 
-ModeOption = str | Mode | Mapping[str, Any] | Sequence[Any]  # Any: a name, or a pair of a name and its options
 _LARGE_CUT = 0.8  # of the MACs, and less, is left
 
 
@@ -179,46 +179,23 @@ def _budget(bounds: Mapping[str, Any], graph: Graph, recipe: Mode, *, needed: bo
     return Budget(entries=())
 
 
-def _recipe(mode: ModeOption, config: Mapping[str, Any] | None) -> Mode:
+def _recipe(given: ModeOption, config: Mapping[str, Any] | None) -> Mode:
     """The mode with its options."""
-    if isinstance(mode, Mode):
-        if config is not None:
-            raise ConfigError("config has no effect beside a mode object: put its options into the object")
-        recipe = mode
-    elif isinstance(mode, str):
-        recipe = MODES[mode].read(config)
-    elif isinstance(mode, Mapping | Sequence):
-        return _recipe(*_one_of(mode, config))
+    mode, beside = one_mode(given)
+    twice = sorted(set(beside or ()) & set(config or ()))
+    if twice:
+        raise ConfigError(f"{twice[0]!r} is given beside the mode and in config: once will do")
+    options = config if beside is None else {**beside, **(config or {})}
+    if isinstance(mode, str):
+        recipe = MODES[mode].read(options)
+    elif options is not None:
+        raise ConfigError("config has no effect beside a mode object: put its options into the object")
     else:
-        raise ConfigError(f"a mode is a name such as 'magnitude', not {type(mode).__name__}")
+        recipe = mode
     criterion = getattr(recipe, "criterion", None)
     if criterion is not None:
         TorchFrontend.check_criterion(criterion)
     return recipe
-
-
-def _one_of(mode: ModeOption, config: Mapping[str, Any] | None) -> tuple[str | Mode, Mapping[str, Any] | None]:
-    """The one mode of a list or a dict, with the options beside it."""
-    entries: list[Any] = list(mode.items() if isinstance(mode, Mapping) else mode)  # type: ignore[union-attr]
-    if isinstance(mode, tuple) and len(mode) == 2 and isinstance(mode[1], Mapping):
-        entries = [mode]  # the pair itself, without the list around it
-    if len(entries) != 1:
-        raise ConfigError(
-            f"mode names {len(entries)} modes: call prune once for each, with the constraints that each is to meet"
-            if entries
-            else "mode names no mode: write one, such as 'progressive'"
-        )
-    name, options = entries[0] if isinstance(entries[0], tuple | list) and len(entries[0]) == 2 else (entries[0], None)
-    if not isinstance(name, str | Mode):
-        raise ConfigError(f"a mode is a name such as 'magnitude', not {type(name).__name__}")
-    if options is not None and not isinstance(options, Mapping):
-        raise ConfigError(
-            f'the options of a mode are a dict, as in {{"magnitude": {{"criterion": "l2"}}}}, not {options!r}'
-        )
-    twice = sorted(set(options or ()) & set(config or ()))
-    if twice:
-        raise ConfigError(f"{twice[0]!r} is given beside the mode and in config: once will do")
-    return name, {**(options or {}), **(config or {})} if options or config else None
 
 
 def _result(model: nn.Module, graph: Graph, outcome: Outcome, searching: float, applying: float) -> PruneResult:
