@@ -84,12 +84,11 @@ def robust(matrix: NDArray[np.float64], wanted: NDArray[np.float64], sure: int =
     """As `nonnegative`, with what lies far off counting for less: another process may have run just then (Huber's weights).
     The last ones that are ``sure`` count for more, however far off they lie.
     """
-    weights = np.ones(len(wanted))
-    weights[len(wanted) - sure :] = _SURE
-    found = nonnegative(matrix * np.sqrt(weights)[:, None], wanted * np.sqrt(weights))
-    for _ in range(_REWEIGHTED):
+    weights, found = np.ones(len(wanted)), np.zeros(matrix.shape[1])
+    for again in range(_REWEIGHTED + 1):
         off = np.abs(matrix @ found - wanted)
-        weights = np.minimum(1.0, 1.5 * np.median(off) / np.maximum(off, 1e-12)) if np.median(off) > 0 else weights
+        if again and np.median(off) > 0:
+            weights = np.minimum(1.0, 1.5 * np.median(off) / np.maximum(off, 1e-12))
         weights[len(wanted) - sure :] = _SURE
         found = nonnegative(matrix * np.sqrt(weights)[:, None], wanted * np.sqrt(weights))
     return found

@@ -75,10 +75,9 @@ class TimeBound:
 
         Raises Infeasible where the smallest network is predicted to take longer.
         """
-        model, bound = self.model, self.most_ms * FS_PER_MS
+        timed, bound = self.model(graph), self.most_ms * FS_PER_MS
         tried: list[tuple[float, float, Outcome]] = []
         for _ in range(_ATTEMPTS):
-            timed = model(graph)
             try:
                 outcome = search(timed, Budget.of({**others, METRIC: max(math.floor(bound), 1)}, timed))
             except Infeasible as error:
@@ -93,8 +92,8 @@ class TimeBound:
             if _CLOSE * self.most_ms <= measured <= self.most_ms or outcome.plan.sizes == graph.full():
                 break
             # a search finds where the prediction is wrong, and cuts there: what it found corrects the prediction
-            model = self._refitted(graph, tried)
-            now = float(model(graph).cost(METRIC, outcome.plan.sizes))
+            timed = self._refitted(graph, tried)(graph)
+            now = float(timed.cost(METRIC, outcome.plan.sizes))
             step = self.most_ms / measured * (0.98 if measured > self.most_ms else 1.0)
             bound = now * min(step, _LARGEST_STEP)
         return self._best(tried)

@@ -64,13 +64,17 @@ def output_norm(output: object, batch: object = None) -> torch.Tensor:
 
 def _answer(output: object, target: str) -> torch.Tensor:
     """``[B, …, classes]``, in float32 or better."""
-    z = getattr(output, "logits", None)
-    if z is None:
-        z = next((leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)), None)
+    z = _told(output)
     if z is None or not z.is_floating_point() or z.dim() < 1:
         raise InputError(f'target="{target}" needs an output with .logits, or one that begins with a floating tensor')
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     return z.movedim(1, -1) if z.dim() > 3 else z
+
+
+def _told(output: object) -> torch.Tensor | None:
+    """``output.logits``, or the first tensor of the output."""
+    z = getattr(output, "logits", None)
+    return z if z is not None else next((leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)), None)
 
 
 class _NextToken:
@@ -141,8 +145,7 @@ def _another_end(ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
 
 def _logits(output: object) -> torch.Tensor | None:
     """``[B, T, V]``, or None."""
-    z = getattr(output, "logits", None)
-    z = z if z is not None else next((leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)), None)
+    z = _told(output)
     return z.float() if z is not None and z.dim() == 3 and z.is_floating_point() else None
 
 

@@ -12,6 +12,7 @@ Invariant: an Example never changes its tensors; whoever runs it gets clones whe
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -101,6 +102,14 @@ class Example:
         found: list[torch.Tensor] = []
         self.map(lambda tensor: found.append(tensor) or tensor)
         return found
+
+    def by_name(self) -> dict[str, object]:
+        """The arguments by the names that the model's forward has for them."""
+        try:
+            bound = inspect.signature(self.model.forward).bind_partial(*self.args, **self.kwargs).arguments
+        except (TypeError, ValueError):  # a forward that says nothing of its arguments
+            return dict(self.kwargs)
+        return {**bound, **self.kwargs}
 
     def beside_model(self) -> Example:
         """The same example with host tensors moved to where the model's first parameter is."""

@@ -11,8 +11,6 @@ Invariant: where nothing is padded there is no mask, and everybody does what the
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -57,17 +55,12 @@ class Padding:
         live = live.to(values)
         return (values * live).sum(1) / live.sum(1).clamp_min(1)
 
-    def count(self, shape: Sequence[int]) -> int:
-        """How many rows of this shape are text."""
-        live = self.live(shape)
-        return math.prod(shape) if live is None else int(live.sum())
-
 
 NOTHING_PADDED = Padding()
 
 
 def _masks(example: Example) -> Iterator[torch.Tensor]:
-    for name, value in _named(example).items():
+    for name, value in example.by_name().items():
         if not isinstance(value, torch.Tensor) or value.dim() != 2 or value.is_complex():
             continue
         if name.endswith("attention_mask"):
@@ -79,12 +72,3 @@ def _masks(example: Example) -> Iterator[torch.Tensor]:
             continue
         if binary and bool(live.any()) and not bool(live.all()):
             yield live
-
-
-def _named(example: Example) -> dict[str, object]:
-    """The arguments by the names that the model's forward has for them."""
-    try:
-        bound = inspect.signature(example.model.forward).bind_partial(*example.args, **example.kwargs).arguments
-    except (TypeError, ValueError):
-        return dict(example.kwargs)
-    return {**bound, **example.kwargs}

@@ -39,7 +39,7 @@ def listen_padded(seen: Observation) -> None:
 
 def _padded(example: Example) -> Example | None:
     """The example with the last token of its last row masked; None where something is masked already, or nothing can be."""
-    given = inspect.signature(example.model.forward).bind_partial(*example.args, **example.kwargs).arguments
+    given = example.by_name()
     mask, ids = given.get(_MASK), given.get(_IDS)
     if mask is None and isinstance(ids, torch.Tensor) and not ids.is_floating_point():
         mask = torch.ones_like(ids)

@@ -31,7 +31,7 @@ from secateur.torch.tracing.meta_kernels import factory_device
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 from secateur.torch.tracing.records import Memory, Record, Value
 from secateur.torch.tracing.scratch import CostTerm, Scratch
-from secateur.torch.tracing.unread import ignored, join, keep_apart
+from secateur.torch.tracing.unread import BLANK, ignored, join, keep_apart
 
 
 class Tracer(TorchDispatchMode):
@@ -248,7 +248,8 @@ class Tracer(TorchDispatchMode):
         self.where = f"{name} in {self.module}" if self.module else name
         outputs, inputs = ([t for t in _flat(tree) if isinstance(t, torch.Tensor)] for tree in (out, (args, kwargs)))
         view = getattr(func, "is_view", False)
-        inputs = [t for t in inputs if t is not ignored(name, args, kwargs)]
+        if (blank := ignored(name, args, kwargs)) is not None:
+            inputs = [t for t in inputs if t is not blank]
         self.read(inputs, values=not view)
         if not outputs:
             self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
@@ -261,13 +262,14 @@ class Tracer(TorchDispatchMode):
             if rule is None:
                 raise NotImplementedError
             rule(self, out, *args, **kwargs)
-            keep_apart(name, view, [self.value(t) for t in inputs[:1]], [self.value(t) for t in outputs])
+            if view or name in BLANK:
+                keep_apart(name, [self.value(t) for t in inputs[:1]], [self.value(t) for t in outputs])
             for tensor in into:
                 for old, new in zip(before[id(tensor)], self.spaces(tensor), strict=True):
                     self.same(old, new)
         except Exception as error:  # an operator we cannot explain must never be wrong, only unprunable
             self._give_up(name, inputs, outputs, rule is not None, error)
-        self._remember(func, name, inputs, outputs)
+        self._remember(name, inputs, outputs, view=view)
 
     def read(self, inputs: Iterable[torch.Tensor], *, values: bool = True) -> None:
         """These tensors' values are used, or only looked at in another shape: freeze what that freezes."""
@@ -298,9 +300,8 @@ class Tracer(TorchDispatchMode):
             spaces = [constant(n, reason if n != 1 else ONE) for n in tensor.shape]
             self.note(tensor, Value(spaces, [False] * len(spaces), self._run, known.memory if known else None))
 
-    def _remember(self, func: Operator, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> None:
+    def _remember(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], *, view: bool) -> None:
         self._note_releases()
-        view = getattr(func, "is_view", False)
         had = [self.value(t) for t in inputs]
         first = had[0] if had else None
         begun = len(self.memory_events)

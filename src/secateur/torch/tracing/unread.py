@@ -16,7 +16,7 @@ from secateur.core.space import ONE, Space, constant, unify
 from secateur.torch.running.calls import Args, Kwargs
 from secateur.torch.tracing.records import Value
 
-_BLANK = frozenset({"empty", "new_empty"})  # operators whose outputs hold no numbers yet
+BLANK = frozenset({"empty", "new_empty"})  # operators whose outputs hold no numbers yet
 _OVER = frozenset({"baddbmm", "addmm", "addbmm", "addmv", "addr"})
 
 
@@ -25,11 +25,12 @@ def ignored(name: str, args: Args, kwargs: Kwargs) -> Tensor | None:
     return args[0] if name in _OVER and kwargs.get("beta", 1) == 0 else None
 
 
-def keep_apart(name: str, view: bool, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
-    """Let a view of memory that nobody has read have dimensions of its own for now."""
-    if name in _BLANK:
+def keep_apart(name: str, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
+    """Let a view of memory that nobody has read have dimensions of its own for now. Asked of views and of `BLANK` alone."""
+    if name in BLANK:
         outputs[0].unread = []
-    base = inputs[0].unread if view and inputs else None
+        return
+    base = inputs[0].unread if inputs else None
     if base is None:
         return
     for known in outputs:
