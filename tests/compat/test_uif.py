@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -62,6 +63,35 @@ def test_the_iterative_runner_analyses_masks_and_narrows(tmp_path: Path) -> None
         runner.prune(0.5, mode="dense")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="removal_ratio or a threshold"):
         runner.prune()
+
+
+def test_the_loop_of_their_page_saves_the_narrowed_weights_too(tmp_path: Path) -> None:
+    runner = iterative()
+    runner.ana(accuracy, args=(VALID,), ratios=(0.5,))
+    for ratio in (0.2, 0.4):
+        model = runner.prune(removal_ratio=ratio)
+        assert hasattr(model, "slim_state_dict")
+        torch.save(model.slim_state_dict(), tmp_path / "slim.pth")  # type: ignore[operator]
+    small = runner.prune(0.4, mode="slim")
+    small.load_state_dict(torch.load(tmp_path / "slim.pth"))
+    assert not hasattr(small, "slim_state_dict")
+    with pytest.raises(InputError, match="a copy of the model"):
+        copy.deepcopy(model).slim_state_dict()  # type: ignore[operator]
+
+
+def test_gpus_that_mean_nothing_here_are_said() -> None:
+    runner = get_pruning_runner(trained(), INPUT, "one_step")
+    assert isinstance(runner, OneStepRunner)
+    with pytest.warns(UserWarning, match="gpus=.* has no effect"):
+        runner.search(
+            gpus=["0"],
+            calibration_fn=calibrate,
+            calib_args=(TRAIN[:1],),
+            eval_fn=running_accuracy,
+            eval_args=(VALID,),
+            num_subnet=1,
+            removal_ratio=0.5,
+        )
 
 
 def test_the_one_step_runner_calibrates_on_what_the_function_passes_and_leaves_the_model_alone() -> None:

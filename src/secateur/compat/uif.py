@@ -2,7 +2,7 @@
 
     runner = get_pruning_runner(model, inputs, "iterative")
     runner.ana(eval_fn, args=(loader,))                     eval_fn(model, *args), higher is better
-    model = runner.prune(removal_ratio=0.3)                 masked; model.slim_state_dict() is runner.slim_state_dict()
+    model = runner.prune(removal_ratio=0.3)                 masked, and has model.slim_state_dict() as theirs has
 
 What is underneath are `IterativePruner` and `OneStepPruner`; ``runner.pruner`` is at hand.
 
@@ -11,6 +11,8 @@ Invariant: a removal ratio of 0.3 leaves at most 70 % of the MACs, exactly.
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -85,10 +87,15 @@ class IterativeRunner:
         args: Sequence[object] = (),
         *,
         ratios: Sequence[float] = RATIOS,
+        gpus: Sequence[int | str] | None = None,
         excludes: Collection[str] = (),
         path: str | Path | None = None,
     ) -> Sensitivity:
-        """Measure ``eval_fn(model, *args)`` with each width alone narrowed; ``path`` stands for their ``.vai`` folder."""
+        """Measure ``eval_fn(model, *args)`` with each width alone narrowed; ``path`` stands for their ``.vai`` folder.
+
+        It is measured where the model is: ``gpus`` that are other devices, or several, get a warning.
+        """
+        _check_gpus(gpus, self.pruner.model)
         self.pruner.limits = Limits(exclude=excludes)
         return self.pruner.analyze(_bound(eval_fn, args, "args"), ratios=ratios, checkpoint=path)
 
@@ -105,15 +112,46 @@ class IterativeRunner:
         if mode not in ("sparse", "slim"):
             raise InputError(f"mode is 'sparse' (masks) or 'slim' (narrowed), not {mode!r}")
         self.pruner.limits = Limits(exclude=excludes, multiple_of=channel_divisible)
-        prune = self.pruner.mask if mode == "sparse" else self.pruner.narrow
         constraints = None if removal_ratio is None else constraints_of(removal_ratio)
         if constraints is None and threshold is None:
             raise InputError("prune takes a removal_ratio or a threshold")
-        return prune(constraints, threshold=threshold)[0]
+        if mode == "slim":
+            small, _ = self.pruner.narrow(constraints, threshold=threshold)
+            vars(small).pop("slim_state_dict", None)  # the masked model's, copied with all else
+            return small
+        model, _ = self.pruner.mask(constraints, threshold=threshold)
+        model.slim_state_dict = _SlimStateDict(self)  # type: ignore[assignment]
+        return model
 
     def slim_state_dict(self) -> dict[str, torch.Tensor]:
         """The state dict of the narrowed model, while training goes on under masks."""
         return self.pruner.narrowed_state_dict()
+
+
+class _SlimStateDict:
+    """``model.slim_state_dict()`` of a masked model, which training scripts ask for by ``hasattr``. A copy of the model has none
+    of its own: the runner knows nothing of it.
+    """
+
+    __slots__ = ("_runner",)
+
+    def __init__(self, runner: IterativeRunner | None = None) -> None:
+        self._runner = weakref.ref(runner) if runner is not None else None
+
+    def __call__(self) -> dict[str, torch.Tensor]:
+        runner = self._runner() if self._runner is not None else None
+        if runner is None:
+            raise InputError(
+                "the runner that masked this model is gone, or this is a copy of the model: keep the runner, and load the "
+                "weights into the model that it masked"
+            )
+        return runner.slim_state_dict()
+
+    def __deepcopy__(self, memo: object) -> _SlimStateDict:
+        return _SlimStateDict()
+
+    def __reduce__(self) -> tuple[type[_SlimStateDict], tuple[()]]:
+        return _SlimStateDict, ()
 
 
 class OneStepRunner:
@@ -130,8 +168,14 @@ class OneStepRunner:
         eval_args: Sequence[object],
         num_subnet: int,
         removal_ratio: float,
+        *,
+        gpus: Sequence[int | str] | None = None,
     ) -> tuple[Candidate, ...]:
-        """Measure so many networks. ``calibration_fn(model, *calib_args)`` runs the model: what it passes is kept as data."""
+        """Measure so many networks. ``calibration_fn(model, *calib_args)`` runs the model: what it passes is kept as data.
+
+        They are measured where the model is: ``gpus`` that are other devices, or several, get a warning.
+        """
+        _check_gpus(gpus, self.pruner.model)
         data = None
         if calibration_fn is not None:
             run = _bound(calibration_fn, calib_args, "calib_args")
@@ -143,6 +187,16 @@ class OneStepRunner:
     def prune(self, removal_ratio: float | None = None, index: int | None = None) -> nn.Module:
         """The best network, or number ``index``; the ratio was given to the search."""
         return self.pruner.prune(index)[0]
+
+
+def _check_gpus(gpus: Sequence[int | str] | None, model: nn.Module) -> None:
+    where = {str(p.device.index or 0) for p in model.parameters() if p.is_cuda}
+    if gpus is not None and {str(gpu).removeprefix("cuda:") for gpu in gpus} != where:
+        warnings.warn(
+            f"gpus={list(gpus)} has no effect: networks are measured where the model is. Move it there before; OneStepPruner("
+            "…, num_processes=…) measures several side by side",
+            stacklevel=3,
+        )
 
 
 def _bound(function: Callable[..., Any], args: Sequence[object], what: str) -> Callable[[nn.Module], Any]:

@@ -53,6 +53,10 @@ class History:
         """The model that the last step made, if it is still there."""
         return self._model() if self._model is not None else None
 
+    def __repr__(self) -> str:
+        steps = [f"{len(step.plan.kept)} widths of {len(step.before)} tensors" for step in self.narrowings]
+        return f"History({'; '.join(steps) or 'never narrowed'})"
+
     def __iter__(self) -> Iterator[Narrowing]:
         return iter(self.narrowings)
 
