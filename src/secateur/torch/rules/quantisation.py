@@ -94,7 +94,7 @@ def _by_tensors() -> Sample:
 def _per_channel() -> Sample:
     def function(x: Tensor, w: Tensor, scale: Tensor) -> Tensor:
         zero_point = torch.zeros_like(scale, dtype=torch.int32)
-        return x @ torch.fake_quantize_per_channel_affine(w, scale.abs() + 0.01, zero_point, 1, -128, 127)
+        return x @ torch.fake_quantize_per_channel_affine(w, scale.detach().abs() + 0.01, zero_point, 1, -128, 127)
 
     return Sample(function, (4, 5), (5, 6), (6,))
 

@@ -36,7 +36,8 @@ _KEYS = ("tensor_fqn", "sparsity_level", "prune_bias")
 class RowScores(Protocol):
     """A rule that ranks. ``sparsity_level`` holds where a configuration has none."""
 
-    sparsity_level: float
+    @property
+    def sparsity_level(self) -> float: ...
 
     def scores(self, weight: torch.Tensor) -> torch.Tensor:
         """The score of each row of a weight, ``[rows]``: the lowest go first."""
