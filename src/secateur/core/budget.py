@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from secateur.core.cached import is_of_cache, sized
 from secateur.core.text import human
 from secateur.errors import ConfigError, InputError, nearest
 
@@ -132,6 +133,9 @@ def _bound(metric: str, bound: object, graph: Graph) -> Bound:
 
 
 def _check_metric(metric: str, graph: Graph) -> None:
+    if is_of_cache(metric):
+        sized(graph.costs, metric)
+        return
     known = [*graph.costs, *(name for name, (base, _) in _TIMES.items() if base in graph.costs)]
     if metric not in known:
         raise ConfigError(

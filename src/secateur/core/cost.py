@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.core.layout import Axis, Product, Whole, size_of, widths_of
+from secateur.core.layout import Axis, Product, Whole, settled, size_of, widths_of
 from secateur.core.tape import Counts, Integers, Tape
 
 Axes = tuple[Axis, ...]
@@ -92,6 +92,12 @@ class Polynomial:
         for coefficient, size in zip(coefficients, tape(counts), strict=True):
             total = total + coefficient * size
         return total
+
+    def at(self, sizes: Mapping[str, int]) -> Polynomial:
+        """The same cost where these widths have these sizes and are no widths any more."""
+        return Polynomial.of(
+            (n, tuple(settled(axis, sizes) for axis in axes), module) for n, axes, module in self.terms
+        )
 
     def by_module(self, counts: Mapping[str, int]) -> dict[str, int]:
         """What the terms of each module sum to."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from secateur.core.cached import is_of_cache, sized
 from secateur.core.cost import Amount, Cost
 from secateur.core.depth import LAYERS, Stack, emptied, inside, renumbered
 from secateur.core.equations import Attribute, Contradiction, Difference, Equation, evaluate, solve, widths_in
@@ -95,6 +96,11 @@ class Graph:
     def _by_name(self) -> dict[str, Width]:
         return {w.name: w for w in self.widths}
 
+    @cached_property
+    def _of_cache(self) -> dict[str, Cost]:
+        """What was asked for at sizes other than the example's: a search asks thousands of times."""
+        return {}
+
     @property
     def free(self) -> tuple[Width, ...]:
         """The widths that may be narrowed."""
@@ -124,6 +130,10 @@ class Graph:
         return self._cost(metric).by_module(counts or {})
 
     def _cost(self, metric: str) -> Cost:
+        if is_of_cache(metric):
+            if metric not in self._of_cache:
+                self._of_cache[metric] = sized(self.costs, metric)
+            return self._of_cache[metric]
         try:
             return self.costs[metric]
         except KeyError:

@@ -107,6 +107,19 @@ def size_of(axis: Axis, counts: Mapping[str, int]) -> int:
             return sum(size_of(part, counts) for part in axis.parts)
 
 
+def settled(axis: Axis, sizes: Mapping[str, int]) -> Axis:
+    """The axis with these sizes written in where their widths were."""
+    match axis:
+        case Along() if axis.width in sizes:
+            return Whole(sizes[axis.width])
+        case Product():
+            return Product(tuple(settled(factor, sizes) for factor in axis.factors))
+        case Sum():
+            return Sum(tuple(settled(part, sizes) for part in axis.parts))
+        case _:
+            return axis
+
+
 def kept_indices(axis: Axis, kept: Kept) -> Indices:
     """The indices of an axis that survive, in order, as a vector."""
     match axis:

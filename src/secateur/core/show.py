@@ -38,6 +38,7 @@ _LABELS = {
     "params": "params",
     "params_without_batchnorm": "params without batch norm",
     "weight_bytes": "weight bytes",
+    "kv_cache_bytes": "KV cache bytes",
     "peak_activation_bytes": "peak activation bytes",
     "peak_memory_bytes": "peak memory bytes",
 }

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from secateur.core.budget import Budget
+from secateur.core.cached import with_sizes
 from secateur.core.graph import Graph
 from secateur.core.options import asked_for
 from secateur.core.plan import Plan
@@ -91,7 +92,7 @@ def _prune(
     model: nn.Module, graph: Graph, recipe: Mode, constraints: Mapping[str, Any] | None, tell: Tell
 ) -> tuple[nn.Module, PruneResult]:
     bounds = {metric: bound for metric, bound in (constraints or {}).items() if bound is not None}
-    latency = bounds.pop(WORD, None)
+    latency, graph = bounds.pop(WORD, None), with_sizes(graph, bounds)
     budget = _budget(bounds, graph, recipe, needed=latency is None)
     if recipe.multiple_of == FASTEST:
         recipe = recipe.model_copy(

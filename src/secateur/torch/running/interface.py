@@ -63,6 +63,27 @@ def pinned(output: object, interface: Interface) -> list[tuple[str, torch.Tensor
     return [(place, tensor, mine) for (place, tensor), mine in zip(found, own, strict=True)]
 
 
+def in_caches(output: object) -> list[torch.Tensor]:
+    """The tensors of an output that are held by a cache: what the model takes again in its next step."""
+    caches = tuple(_caches(output, "", set()))
+    held = (value for place, value in numbers_in(output) if any(_within(place, part) for part in caches))
+    return list({id(value): value for value in held if isinstance(value, torch.Tensor)}.values())
+
+
+def _caches(value: object, place: str, seen: set[int]) -> Iterator[str]:
+    """The places of caches, at any depth."""
+    if not is_holder(value) or id(value) in seen:
+        return
+    seen.add(id(value))
+    named = _has_named_fields(value)
+    for step, item in items_of(value):
+        at, key = (f"{place}{step}" if place else step.removeprefix(".")), step.removeprefix(".") if named else ""
+        if _is_cache(key, item):
+            yield at
+        else:
+            yield from _caches(item, at, seen)
+
+
 def _named(places: Sequence[str], names: Sequence[str]) -> list[bool]:
     for name in names:
         if not any(_matches(place, name) for place in places):

@@ -47,7 +47,7 @@ def build(seen: Observation) -> tuple[Graph, Mapping[str, Space]]:
         equations=equations_for(seen.tracer.facts, axis),
         differences=differences_for(seen.tracer.facts, axis),
         attributes=dict(seen.tracer.facts.attributes),
-        costs=_costs(seen, parameters, layouts, axis),
+        costs=_costs(seen, parameters, layouts, axis) | seen.caches.costs(names.by_leaf),
         fingerprint=fingerprint(model),
         module_types=module_types(seen.modules),
         parameters=frozenset(parameters),

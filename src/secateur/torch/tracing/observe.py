@@ -30,6 +30,7 @@ from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.answers import Answers, Asking
 from secateur.torch.tracing.attributes import own_sizes, sized_attributes
+from secateur.torch.tracing.caches import Caches
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.refused import does_not_run, refuse_compiled
 from secateur.torch.tracing.stage import Staging, perform
@@ -64,6 +65,7 @@ class Observation:
     spaces: dict[str, list[Space]]
     outputs: list[list[Space]]
     inputs: list[Space] = field(default_factory=list)
+    caches: Caches = field(default_factory=Caches)
     interior: list[str] = field(default_factory=list)
     fallback: str | None = None
     further: list[Run] = field(default_factory=list)
@@ -220,6 +222,8 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
     def taken(tensor: torch.Tensor) -> torch.Tensor:
         known = [constant(n, INPUT if n != 1 else ONE) for n in tensor.shape]
         seen.inputs.extend(known)
+        if tracer is seen.tracer:
+            seen.caches.take(tensor, known)
         made = abstract_like(tensor.detach()) if tracer.abstract else tensor.detach().clone()
         return tracer.introduce(made, known, [False] * len(known))
 
@@ -230,6 +234,8 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
     def look(output: Any) -> list[tuple[str, list[Space], bool]]:
         returned = pinned(output, run.example.interface)
         tracer.read(t for _, t, _ in returned)
+        if tracer is seen.tracer:
+            seen.caches.give(output, tracer)
         tracer.returned.extend(tracer.value(t).number for _, t, _ in returned)
         tracer.borders.pinned.extend(tracer.value(t).number for _, t, own in returned if own)
         return [(place, list(tracer.spaces(t)), own) for place, t, own in returned]
