@@ -216,13 +216,10 @@ def test_layers_alone_meet_a_budget_by_what_they_are_worth() -> None:
     assert model.config.hidden_size == 32
 
 
-def test_a_number_of_experts_that_cannot_be_had_says_which_stays() -> None:
-    model = hugging_face(
-        "Mixtral", "ForCausalLM", vocab_size=64, hidden_size=32, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
-    )  # fmt: skip
-    with pytest.raises(sc.InputError, match=r"num_local_experts stays 4: .*experts.gate_up_proj.0 is left whole"):
-        _prune(model, {"export_config": {"num_local_experts": 1}})
+def test_a_number_of_heads_that_cannot_be_changed_says_what_holds_them() -> None:
+    model = hugging_face("Bloom", "ForCausalLM", vocab_size=64, hidden_size=32, n_layer=2, n_head=4)
+    with pytest.raises(sc.InputError, match=r"n_head stays 4: transformer.h.0.self_attention.num_heads is left whole"):
+        _prune(model, {"export_config": {"n_head": 2}})
 
 
 def test_heads_that_each_group_has_one_of_are_asked_for_as_groups() -> None:

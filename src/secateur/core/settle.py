@@ -143,7 +143,10 @@ def _held_alike(at: Callable[[dict[int, int]], bool], free: Mapping[int, Space],
     draws = [{key: generator.choice(counts) for key, counts in allowed.items()} for _ in range(64)]
     draws += [{key: counts[0] for key, counts in allowed.items()}]
     if not all(map(at, draws)):
-        return False
+        *around, innermost = free.items()  # any one alone may: units inside others are the finer choice
+        for _, leaf in around:
+            freeze(leaf, reason)
+        return _hold(innermost[1], allowed[innermost[0]])
     for key, leaf in free.items():
         if len(allowed[key]) < leaf.size and not _hold(leaf, allowed[key]):
             freeze(leaf, reason)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from secateur.core.graph import Graph, Use, Width
-from secateur.core.layout import Axis, Product, alongs_of
+from secateur.core.layout import Axis, Product, alongs_of, size_of
 from secateur.errors import InputError, nearest
 from secateur.search.ties import Tie, pattern_of, ties_of
 
@@ -37,7 +37,13 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "mamba_head_dim": ("mamba_d_head", "mamba_headdim"),
     "mamba_state_dim": ("state_size", "ssm_state_size", "mamba_d_state", "d_state"),
     "mamba_num_groups": ("n_groups", "mamba_n_groups", "mamba_ngroups"),
-    "num_moe_experts": ("num_experts", "num_local_experts", "n_routed_experts"),
+    "num_moe_experts": (
+        "num_experts",
+        "num_local_experts",
+        "n_routed_experts",
+        "moe_num_experts",
+        "num_routed_experts",
+    ),
     "moe_ffn_hidden_size": ("moe_intermediate_size",),
     "moe_shared_expert_intermediate_size": ("shared_expert_intermediate_size", "shared_intermediate_size"),
     "num_layers": (
@@ -120,7 +126,11 @@ def sizes_asked(export: Mapping[str, object], graph: Graph) -> dict[str, int]:
         if not mine:
             raise InputError(_nothing(name, role, graph, ties))
         for tie in mine:
-            own = _in_each_group(name, asked, tie, ties, roles, chosen) if shared else count
+            own = (
+                _in_each_group(name, asked, tie, ties, roles, chosen)
+                if shared
+                else _in_its_groups(name, count, tie, graph)
+            )
             chosen[tie.name] = _checked(name, own, tie, asked)
     return chosen
 
@@ -159,13 +169,29 @@ def _in_each_group(
     return count // number
 
 
+def _in_its_groups(name: str, count: int, tie: Tie, graph: Graph) -> int:
+    """How many experts each group of a router has, where so many are asked for in all; groups stay."""
+    width = graph[tie.widths[0]]
+    if role_of(width, graph) != "num_moe_experts":
+        return count
+    groups = size_of(graph.layouts[width.uses[0].tensor][width.uses[0].axis], {}) // width.size
+    if count % groups:
+        possible = ", ".join(str(choice * groups) for choice in tie.choices)
+        raise InputError(
+            f"export_config: {name}={count} cannot be shared out among {groups} groups of experts evenly. There can be "
+            f"{possible}"
+        )
+    return count // groups
+
+
 def _checked(name: str, count: int, tie: Tie, asked: int) -> int:
     if count not in tie.choices:
         shown = [c * (asked // count) if count else c for c in tie.choices]
         near = sorted(shown, key=lambda choice: abs(choice - asked))[:4]
+        few = ", which is what the router chooses from at the least" if _ROLE_OF.get(name) == "num_moe_experts" else ""
         raise InputError(
-            f"export_config: {name}={asked} is not possible for {tie.name} (now {tie.size}): the nearest counts are "
-            f"{', '.join(map(str, sorted(near)))}; there are at most {max(shown)}"
+            f"export_config: {name}={asked} is not possible for {tie.name} (now {max(shown)}): the nearest counts are "
+            f"{', '.join(map(str, sorted(near)))}; there are at most {max(shown)}, at least {min(shown)}{few}"
         )
     return count
 
@@ -197,12 +223,12 @@ def _is_alone(width: Width, axis: Axis) -> bool:
 
 
 def _feed_forward(width: Width, graph: Graph) -> str | None:
+    if any("expert" in use.tensor and _counts_matrices(use, graph) for use in width.uses):
+        return "num_moe_experts"
     if "expert" not in width.name and not all(
         _is_alone(width, graph.layouts[use.tensor][use.axis]) for use in width.uses
     ):
         return None  # a factor of an axis whose meaning the code does not say
-    if "expert" in width.name and all(_counts_matrices(use, graph) for use in width.uses):
-        return "num_moe_experts"
     if "shared_expert" in width.name or "shared_mlp" in width.name:
         return "moe_shared_expert_intermediate_size"
     return "moe_ffn_hidden_size" if "expert" in width.name else "ffn_hidden_size"

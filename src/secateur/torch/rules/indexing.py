@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.space import ONE, Space, constant, freeze
-from secateur.torch.rules.protocol import Indices, Outputs, Trace, tensors_of
+from secateur.torch.rules.protocol import Indices, Outputs, Trace, looked_up, tensors_of
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
@@ -35,7 +35,7 @@ def index(trace: Trace, out: Tensor, x: Tensor, indices: Indices) -> None:
         _by_mask(trace, out, x, indices, places)
         return
     for i in places:
-        freeze(trace.spaces(x)[i], f"indexed in {trace.where}")
+        looked_up(trace, trace.spaces(x)[i], indices[i])
     taken = _broadcast(trace, [t for t in indices if t is not None])
     adjacent = places == list(range(places[0], places[-1] + 1))
     position = places[0] if adjacent else 0
@@ -81,7 +81,7 @@ def _broadcast(trace: Trace, tensors: list[Tensor]) -> list[Space]:
 @rule("index_select")
 def index_select(trace: Trace, out: Tensor, x: Tensor, dim: int, ids: Tensor) -> None:
     dim %= max(x.dim(), 1)
-    freeze(trace.spaces(x)[dim], f"indexed in {trace.where}")
+    looked_up(trace, trace.spaces(x)[dim], ids)
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
     spaces[dim] = trace.spaces(ids)[0] if ids.dim() else constant(1, ONE)
     zero[dim] = False
@@ -91,7 +91,7 @@ def index_select(trace: Trace, out: Tensor, x: Tensor, dim: int, ids: Tensor) ->
 @rule("gather", "take_along_dim")
 def gather(trace: Trace, out: Tensor, x: Tensor, dim: int, ids: Tensor, **kwargs: object) -> None:
     dim %= x.dim()
-    freeze(trace.spaces(x)[dim], f"indexed in {trace.where}")
+    looked_up(trace, trace.spaces(x)[dim], ids)
     spaces, zero = [], []
     for i in range(x.dim()):
         same = i != dim and x.shape[i] == ids.shape[i]
@@ -115,7 +115,10 @@ def scatter(
     **k: object,
 ) -> None:
     dim %= max(x.dim(), 1)
-    freeze(trace.spaces(x)[dim], f"written by position in {trace.where}")
+    looked_up(trace, trace.spaces(x)[dim], ids)
+    for tensor in (t for t in (x, source) if isinstance(t, Tensor)):
+        if (along := trace.said(tensor, "positions")) is not None:
+            freeze(along, f"its positions are written in {trace.where}")
     others = [t for t in (ids, source) if isinstance(t, Tensor) and t.dim() == x.dim()]
     spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
     for tensor in others:
@@ -171,7 +174,20 @@ def masked_scatter(trace: Trace, out: Tensor, x: Tensor, mask: Tensor, source: T
 _SIZED_BY_VALUES = frozenset({"nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount"})
 
 
-@rule("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount", "histc", "searchsorted", "bucketize")
+@rule("histc")
+def histogram(trace: Trace, out: Tensor, x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> None:
+    """How many fall into each of some equal parts; of positions, how often each unit was meant."""
+    along = trace.said(x, "positions")
+    if along is None or (bins, min, max) != (along.root().size, 0, along.root().size - 1):
+        if along is not None:
+            freeze(along, f"its positions are counted otherwise in {trace.where}")
+        positions(trace, out, x)
+        return
+    trace.put(out, [along])
+    trace.say(out, "counts", along)
+
+
+@rule("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount", "searchsorted", "bucketize")
 def positions(trace: Trace, out: Outputs, *args: object, **kwargs: object) -> None:
     """The output counts or places values: its sizes are constants, and what was read is frozen."""
     tensors = [a for a in args if isinstance(a, Tensor)]
@@ -197,6 +213,15 @@ def triangle(trace: Trace, out: Tensor, x: Tensor, *args: object) -> None:
     for space in trace.spaces(x)[-2:]:
         freeze(space, f"a triangle of it is taken in {trace.where}")
     trace.put(out, trace.spaces(x), trace.zero(x))
+
+
+@sample("histc")
+def _histc() -> Sample:
+    def function(x: Tensor) -> Tensor:
+        chosen = x.topk(2, dim=1)[1].flatten().float()
+        return chosen.histc(bins=x.shape[1], min=0, max=x.shape[1] - 1).cumsum(0) * x.mean(0)
+
+    return Sample(function, (4, 6))
 
 
 @sample("embedding_renorm")

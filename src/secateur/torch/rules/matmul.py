@@ -137,10 +137,11 @@ def grouped_mm(
         raise NotImplementedError("only rows grouped against a stack of matrices")
     k = _contract(trace, a, 1, b, 1)
     n = trace.spaces(b)[2]
+    freeze(trace.spaces(a)[0], f"rows are grouped by position in {trace.where}")
     if offsets is not None:
         trace.same(trace.spaces(offsets)[0], trace.spaces(b)[0])
-    for space in (trace.spaces(a)[0], trace.spaces(b)[0]):
-        freeze(space, f"rows are grouped by position in {trace.where}")
+    if offsets is None or trace.said(offsets, "counts") is None:  # counted anew, they follow a narrower network
+        freeze(trace.spaces(b)[0], f"rows are grouped by position in {trace.where}")
     for space in (k, n):
         trace.align(space, max(16 // a.element_size(), 1))
     trace.multiply(1, trace.spaces(a)[0], k, n)

@@ -10,15 +10,16 @@ Invariant: a rule speaks in spaces only; it reads no values and changes no tenso
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from secateur.core.space import Space
+from secateur.core.space import Space, freeze
 
 Outputs = Tensor | Sequence[Tensor]  # what an operator gives
 Dims = int | Sequence[int] | None
+Says = Literal["positions", "counts"]  # what whole numbers may say of a dimension
 Indices = Sequence[Tensor | None]  # None: a dimension that is taken whole
 
 
@@ -85,9 +86,32 @@ class Trace(Protocol):
         """A slice takes what follows this; where it starts must follow its size."""
         ...
 
+    def say(self, tensor: Tensor, what: Says, space: Space) -> None:
+        """The whole numbers of an output are positions along a dimension, or count its units."""
+        ...
+
+    def said(self, tensor: Tensor, what: Says) -> Space | None:
+        """The dimension that a tensor's numbers are positions along, or count the units of; None for plain numbers."""
+        ...
+
+    def at_least(self, space: Space, count: int) -> None:
+        """With fewer units than this the operator does not run."""
+        ...
+
     def freeze_when_read(self, tensor: Tensor, space: Space, reason: str) -> None:
         """A dimension may not be narrowed if anything reads the values of this tensor."""
         ...
+
+
+def looked_up(trace: Trace, space: Space, ids: Tensor) -> None:
+    """A dimension is read by these positions: they are along it, or it keeps its order."""
+    along = trace.said(ids, "positions")
+    if along is not None and along.root().size == space.root().size:
+        trace.same(along, space)
+        return
+    for each in (space, along):
+        if each is not None:
+            freeze(each, f"indexed in {trace.where}")
 
 
 def tensors_of(out: Outputs) -> list[Tensor]:

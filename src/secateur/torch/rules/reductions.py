@@ -116,11 +116,27 @@ def scan(trace: Trace, out: Outputs, x: Tensor, dim: int, *args: object, **kwarg
         trace.freeze_when_read(positions, trace.spaces(x)[dim], f"its positions are read in {trace.where}")
 
 
-@rule("sort", "argsort", "topk", "kthvalue", "msort")
+@rule("topk")
+def topk(trace: Trace, out: Outputs, x: Tensor, k: int, dim: int = -1, *args: object, **kwargs: object) -> None:
+    """The best of a dimension: which these are is a matter of all, and is known by position."""
+    if k >= x.shape[dim]:
+        order(trace, out, x, k, dim)
+        return
+    space = trace.spaces(x)[dim]
+    trace.statistic(space)
+    trace.at_least(space, k)
+    spaces = list(trace.spaces(x))
+    spaces[dim] = constant(k, "taken by rank" if k != 1 else ONE)
+    for result in tensors_of(out):
+        trace.put(result, spaces)
+    trace.say(tensors_of(out)[1], "positions", space)
+
+
+@rule("sort", "argsort", "kthvalue", "msort")
 def order(trace: Trace, out: Outputs, x: Tensor, *args: object, **kwargs: object) -> None:
     results = tensors_of(out)
     integers = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
-    takes_count = trace.name in ("topk", "kthvalue")
+    takes_count = trace.name == "kthvalue" or trace.name == "topk"
     named = kwargs.get("dim")
     place = named if isinstance(named, int) else next(iter(integers[1:] if takes_count else integers), -1)
     dim = place % x.dim()

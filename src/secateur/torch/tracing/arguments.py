@@ -80,7 +80,7 @@ class Sizes(Listening):
             return out
         name = func.__name__
         if name in _READS and isinstance(args[0], torch.Tensor) and args[0].dim():
-            self.tracer.read(args[:1])
+            self.tracer.as_numbers(args[:1], name)
             self.tracer.freeze_all(args[:1], f"its values are read by {name} in {self.tracer.module or 'the model'}")
             return out
         if name in WRITTEN:
@@ -333,6 +333,14 @@ def _repeat_interleave(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) 
         yield count * _size(tracer, x, dim), out, dim
 
 
+def _histc(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
+    """Of positions, the parts are the units: so many, and the greatest number is one less."""
+    bins, high = (kwargs.get(key, args[i] if len(args) > i else None) for i, key in ((1, "bins"), (3, "max")))
+    yield bins, out, 0
+    if isinstance(high, int):
+        yield high + 1, out, 0
+
+
 def _layer_norm(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
     yield from ((v, args[0], args[0].dim() - len(shape) + i) for i, v in enumerate(shape))
@@ -350,6 +358,7 @@ READERS: dict[str, Reader] = {
     "__getitem__": _getitem,
     **dict.fromkeys(("repeat", "tile"), _repeat),
     "repeat_interleave": _repeat_interleave,
+    "histc": _histc,
     **dict.fromkeys(("layer_norm", "rms_norm", "native_layer_norm"), _layer_norm),
 }
 

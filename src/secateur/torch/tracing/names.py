@@ -21,7 +21,7 @@ HIDDEN = frozenset({"kernel", "spatial size", "size one"})
 
 
 _KINDS = (
-    ("experts", ("num_experts", "num_local_experts", "n_routed_experts")),
+    ("experts", ("num_experts", "num_local_experts", "n_routed_experts", "num_moe_experts", "moe_num_experts")),
     ("queries_per_group", ("num_key_value_groups", "n_rep", "kv_groups", "q_per_kv")),
     ("query_groups", ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_groups", "num_query_groups", "ngroups")),
     (
@@ -112,10 +112,14 @@ class Names:
                 continue
             found = leaves(space)
             top = found[0]
-            if len({id(leaf) for leaf in found}) == 1 and id(top) in composed & used and id(top) not in self.by_leaf:
-                last = origin.path.rpartition(".")[2]
+            last = origin.path.rpartition(".")[2]
+            told = composed if kind_of(last) != "experts" else used  # an axis of its own says nothing of experts
+            if len({id(leaf) for leaf in found}) == 1 and id(top) in told & used and id(top) not in self.by_leaf:
                 label = last if len(found) == 1 else f"{last}_pairs" if len(found) == 2 else f"{last}_parts"
                 self._assign(top, f"{origin.module}.{label}" if origin.module else label, kind_of(last))
+            elif kind_of(last) == "experts" and id(found[-1]) in composed & used and id(found[-1]) not in self.by_leaf:
+                label = f"{last}_per_group"
+                self._assign(found[-1], f"{origin.module}.{label}" if origin.module else label, "experts")
 
     def _claim(self, space: Space, label: str, kind: str, projection: str) -> None:
         found = [leaf for leaf in leaves(space) if leaf.size > 1 and leaf.frozen not in HIDDEN]

@@ -26,15 +26,17 @@ class Value:
 
     ``when_read``: a space to freeze, and why, as soon as an operator reads the tensor (its shape may be read freely).
     ``run`` tells whose note this is: a tensor that outlives its run must mean nothing to the next. ``number`` is that of its
-    contents, which views share. ``unread``: the spaces that are one as soon as somebody reads it (`tracing.unread`).
+    contents, which views share. ``unread``: the spaces that are one as soon as somebody reads it (`tracing.unread`). ``says``:
+    that its numbers are positions along a space, or count its units (`tracing.meanings`).
     """
 
-    __slots__ = ("memory", "number", "run", "spaces", "unread", "when_read", "zero")
+    __slots__ = ("memory", "number", "run", "says", "spaces", "unread", "when_read", "zero")
 
     def __init__(self, spaces: list[Space], zero: list[bool], run: object, memory: Memory | None = None) -> None:
         self.spaces, self.zero, self.run, self.memory = spaces, zero, run, memory
         self.when_read: tuple[Space, str] | None = None
         self.unread: list[tuple[Space, Space]] | None = None
+        self.says: tuple[str, Space] | None = None
         self.number = next(_numbers)
 
 

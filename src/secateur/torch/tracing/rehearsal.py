@@ -32,7 +32,8 @@ from secateur.torch.tracing.heard import Call, is_alike, place_of_code
 from secateur.torch.tracing.observe import Run, real_like
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
-from secateur.torch.tracing.tracer import Tracer, _flat
+from secateur.torch.tracing.tracer import Tracer
+from secateur.torch.tracing.trees import flat
 
 COUNTS: Call = ("add_", (1.0,))  # what batch norm does in training: it counts its batches
 
@@ -83,7 +84,7 @@ class Rehearsal(Tracer):
 
     def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
         name = (func._schema.name if hasattr(func, "_schema") else func.__name__).removeprefix("aten::")
-        outputs = [t for t in _flat(out) if isinstance(t, torch.Tensor)]
+        outputs = [t for t in flat(out) if isinstance(t, torch.Tensor)]
         if name.startswith("prim::") or not outputs or not self.following:
             return
         record = self._due(name)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,16 +21,19 @@ from secateur.core.equations import Attribute
 from secateur.core.settle import SizeFacts
 from secateur.core.sized import Origin, Sized
 from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexact, unify
+from secateur.torch.rules.protocol import Says
 from secateur.torch.rules.registry import find
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.generators import Generators
 from secateur.torch.tracing.answers import Answers, writes
 from secateur.torch.tracing.blocks import Borders
 from secateur.torch.tracing.heard import Call
+from secateur.torch.tracing.meanings import carry, check_numbers, freeze_along
 from secateur.torch.tracing.meta_kernels import factory_device
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 from secateur.torch.tracing.records import Memory, Record, Value
 from secateur.torch.tracing.scratch import CostTerm, Scratch
+from secateur.torch.tracing.trees import flat, held_in, without_out
 from secateur.torch.tracing.unread import BLANK, ignored, join, keep_apart
 
 
@@ -47,6 +50,7 @@ class Tracer(TorchDispatchMode):
         self.keeps_all = False  # dropout gives what it is given
         self.where = ""
         self.module = ""
+        self.speaks = False  # whether any tensor says something of a space
         self.operator: Any = None
         self.name = ""
         self.data_dependent = False
@@ -168,7 +172,7 @@ class Tracer(TorchDispatchMode):
 
     def passes(self, value: object, caller: str, called: str) -> None:
         """What one module gives another is in the hands of both."""
-        spaces = [s for t in _held(value) if (known := self.known(t)) is not None for s in known.spaces]
+        spaces = [s for t in held_in(value) if (known := self.known(t)) is not None for s in known.spaces]
         self.near.setdefault(caller, []).extend(spaces)
         self.near.setdefault(called, []).extend(spaces)
 
@@ -225,7 +229,7 @@ class Tracer(TorchDispatchMode):
         if isinstance(out, torch.Tensor):
             self.made.append(weakref.ref(out))
         else:
-            self.made.extend(weakref.ref(t) for t in _flat(out) if isinstance(t, torch.Tensor))
+            self.made.extend(weakref.ref(t) for t in flat(out) if isinstance(t, torch.Tensor))
         if not self.muted:
             self.observe(func, out, args, kwargs)
         return out
@@ -246,15 +250,17 @@ class Tracer(TorchDispatchMode):
             return
         name = self.name = name.removeprefix("aten::")
         self.where = f"{name} in {self.module}" if self.module else name
-        outputs, inputs = ([t for t in _flat(tree) if isinstance(t, torch.Tensor)] for tree in (out, (args, kwargs)))
+        outputs, inputs = ([t for t in flat(tree) if isinstance(t, torch.Tensor)] for tree in (out, (args, kwargs)))
         view = getattr(func, "is_view", False)
         if (blank := ignored(name, args, kwargs)) is not None:
             inputs = [t for t in inputs if t is not blank]
         self.read(inputs, values=not view)
+        if self.speaks:
+            check_numbers(name, map(self.value, inputs), self.where, view=view)
         if not outputs:
             self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
             return
-        rule, kwargs, into = find(func), *_without_out(func, kwargs)
+        rule, kwargs, into = find(func), *without_out(func, kwargs)
         self._over.clear()
         self._ahead = None
         before = {id(t): list(self.spaces(t)) for t in into}
@@ -264,6 +270,8 @@ class Tracer(TorchDispatchMode):
             rule(self, out, *args, **kwargs)
             if view or name in BLANK:
                 keep_apart(name, [self.value(t) for t in inputs[:1]], [self.value(t) for t in outputs])
+            if self.speaks:
+                carry(name, list(map(self.value, inputs)), [(t, self.value(t)) for t in outputs], view=view)
             for tensor in into:
                 for old, new in zip(before[id(tensor)], self.spaces(tensor), strict=True):
                     self.same(old, new)
@@ -279,6 +287,25 @@ class Tracer(TorchDispatchMode):
             if values:
                 join(known)
 
+    def as_numbers(self, tensors: Sequence[torch.Tensor], where: str) -> None:
+        """Code outside the run reads these tensors' values."""
+        self.read(tensors)
+        freeze_along(filter(None, map(self.known, tensors)), f"positions along it are read by {where}")
+
+    def say(self, tensor: torch.Tensor, what: Says, space: Space) -> None:
+        """The whole numbers of a tensor are positions along a space, or count its units."""
+        self.value(tensor).says = (what, space)
+        self.speaks = True
+
+    def said(self, tensor: torch.Tensor, what: Says) -> Space | None:
+        """The space that a tensor's numbers are positions along, or count the units of."""
+        says = self.value(tensor).says
+        return says[1] if says is not None and says[0] == what else None
+
+    def at_least(self, space: Space, count: int) -> None:
+        """Fewer units would not do."""
+        self.facts.branches[space, ">=", float(count)] = (True, self.where)
+
     def freeze_when_read(self, tensor: torch.Tensor, space: Space, reason: str) -> None:
         """Freeze a space if anything ever reads the values of this tensor."""
         self.value(tensor).when_read = (space, reason)
@@ -293,6 +320,7 @@ class Tracer(TorchDispatchMode):
         reason = f"{self.where}: {error}" if has_rule else f"no rule for operator {name}"
         self.unknown[name] += 1
         self.freeze_all(inputs, reason)
+        freeze_along(map(self.value, inputs), reason)
         for tensor in outputs:
             known = self.known(tensor)
             if known is not None:
@@ -367,34 +395,3 @@ class Tracer(TorchDispatchMode):
         if type(arg) in (list, tuple):
             return type(arg)(self._to_abstract(a) for a in arg)
         return arg
-
-
-def _without_out(func: Operator, kwargs: Kwargs) -> tuple[Kwargs, list[torch.Tensor]]:
-    """Keyword arguments without those that the operator writes its result to, and these tensors."""
-    if "out" not in kwargs:
-        return kwargs, []
-    return {k: v for k, v in kwargs.items() if k != "out"}, [t for t in _flat(kwargs["out"]) if t.numel()]
-
-
-def _flat(tree: Any) -> list[Any]:
-    """The leaves of nested tuples, lists and dicts; operators know no other containers."""
-    if isinstance(tree, dict):
-        tree = tree.values()
-    elif not isinstance(tree, (tuple, list)):
-        return [tree]
-    found: list[Any] = []
-    for item in tree:  # a call for each container, not for each leaf: this is asked several times an operator
-        if isinstance(item, (tuple, list, dict)):
-            found += _flat(item)
-        else:
-            found.append(item)
-    return found
-
-
-def _held(value: object) -> Iterator[torch.Tensor]:
-    """The tensors in a tree, and in the attributes of the objects in it. (No closure: its cycle would outlive them.)"""
-    for leaf in _flat(value):
-        if isinstance(leaf, torch.Tensor):
-            yield leaf
-        elif hasattr(leaf, "__dict__") and not callable(leaf):
-            yield from (t for t in _flat(vars(leaf)) if isinstance(t, torch.Tensor))

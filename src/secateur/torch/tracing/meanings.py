@@ -1,0 +1,50 @@
+"""Tensors of whole numbers that speak of a dimension: which of its units were chosen, and how often each.
+
+    topk(router, k) ──► ids ──► sort, float ──► histc ──► cumsum ──► _grouped_mm(x, experts, offsets)
+                        positions along the experts       counts of the experts
+
+A position means the same unit in a narrower network, where it is another number; that is no matter to whoever only looks up,
+scatters or counts by it.
+
+Invariant: what takes positions for numbers (arithmetic, a comparison, the model's output) freezes the dimension they are along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from secateur.core.space import freeze
+from secateur.torch.tracing.records import Value
+
+_CARRY = frozenset({"clone", "_to_copy", "sort", "_unsafe_view"})  # what they give says what they were given
+_CARRY_COUNTS = frozenset({"clone", "_to_copy", "cumsum"})
+_TAKE = frozenset({"index", "index_select", "gather"})  # some of what they are given
+_BY_POSITION = frozenset({*_TAKE, "scatter", "scatter_add", "scatter_reduce", "histc"})  # their rules ask for positions
+
+
+def check_numbers(name: str, inputs: Iterable[Value], where: str, *, view: bool) -> None:
+    """Freeze what an operator reads positions along as if they were numbers."""
+    if not (view or name in _CARRY or name.rstrip("_") in _BY_POSITION):
+        freeze_along(inputs, f"positions along it are read as numbers in {where}")
+
+
+def freeze_along(values: Iterable[Value], reason: str) -> None:
+    """Freeze the dimensions that these tensors have positions along."""
+    for known in values:
+        if known.says is not None and known.says[0] == "positions":
+            freeze(known.says[1], reason)
+
+
+def carry(name: str, inputs: Sequence[Value], outputs: Sequence[tuple[torch.Tensor, Value]], *, view: bool) -> None:
+    """What an operator's first input says, its output says too, where it gives the same numbers or some of them."""
+    says = inputs[0].says if inputs else None
+    if says is None:
+        return
+    kept = view or name in (_CARRY | _TAKE if says[0] == "positions" else _CARRY_COUNTS)
+    for tensor, known in outputs if view else outputs[:1]:
+        if kept and tensor.dtype is not torch.bool:
+            known.says = says
+        elif kept and says[0] == "positions":
+            freeze(says[1], "positions along it are read as numbers")
