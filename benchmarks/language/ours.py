@@ -55,12 +55,13 @@ def _unlabelled(model: nn.Module, params: int, text: Text) -> None:
 
 
 _BLOCKS = {"depth": "only", "criterion": "block_influence"}
-_FITTED = {"compensate": "least_squares"}
+_FITTED = {"compensate": "answers"}
 
 RECIPES: dict[str, Recipe] = {
     "progressive": _plainly("progressive"),
     "progressive, depth too": _plainly("progressive", depth=True),
     "progressive, depth only": _plainly("progressive", depth="only"),
+    "progressive, layers alone": _plainly("progressive", compensate="least_squares"),
     "progressive, nothing given back": _plainly("progressive", compensate="none"),
     "progressive, no labels": _unlabelled,
     "magnitude": _plainly("magnitude"),

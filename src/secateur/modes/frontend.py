@@ -19,7 +19,7 @@ from secateur.search.measured import Measure
 from secateur.search.ranked import Judge
 from secateur.search.ranks import Ranks
 
-CompensationMethod = Literal["none", "bias", "least_squares"]
+CompensationMethod = Literal["none", "bias", "least_squares", "answers"]
 
 
 class Frontend(Protocol):
@@ -155,6 +155,6 @@ class RefitReport(Protocol):
 class Compensating(Protocol):
     """Fits weights of the working copy to what the whole network computes."""
 
-    def fit(self, plan: Plan, *, share: float, tell: Tell) -> RefitReport:
-        """Fit after all that ``plan`` removed so far, on this share of the data."""
+    def fit(self, plan: Plan, *, last: bool, tell: Tell) -> RefitReport:
+        """Fit after all that ``plan`` removed so far; what is not the ``last`` fit need not be thorough."""
         ...

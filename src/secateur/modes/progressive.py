@@ -1,12 +1,13 @@
 """``mode="progressive"``: remove a little, give back what can be given back, look again. Recommended to whoever has data.
 
     6 × ( score (∂L/∂gate)² per MAC saved ──► narrow to a geometric share ──► re-fit every contraction by least squares )
+    then  fit all weights together, so that the answers are the original's
 
 What is left after each round computes nearly what the original did, so the next scores are those of a working network.
 
 Without labels the loss is that of the next token where the model is causal, else agreement with what the network answers.
 
-Invariant: no label is needed; no weight is trained.
+Invariant: no label is needed, and none is fitted to.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Progressive(Mode):
     """What scores a unit, anew in each round."""
     allocation: AllocationOption = "per_cost"
     """How the budget is shared out; per_cost weighs a score against what the unit costs."""
-    compensate: CompensationMethod = "least_squares"
-    """What is given back in each round: "least_squares", "bias" or "none"."""
+    compensate: CompensationMethod = "answers"
+    """What is given back in each round, and at the end: "answers", "least_squares", "bias" or "none"."""
     steps: int = Field(default=6, ge=1, le=1000)
     """Rounds of score, narrow and re-fit, each with the same share of what is left."""
     scoring_samples: int = Field(default=256, ge=1)

@@ -30,8 +30,6 @@ from secateur.search.evidence import Evidence, Found, Quality
 from secateur.search.limits import NO_LIMITS, Limits, restrict
 from secateur.search.refusal import check_reachable
 
-_SHARE_ON_THE_WAY = 0.25  # of the calibration samples, before the last round
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -107,8 +105,7 @@ class _Rounds:
             if compensator is not None:
                 if step == steps - 1:
                     self._appraise(self._known.narrowed)
-                share = 1.0 if step == steps - 1 else _SHARE_ON_THE_WAY
-                self.compensation = compensator.fit(plan, share=share, tell=_within(part, 0.5, 1.0))
+                self.compensation = compensator.fit(plan, last=step == steps - 1, tell=_within(part, 0.5, 1.0))
         # a compensator sees to running statistics itself
         if self.has_data and compensator is None and self._plan().kept:
             self.working.remeasure()

@@ -83,7 +83,8 @@ class Mode(Limits):
     num_batches: int = Field(default=50, ge=1)
     """How many batches of the data are used."""
     compensate: CompensationMethod = "none"
-    """Re-fit what follows removed units on the data: "bias" gives back the mean, "least_squares" all that can be."""
+    """Re-fit what follows removed units on the data: "bias" gives back the mean, "least_squares" all that can be,
+    layer by layer; "answers" then fits all weights together, so that the answers are those of the whole network."""
     ridge: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     """What holds re-fitted weights where they are; "auto" is chosen by layer on samples left out."""
     calibration_samples: int = Field(default=1024, ge=1)

@@ -124,11 +124,14 @@ class TorchFrontend:
     def copied(self) -> TorchWorking:
         keep_freed_memory()
         model = _copied(self.model)
-        return TorchWorking(model, _with_model(self.graph, model), self.data, self.with_costs)
+        return TorchWorking(model, _with_model(self.graph, model), self.data, self.with_costs, original=self.model)
 
 
+@dataclass
 class TorchWorking(TorchFrontend):
     """A copy of a model that gets narrower. State, because its graph is another one after each narrowing."""
+
+    original: nn.Module = field(kw_only=True, repr=False)
 
     def narrow(self, plan: Plan) -> None:
         apply_undescribed(self.model, plan)
@@ -141,7 +144,9 @@ class TorchWorking(TorchFrontend):
         assert self.data is not None
         assert method != "none"
         with process_kept():
-            fitter = Compensator(self.model, self.data, method=method, ridge=ridge, samples=samples, tell=tell)
+            fitter = Compensator(
+                self.model, self.data, method=method, ridge=ridge, samples=samples, original=self.original, tell=tell
+            )
         return _BoundCompensator(self.model, fitter)
 
     def appraiser(self, score_func: Any, *, seed: int) -> Worth | None:
@@ -163,9 +168,9 @@ class _BoundCompensator:
     model: nn.Module
     fitter: Compensator
 
-    def fit(self, plan: Plan, *, share: float, tell: Tell) -> RefitReport:
+    def fit(self, plan: Plan, *, last: bool, tell: Tell) -> RefitReport:
         with process_kept():  # the model's code may draw random numbers
-            return self.fitter.fit(self.model, plan, share=share, tell=tell)
+            return self.fitter.fit(self.model, plan, last=last, tell=tell)
 
 
 def _data(model: nn.Module, options: Mode) -> Data | None:

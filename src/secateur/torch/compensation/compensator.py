@@ -22,9 +22,10 @@ from torch import nn
 
 from secateur.core.plan import Plan
 from secateur.progress import Tell
+from secateur.torch.compensation.answers import Lesson, fit_to_answers
 from secateur.torch.compensation.decisions import Choices, Decisions
-from secateur.torch.compensation.evidence import Compensation
-from secateur.torch.compensation.folds import folds_of, looks
+from secateur.torch.compensation.evidence import AnswersFit, Compensation
+from secateur.torch.compensation.folds import FOLDS, folds_of, looks
 from secateur.torch.compensation.lockstep import Lockstep
 from secateur.torch.compensation.passes import Batch, Brought, Called, Recorder, Refitter
 from secateur.torch.compensation.records import Original
@@ -32,16 +33,18 @@ from secateur.torch.compensation.rows import num_inputs
 from secateur.torch.compensation.solve import RIDGES, Option
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
+from secateur.torch.running.distributed import reduce_sum
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.padding import Padding
 from secateur.torch.running.restoring import flags_kept
 
 _Steps = Lockstep[Brought, None]
-Method = Literal["bias", "least_squares"]
+Method = Literal["bias", "least_squares", "answers"]
 Ridge = float | Literal["auto"]
 
 _ROWS = 8192  # of each contraction; more where it has more than half as many inputs
 _FEWEST_ROWS = 2048
+_SHARE_ON_THE_WAY = 0.25  # of the samples, for a network that goes on being narrowed
 _MOST_NUMBERS = 2**25  # in the rows of one contraction's inputs: many groups of few inputs need fewer rows
 
 
@@ -52,7 +55,8 @@ class Compensator:
     """Holds rows of the original network's outputs.
 
     ``samples`` bounds how many samples of the data are looked at; they are all in memory while fitting. ``ridge="auto"``
-    chooses, for each weight, on samples left out; a number is taken as it is.
+    chooses, for each weight, on samples left out; a number is taken as it is. ``original`` is what the answers are those of,
+    where ``model`` itself will be narrowed.
     """
 
     def __init__(
@@ -63,9 +67,10 @@ class Compensator:
         method: Method = "least_squares",
         ridge: Ridge = "auto",
         samples: int = 1024,
+        original: nn.Module | None = None,
         tell: Tell = _silent,
     ) -> None:
-        self.data, self.method = data, method
+        self.data, self.method, self.original = data, method, original or model
         self.ridge: Ridge = ridge if ridge == "auto" else float(ridge)
         self.batches = tuple(data.limited(model, samples).loader)
         self.record = Original()
@@ -89,15 +94,15 @@ class Compensator:
                 record.looked_up |= recorder.looked_up
                 record.order = max(record.order, tuple(recorder.order), key=len)
 
-    def fit(self, model: nn.Module, plan: Plan, *, share: float = 1.0, tell: Tell = _silent) -> Compensation:
+    def fit(self, model: nn.Module, plan: Plan, *, last: bool = True, tell: Tell = _silent) -> Compensation:
         """Re-fit a network that ``plan`` (made for the original) was applied to, in place.
 
-        The weights are fitted from where they are, so a network may be narrowed and fitted several times; ``share`` of the
-        batches is enough for one that goes on being narrowed.
+        The weights are fitted from where they are, so a network may be narrowed and fitted several times; one that goes on
+        being narrowed is not at its ``last``, and some batches are enough.
         """
         started = time.perf_counter()
-        some = self._numbered(model)[: math.ceil(share * len(self.batches))]
-        choices = Choices(self._options(), self.method == "least_squares", self._folds(some), self.data.group)
+        some = self._numbered(model)[: math.ceil((1.0 if last else _SHARE_ON_THE_WAY) * len(self.batches))]
+        choices = Choices(self._options(), self.method != "bias", self._folds(some), self.data.group)
         decisions = Decisions(self.record, plan, choices)
         lockstep = Lockstep(self.record.order, self._told(decisions, tell))
         strange: set[str] = set()
@@ -106,6 +111,7 @@ class Compensator:
         with flags_kept(model), torch.no_grad():
             model.eval()
             lockstep.run(passes)
+        answers = self._to_answers(model, choices, tell) if last and self.method == "answers" else None
         refitted = {fit.name for fit in decisions.fits if fit.option != "nothing"}
         left = dict.fromkeys(sorted(strange - refitted), "what it multiplies is narrowed, too") | decisions.left
         return Compensation(
@@ -113,9 +119,20 @@ class Compensator:
             left=left,
             layers=tuple(decisions.fits),
             norms=tuple(decisions.norms),
+            answers=answers,
             samples=sum(batch.samples for batch in some),
             seconds=time.perf_counter() - started,
         )
+
+    def _to_answers(self, model: nn.Module, choices: Choices, tell: Tell) -> AnswersFit | None:
+        """All weights together, one fold of the samples left out: that whose share is nearest to a quarter."""
+        fold_S = torch.cat([choices.fold_S[number] for number in range(len(self.batches))])
+        sizes = fold_S.bincount(minlength=FOLDS).double()
+        reduce_sum([sizes], self.data.group)
+        fold = int((sizes / sizes.sum() - 0.25).abs().argmin())
+        held_out = [choices.fold_S[number] == fold for number in range(len(self.batches))]
+        lesson = Lesson(data=self.data, batches=self.batches, held_out=held_out)
+        return fit_to_answers(model, self.original, lesson, tell)
 
     def _told(self, decisions: Decisions, tell: Tell) -> Callable[[str, Mapping[int, Brought]], None]:
         """The same decisions, with a word on how far they are."""
@@ -130,7 +147,7 @@ class Compensator:
     def _pass(
         self, model: nn.Module, batch: Batch, lockstep: _Steps, strange: set[str], called: Called, number: int
     ) -> None:
-        sums = self.method == "least_squares"
+        sums = self.method != "bias"
         refitter = Refitter(model, batch, self.record, lockstep.meet, sums=sums, called=called)
         with torch.no_grad(), taps(model, refitter, called):
             self.data.output(model, self.batches[number])
@@ -143,7 +160,7 @@ class Compensator:
     def _options(self) -> tuple[Option, ...]:
         """What is tried for each weight."""
         if self.ridge == "auto":
-            return ("nothing", "bias", *(reversed(RIDGES) if self.method == "least_squares" else ()))
+            return ("nothing", "bias", *(reversed(RIDGES) if self.method != "bias" else ()))
         return ("bias",) if self.method == "bias" else (self.ridge,)
 
     def _folds(self, batches: Sequence[Batch]) -> dict[int, torch.Tensor]:

@@ -44,16 +44,30 @@ class LayerFit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswersFit:
+    """What fitting all weights together did: how far answers to samples left out were from the original's, and are now.
+
+    The distance is the Kullback–Leibler divergence of classes, half the squared difference of other numbers; a mean over samples.
+    """
+
+    steps: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compensation:
     """What was re-fitted, what was left as it was, with the reason, and how well each weight was fitted.
 
-    ``layers`` are in the order of execution; ``norms`` names the running means that were moved, with their variances.
+    ``layers`` are in the order of execution; ``norms`` names the running means that were moved, with their variances;
+    ``answers`` is there where all weights were fitted together at the end.
     """
 
     refitted: tuple[str, ...]
     left: Mapping[str, str]
     layers: tuple[LayerFit, ...] = ()
     norms: tuple[str, ...] = ()
+    answers: AnswersFit | None = None
     samples: int = 0
     seconds: float = 0.0
 

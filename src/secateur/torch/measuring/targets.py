@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from secateur.errors import InputError
+from secateur.torch.measuring.answers import Answer, answer_of, told
 from secateur.torch.measuring.judging import judging
 from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example
@@ -57,24 +57,9 @@ def output_norm(output: object, batch: object = None) -> torch.Tensor:
 
     Classes are the last dimension, or dimension 1 of maps ``[B, K, h, w]``. Raises InputError where there is no such tensor.
     """
-    z = _answer(output, "output")
+    z = answer_of(output, 'target="output"')
     centred = z - z.mean(-1, keepdim=True) if z.shape[-1] > 1 else z
     return centred.reshape(len(z), -1).norm(dim=1).mean()
-
-
-def _answer(output: object, target: str) -> torch.Tensor:
-    """``[B, …, classes]``, in float32 or better."""
-    z = _told(output)
-    if z is None or not z.is_floating_point() or z.dim() < 1:
-        raise InputError(f'target="{target}" needs an output with .logits, or one that begins with a floating tensor')
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
-    return z.movedim(1, -1) if z.dim() > 3 else z
-
-
-def _told(output: object) -> torch.Tensor | None:
-    """``output.logits``, or the first tensor of the output."""
-    z = getattr(output, "logits", None)
-    return z if z is not None else next((leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)), None)
 
 
 class _NextToken:
@@ -86,7 +71,7 @@ class _NextToken:
     def __call__(self, output: object, batch: object) -> torch.Tensor:
         given = self.data.collect(batch)
         ids = Example.of(self.model, given).tensors()[self.ids]
-        logits = _answer(output, "loss")[:, :-1]
+        logits = answer_of(output, 'target="loss"')[:, :-1]
         losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         live = Padding.of(self.model, given).live(ids.shape)
         told = Padding(() if live is None else (live[:, 1:] & live[:, :-1],))
@@ -101,16 +86,8 @@ class _Agreement:
         self.generator = torch.Generator().manual_seed(0)
 
     def __call__(self, output: object, batch: object) -> torch.Tensor:
-        z = _answer(output, "agreement")
-        rows = z.reshape(-1, z.shape[-1]) if z.dim() > 1 else z[:, None]
-        if rows.shape[1] > 1 and not hasattr(output, "last_hidden_state"):
-            chances = rows.detach().softmax(1).cpu()
-            drawn = torch.multinomial(chances, 1, generator=self.generator).flatten().to(rows.device)
-            losses = functional.cross_entropy(rows, drawn, reduction="none")
-        else:  # numbers, or features: what a draw from a normal about them says
-            noise = torch.randn(rows.shape, generator=self.generator).to(rows)
-            losses = (rows * noise).sum(1)
-        by_sample = losses.view(len(z), -1)
+        answer = Answer.of(output, 'target="agreement"')
+        by_sample = answer.of_a_draw(self.generator).view(answer.samples, -1)
         padding = Padding.of(self.model, self.data.collect(batch))
         return padding.mean(by_sample).mean()
 
@@ -145,7 +122,7 @@ def _another_end(ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
 
 def _logits(output: object) -> torch.Tensor | None:
     """``[B, T, V]``, or None."""
-    z = _told(output)
+    z = told(output)
     return z.float() if z is not None and z.dim() == 3 and z.is_floating_point() else None
 
 

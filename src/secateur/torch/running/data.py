@@ -163,6 +163,13 @@ class Data:
             return False
         return self.collect is _itself or _labels(batch) is None
 
+    def is_of_classes(self, output: object, batch: object) -> bool:
+        """Whether an output is known to be logits: it says so, or the labels are class numbers."""
+        labels = None if self.collect is _itself else _labels(batch)
+        if hasattr(output, "logits"):
+            return labels is None or not labels.is_floating_point()
+        return isinstance(output, torch.Tensor) and labels is not None and _are_labels(labels, output)
+
 
 def _itself(batch: object) -> Batch:
     return batch
