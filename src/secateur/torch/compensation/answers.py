@@ -148,7 +148,7 @@ class _Fitter:
 
     def parts(self, frozen: Collection[str]) -> list[dict[str, Curved]]:
         """The contractions whose weights can be fitted, as many together as there is room for."""
-        look = _Places(self.student)
+        look = _UsedOnce(self.student)
         with torch.no_grad(), taps(self.student, look):
             self.lesson.run(self.student, self.lesson.batches[0])
         found: list[dict[str, Curved]] = [{}]
@@ -304,7 +304,7 @@ class _Fitter:
         return counts_R * of_S.to(counts_R).repeat_interleave(len(counts_R) // answer.samples)
 
 
-class _Places:
+class _UsedOnce:
     """A tap that finds contractions whose weight has one place in the network. State: what was seen."""
 
     def __init__(self, model: nn.Module) -> None:
