@@ -177,3 +177,31 @@ def test_layers_alone_are_fitted_where_that_is_asked_for() -> None:
     small = sc.apply(copy.deepcopy(net), plan)
     done = Compensator(net, Data(loader=list(x.split(32)))).fit(small, plan)
     assert done.answers is None
+
+
+class _Aside(nn.Module):
+    """One branch that nothing returned depends on, a complex weight, and perhaps an answer without gradients."""
+
+    def __init__(self, detached: bool) -> None:
+        super().__init__()
+        self.detached, self.on, self.off = detached, nn.Linear(6, 6), nn.Linear(6, 6)
+        self.phase = nn.Parameter(torch.randn(6, 6, dtype=torch.complex64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.off(x)
+        y = (self.on(x).to(self.phase) @ self.phase).real
+        return y.detach() if self.detached else y
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_what_leads_nowhere_is_left_alone(detached: bool) -> None:
+    torch.manual_seed(0)
+    original = _Aside(detached)
+    student = copy.deepcopy(original)
+    with torch.no_grad():
+        student.on.weight.mul_(0.5)
+    was = copy.deepcopy(student.state_dict())
+    done = fit_to_answers(student, original, _lesson(torch.randn(64, 6)), _silent)
+    changed = {name for name, tensor in student.state_dict().items() if not torch.equal(tensor, was[name])}
+    assert (done is None) == detached
+    assert changed == (set() if detached else {"on.weight", "on.bias"})

@@ -63,7 +63,7 @@ class Lesson:
         with torch.no_grad():
             output = self.data.output(model, self.batches[0])
         floating = [tensor for tensor in output_tensors(output) if tensor.is_floating_point()]
-        told = hasattr(output, "logits") or len(floating) == 1
+        told = hasattr(output, "logits") or (len(floating) == 1 and floating[0].dim() > 0)
         told = told and self.answer_of(output, self.batches[0]).samples == len(self.held_out[0])
         counts = torch.tensor(
             [sum(float(h.sum()) for h in self.held_out), sum(map(len, self.held_out)), float(not told)]
@@ -71,14 +71,19 @@ class Lesson:
         reduce_sum([counts], self.group)
         return bool(0 < counts[0] < counts[1] and counts[2] == 0)
 
-    def runs(self, model: nn.Module) -> bool:
-        """Whether a model made of floats runs at all: code may hold it to fewer digits."""
+    def leads_back(self, model: nn.Module) -> bool:
+        """Whether answers have gradients; none where code detaches them, or holds a model made of floats to fewer digits."""
+        floating = [p for p in model.parameters() if p.is_floating_point()]
+        for parameter in floating:
+            parameter.requires_grad_()
         try:
-            with torch.no_grad():
-                self.run(model, self.batches[0])
+            answer = self.answer_of(self.run(model, self.batches[0]), self.batches[0])
         except RuntimeError:
             return False
-        return True
+        finally:
+            for parameter in floating:
+                parameter.requires_grad_(False)
+        return answer.z_RK.requires_grad
 
     def run(self, model: nn.Module, batch: object) -> object:
         """What a model returns, given floats where it is made of them."""
@@ -97,7 +102,7 @@ class Lesson:
 def fit_to_answers(narrowed: nn.Module, original: nn.Module, lesson: Lesson, tell: Tell) -> AnswersFit | None:
     """Fit in place. None where no samples can be left out, or there is nothing to fit."""
     with judging(original) as teacher, _as_floats(narrowed) as student:
-        if not lesson.can_be_judged(teacher) or not lesson.runs(student):
+        if not lesson.can_be_judged(teacher) or not lesson.leads_back(student):
             return None
         fitter = _Fitter(student, teacher, lesson)
         parts = fitter.parts(_frozen(narrowed))
@@ -178,7 +183,8 @@ class _Fitter:
     def _way(self, part: Mapping[str, Curved], gradient: Change, damping: float) -> Change:
         way: Change = {}
         for curved in part.values():
-            way |= curved.way_down(gradient, damping)
+            if curved.outputs.sum is not None:  # something returned depends on it
+                way |= curved.way_down(gradient, damping)
         return way
 
     def _looked(self, part: Mapping[str, Curved], *, curvature: bool) -> Change:
@@ -332,7 +338,8 @@ class _UsedOnce:
         found = {}
         for name, site in self.sites.items():
             bias = self._bias(site)
-            if self.uses[name] == 1 and name not in frozen and not (site.kind == "transposed" and site.groups > 1):
+            fits = site.weight.is_floating_point() and not (site.kind == "transposed" and site.groups > 1)
+            if fits and self.uses[name] == 1 and name not in frozen:
                 own = bias is not None and self.uses[bias] == 1 and bias not in frozen and self.bias_fits(site)
                 found[name] = Curved(site, bias if own else None)
         return found
