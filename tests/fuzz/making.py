@@ -31,7 +31,8 @@ DEEPEST = 2
 TRIES = 12
 OPTIONAL = ("pointwise", "joins", "channels", "gates", "attention", "positions", "recurrent", "structure")
 WAYS = ("sizes_read", "sizes_kept", "literal_counts", "decisions", "habits", "spellings")
-SIMPLE_FIRST = ("convolution", "tokens", "streams", "entries", *OPTIONAL, *WAYS)
+STACKS = "stacks"  # a family that only networks with ``deep`` have
+SIMPLE_FIRST = ("convolution", "tokens", "streams", "entries", STACKS, *OPTIONAL, *WAYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +118,10 @@ def block(
 
 
 @cache
-def choices(stream: str, plain: bool = False) -> tuple[Block, ...]:
+def choices(stream: str, plain: bool = False, deep: bool = False) -> tuple[Block, ...]:
     """The kinds that read this stream, each as often as it weighs. The list is fixed: that keeps shrinking stable."""
-    fitting = [kind for kind in BLOCKS.values() if stream in kind.streams and not (plain and kind.family in WAYS)]
+    left_out = (*(WAYS if plain else ()), *(() if deep else (STACKS,)))
+    fitting = [kind for kind in BLOCKS.values() if stream in kind.streams and kind.family not in left_out]
     fitting.sort(key=lambda kind: SIMPLE_FIRST.index(kind.family))
     return tuple(kind for kind in fitting for _ in range(kind.weight))
 
@@ -138,8 +140,8 @@ class Rescale(nn.Module):
 class Maker:
     """One network under construction. It has state because a recipe grows and a parameter is randomised only once."""
 
-    def __init__(self, choose: Chooser, plain: bool = False) -> None:
-        self.choose, self.plain = choose, plain
+    def __init__(self, choose: Chooser, plain: bool = False, deep: bool = False) -> None:
+        self.choose, self.plain, self.deep = choose, plain, deep
         # Swarm testing: a network that lacks whole families meets interactions that others drown out.
         self.without = {family for family in (OPTIONAL if plain else (*OPTIONAL, *WAYS)) if choose.chance(25)}
         self.recipe: list[str] = []
@@ -160,7 +162,7 @@ class Maker:
         """A block that can run on `x`; None if a few tries found none."""
         at = Shape.of(stream, x)
         for _ in range(TRIES):
-            kind = self.choose.pick(choices(stream, self.plain))
+            kind = self.choose.pick(choices(stream, self.plain, self.deep))
             if self._allows(kind, at) and (only is None or only(kind)):
                 found = self._try(kind, x, at)
                 if found is not None:

@@ -33,6 +33,7 @@ from . import (
     sizes_kept,
     sizes_read,
     spellings,
+    stacks,
     streams,
     structure,
     tokens,
@@ -50,15 +51,16 @@ __all__ = ["BLOCKS", "FAMILIES", "TRAPS", "Network", "kinds", "networks", "rando
 
 # Importing a family registers its blocks; the traps register themselves likewise.
 FAMILIES = (convolution, tokens, pointwise, joins, channels, gates, attention, positions, recurrent, structure, streams)
+DEEP = (stacks,)
 WRITTEN_AS_PEOPLE_DO = (sizes_read, sizes_kept, literal_counts, decisions, habits, spellings)
 TRAP_FAMILIES = (traps_tokens, traps_use)
 STREAMS = ("map", "tokens", "vector", "map", "tokens", "ids", "map", "signal", "volume", "ids", "map", "tokens")
 MOST_BLOCKS = 12
 
 
-def random_network(seed: int, *, plain: bool = True) -> Network:
-    """The network of that seed; the same one each time."""
-    return build(RandomChooser(seed), seed, plain)
+def random_network(seed: int, *, plain: bool = True, deep: bool = False) -> Network:
+    """The network of that seed; the same one each time. ``deep`` ones have lists of blocks that may go whole."""
+    return build(RandomChooser(seed), seed, plain, deep)
 
 
 @st.composite
@@ -84,19 +86,19 @@ def network_of(name: str, seed: int) -> Network:
     raise ValueError(f"no input was found that a {name} takes")
 
 
-def build(choose: Chooser, seed: int, plain: bool) -> Network:
+def build(choose: Chooser, seed: int, plain: bool, deep: bool = False) -> Network:
     """A network from decisions; the weights from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _Growth(choose, plain).network(seed)
+        return _Growth(choose, plain, deep).network(seed)
 
 
 class _Growth:
     """The trunk while it grows: its blocks, and every activation so far (which is why it has state)."""
 
-    def __init__(self, choose: Chooser, plain: bool) -> None:
+    def __init__(self, choose: Chooser, plain: bool, deep: bool = False) -> None:
         self.choose = choose
-        self.make = Maker(choose, plain)
+        self.make = Maker(choose, plain, deep)
         self.blocks: list[nn.Module] = []
         self.skips: dict[int, int] = {}
         self.seen: list[tuple[str, Tensor]] = []

@@ -1,4 +1,4 @@
-"""The long fuzz: ``python -m tests.fuzz.sweep 20000 [--start 0] [--jobs 2] [--to FILE] [--plain]``.
+"""The long fuzz: ``python -m tests.fuzz.sweep 20000 [--start 0] [--jobs 2] [--to FILE] [--plain] [--depth]``.
 
     seeds ──► workers, a few at a time ──► a line in the file for each network ──► what was found, at once and at the end
 
@@ -30,12 +30,28 @@ import torch
 
 import secateur
 
+from .making import Network
 from .networks import random_network
 from .oracle import Verdict, judge
 
 CHUNK, PATIENCE, EVERY = 10, 300, 15.0  # networks a task; seconds for a network; seconds between lines
 Tell = Callable[[str], None]
 Line = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Which networks: ``plain`` ones only as tutorials write them, with ``depth`` those with blocks that may go whole."""
+
+    plain: bool = False
+    depth: bool = False
+
+    def network(self, seed: int) -> Network:
+        """The network of that seed."""
+        return random_network(seed, plain=self.plain, deep=self.depth)
+
+    def __str__(self) -> str:
+        return "".join(f"-{word}" for word in ("plain", "depth") if getattr(self, word))
 
 
 @dataclass(slots=True)
@@ -69,7 +85,7 @@ class Outcome:
 
 
 def sweep(
-    count: int, start: int = 0, *, jobs: int = 2, plain: bool = False, to: Path | None = None, tell: Tell = print
+    count: int, start: int = 0, *, jobs: int = 2, kind: Kind = Kind(), to: Path | None = None, tell: Tell = print
 ) -> Outcome:
     """Judge this many random networks in worker processes; those whose verdicts are in the file are only counted."""
     outcome, began, told = Outcome(), time.monotonic(), time.monotonic()
@@ -78,7 +94,7 @@ def sweep(
     for seed in range(start, start + count):
         if seed in known and (said := outcome.add(known[seed])):
             tell(said)
-    for line in _judged(seeds, jobs, plain):
+    for line in _judged(seeds, jobs, kind):
         _keep(line, to)
         if said := outcome.add(line):
             tell(said)
@@ -90,15 +106,15 @@ def sweep(
     return outcome
 
 
-def _judged(seeds: list[int], jobs: int, plain: bool) -> Iterator[Line]:
+def _judged(seeds: list[int], jobs: int, kind: Kind) -> Iterator[Line]:
     """Verdicts as they come, from processes that are told a few seeds at a time."""
     chunks = iter([seeds[i : i + CHUNK] for i in range(0, len(seeds), CHUNK)])
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
-        running: set[Future[list[Line]]] = {pool.submit(_judge_all, c, plain) for c in islice(chunks, 2 * jobs)}
+        running: set[Future[list[Line]]] = {pool.submit(_judge_all, c, kind) for c in islice(chunks, 2 * jobs)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(_judge_all, chunk, plain) for chunk in islice(chunks, len(done))}
+            running |= {pool.submit(_judge_all, chunk, kind) for chunk in islice(chunks, len(done))}
             for future in done:
                 yield from future.result()
     finally:
@@ -115,16 +131,16 @@ def _too_long(number: int, frame: object) -> None:
     raise TimeoutError(f"more than {PATIENCE} seconds")
 
 
-def _judge_all(seeds: list[int], plain: bool) -> list[Line]:
-    return [judged(partial(random_network, seed, plain=plain), seed) for seed in seeds]
+def _judge_all(seeds: list[int], kind: Kind) -> list[Line]:
+    return [judged(partial(kind.network, seed), seed, depth=kind.depth) for seed in seeds]
 
 
-def judged(build: Callable[[], Any], seed: int) -> Line:
+def judged(build: Callable[[], Any], seed: int, *, depth: bool = False) -> Line:
     """The verdict on a network, as data; any error that is not of Secateur's tree is a wrong answer."""
     began = time.monotonic()
     signal.alarm(PATIENCE)
     try:
-        verdict = judge(build, seed)
+        verdict = judge(build, seed, depth=depth)
     except Exception as error:
         verdict = Verdict(wrong=f"{type(error).__name__}: {error}"[:500])
     finally:
@@ -169,13 +185,13 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--plain", action="store_true", help="only code as tutorials write it")
+    parser.add_argument("--depth", action="store_true", help="with lists of blocks that may go whole")
     parser.add_argument("--to", type=Path, help="the file of verdicts")
     given = parser.parse_args()
-    to = given.to or Path(".fuzz") / f"{engine()}{'-plain' if given.plain else ''}.jsonl"
+    kind = Kind(given.plain, given.depth)
+    to = given.to or Path(".fuzz") / f"{engine()}{kind}.jsonl"
     try:
-        outcome = sweep(
-            given.count, given.start, jobs=given.jobs, plain=given.plain, to=to, tell=partial(print, flush=True)
-        )
+        outcome = sweep(given.count, given.start, jobs=given.jobs, kind=kind, to=to, tell=partial(print, flush=True))
     except KeyboardInterrupt:
         raise SystemExit(f"stopped; what was found is in {to}, and the same command goes on from there") from None
     print(outcome)

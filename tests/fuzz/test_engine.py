@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from . import sweep as sweeping
-from .networks import TRAPS, random_network
+from .making import STACKS
+from .networks import BLOCKS, TRAPS, network_of, random_network
 from .oracle import judge
-from .sweep import sweep
+from .sweep import Kind, sweep
 
 NUM_CHUNKS, CHUNK = 10, 40
 WRONG_ONCE = {  # seed -> whether it is of plain code, and what was wrong
@@ -45,6 +46,21 @@ def test_what_was_wrong_once_is_right(seed: int) -> None:
     assert verdict.free
 
 
+@pytest.mark.parametrize("chunk", range(2))
+def test_blocks_go_whole_or_stay_with_a_reason(chunk: int) -> None:
+    torch.set_num_threads(1)
+    for seed in range(3 * chunk, 3 * chunk + 3):
+        verdict = judge(partial(random_network, seed, deep=True), seed, depth=True)
+        assert verdict.wrong is None, f"seed {seed}: {verdict.wrong}"
+
+
+@pytest.mark.parametrize("name", [name for name, kind in BLOCKS.items() if kind.family == STACKS])
+def test_every_way_through_a_list_of_blocks_is_judged(name: str) -> None:
+    verdicts = [judge(partial(network_of, name, seed), seed, depth=True) for seed in range(2)]
+    assert [verdict.wrong for verdict in verdicts] == [None] * 2
+    assert any(verdict.free for verdict in verdicts)
+
+
 @pytest.mark.parametrize("name", TRAPS)
 def test_traps_are_narrowed_right(name: str) -> None:
     for seed in range(3):
@@ -57,14 +73,14 @@ def test_a_sweep_that_was_stopped_goes_on_and_judges_no_network_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     to, said = tmp_path / "verdicts.jsonl", []
-    first = sweep(12, 5, jobs=1, plain=True, to=to, tell=said.append)
+    first = sweep(12, 5, jobs=1, kind=Kind(plain=True), to=to, tell=said.append)
     whole = to.read_text()
     to.write_text(whole[: whole.index("\n", 900) + 30])  # a few lines, and one that was cut off
     left = to.read_text().count("\n")
     asked = []
     real = sweeping._judged
     monkeypatch.setattr(sweeping, "_judged", lambda seeds, *rest: (asked.extend(seeds), real(seeds, *rest))[1])
-    again = sweep(12, 5, jobs=1, plain=True, to=to, tell=said.append)
+    again = sweep(12, 5, jobs=1, kind=Kind(plain=True), to=to, tell=said.append)
     assert len(asked) == 12 - left > 0
     assert (again.networks, again.free, again.wrong) == (first.networks, first.free, first.wrong)
     assert to.read_text().count("\n") == 12

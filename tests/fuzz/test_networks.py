@@ -102,6 +102,7 @@ def test_a_failure_shrinks_to_few_blocks() -> None:
 @pytest.mark.sweep
 def test_every_kind_occurs_in_2000_networks() -> None:
     found = Counter(kind for seed in range(2000) for kind in random_network(seed, plain=False).kinds)
+    found.update(kind for seed in range(300) for kind in random_network(seed, deep=True).kinds)
     rare = {name: found[name] for name in kinds() if found[name] < 5}
     assert not rare
     assert set(BLOCKS) <= set(found)

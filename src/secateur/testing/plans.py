@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from secateur.core.depth import emptied
 from secateur.core.graph import Graph
 from secateur.core.layout import Indices
 from secateur.core.plan import Plan
@@ -24,6 +25,9 @@ def random_plan(graph: Graph, seed: int, *, avoid_one: bool = False) -> Plan:
             rows = graph[width.outer].size if width.outer else 1
             drawn = [np.sort(generator.choice(width.size, count, replace=False)) for _ in range(rows)]
             kept[width.name] = np.stack(drawn) if width.outer else drawn[0]
+        while emptied(graph.stacks, {name for name, array in kept.items() if not array.size}) is not None:
+            back = str(generator.choice([name for name, array in kept.items() if not array.size]))
+            kept[back] = np.arange(1)  # a block of a stack stays
         try:
             return graph.plan(kept)
         except Coincidence:  # two sizes that the code tells apart became one: draw again

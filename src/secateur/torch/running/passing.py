@@ -1,15 +1,17 @@
-"""A block passed over: it runs, and what it was given goes on in place of what it gives.
+"""A block passed over: it runs on copies, and what it was given goes on in place of what it gives.
 
-    x ──► block ──► x'        passed over:    x ──► block ──► x
+    x ──► block ──► x'        passed over:    x ──► block(copy of x) ──► x
 
 Invariant: only the tensors that a block passes on are exchanged; the rest of its output, and its form, stay.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from secateur.core.depth import Passes
 
@@ -20,12 +22,24 @@ def pass_over(block: nn.Module, passes: Passes) -> None:
     Raises TypeError where it is given other arguments than it was when it was traced.
     """
 
+    given: list[list[object]] = []
+
+    def before(module: nn.Module, args: object, kwargs: object) -> tuple[Any, Any]:
+        leaves, form = tree_flatten((args, kwargs))
+        if any(source >= len(leaves) or not isinstance(leaves[source], torch.Tensor) for _, source in passes):
+            raise TypeError(f"{type(module).__name__} is called with other arguments than when it was traced")
+        given.append(list(leaves))
+        for source in {source for _, source in passes}:
+            leaves[source] = leaves[source].clone()  # a block may write into what it is given
+        return tree_unflatten(leaves, form)
+
     def instead(module: nn.Module, args: object, kwargs: object, out: object) -> object:
-        given, (gave, form) = tree_leaves((args, kwargs)), tree_flatten(out)
+        had, (gave, form) = given.pop(), tree_flatten(out)
         for place, source in passes:
-            if place >= len(gave) or source >= len(given) or not isinstance(given[source], torch.Tensor):
-                raise TypeError(f"{type(module).__name__} is called with other arguments than when it was traced")
-            gave[place] = given[source]
+            if place >= len(gave):
+                raise TypeError(f"{type(module).__name__} gives something else than when it was traced")
+            gave[place] = had[source]
         return tree_unflatten(gave, form)
 
+    block.register_forward_pre_hook(before, with_kwargs=True)
     block.register_forward_hook(instead, with_kwargs=True)

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.core.depth import Passes
 from secateur.core.space import Space, leaves
+from secateur.torch.tracing.memory import Allocation, passes_on
 from secateur.torch.tracing.records import Record
 
 _SUMS = frozenset({"add", "add_", "sub", "sub_", "rsub", "addcmul", "addcmul_", "lerp", "lerp_"})
@@ -84,31 +85,28 @@ def watch(model: nn.Module, tracer: Any) -> None:
 
 
 def _watch(entry: nn.Module, name: str, tracer: Any) -> None:
-    running: list[tuple[tuple[Held | None, ...], int]] = []
+    running: list[tuple[tuple[Held | None, ...], list[Allocation | None], int]] = []
 
     def enter(module: nn.Module, args: object, kwargs: object) -> None:
-        running.append((_held((args, kwargs), tracer), len(tracer.records)))
+        running.append((_held((args, kwargs), tracer), _memory((args, kwargs), tracer), len(tracer.records)))
 
     def leave(module: nn.Module, args: object, kwargs: object, out: object) -> None:
-        given, start = running.pop()
-        tracer.borders.visits.append(Visit(name, given, _held(out, tracer), start, len(tracer.records)))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                _give_away(tensor, tracer, name.rpartition(".")[0])
+        given, had, start = running.pop()
+        visit = Visit(name, given, _held(out, tracer), start, len(tracer.records))
+        tracer.borders.visits.append(visit)
+        flow, made = _Flow.through(visit, tracer.records), _memory(out, tracer)
+        found = list(_sources(visit, flow))
+        if flow.adds(visit, found):
+            for place, source in found:
+                passes_on(had[source], made[place], name)
 
     entry.register_forward_pre_hook(enter, with_kwargs=True)
     entry.register_forward_hook(leave, with_kwargs=True)
 
 
-def _give_away(tensor: torch.Tensor, tracer: Any, module: str) -> None:
-    """Without its block something else is alive in its place: from now on its memory is on another module's account."""
-    known = tracer.known(tensor)
-    for place, (memory, term) in enumerate(tracer.allocated):
-        if known is not None and known.memory is not None and memory() is known.memory:
-            moved = (*term[:2], module)
-            tracer.allocated[place] = (memory, moved)
-            first = next(i for i in reversed(range(len(tracer.memory_events))) if tracer.memory_events[i] is term)
-            tracer.memory_events[first] = moved
+def _memory(value: object, tracer: Any) -> list[Allocation | None]:
+    tensors = (tracer.known(leaf) if isinstance(leaf, torch.Tensor) else None for leaf in tree_leaves(value))
+    return [None if known is None else tracer.allocations.of(known.memory) for known in tensors]
 
 
 def _held(value: object, tracer: Any) -> tuple[Held | None, ...]:
@@ -142,24 +140,12 @@ class Course:
     def passes(self, visit: Visit) -> Passes | None:
         """Which tensors of its arguments a block passes on at which places of its output; None for what is no block."""
         inside = self.records[visit.start : visit.end]
-        flow = _Flow({held.number for held in visit.given if held is not None})
-        for record in inside:
-            flow.follow(record)
-        found: list[tuple[int, int]] = []
-        for place, held in enumerate(visit.gave):
-            source = None if held is None else self._source(visit, held, flow)
-            if source is not None:
-                found.append((place, source))
-        passed = {visit.gave[place].number for place, _ in found if visit.gave[place] is not None}  # type: ignore[union-attr]
-        if not any(flow.sums(number) for number in passed) or self._escapes(visit, inside, passed):
+        flow = _Flow.through(visit, self.records)
+        found = tuple(_sources(visit, flow))
+        passed = {held.number for place, _ in found if (held := visit.gave[place]) is not None}
+        if not flow.adds(visit, found) or self._escapes(visit, inside, passed):
             return None
-        return tuple(found)
-
-    def _source(self, visit: Visit, held: Held, flow: _Flow) -> int | None:
-        """The place of the argument that an output is a sum with, or is itself."""
-        sources = flow.sources(held.number)
-        likely = (i for i, given in enumerate(visit.given) if given is not None and given.number in sources)
-        return next((i for i in likely if held.is_like(visit.given[i])), None)  # type: ignore[arg-type]
+        return found
 
     def _escapes(self, visit: Visit, inside: Sequence[Record], passed: set[int]) -> bool:
         """Whether something else that was made here is read outside, or is part of what the model returns."""
@@ -174,6 +160,16 @@ class Course:
         return False
 
 
+def _sources(visit: Visit, flow: _Flow) -> Iterator[tuple[int, int]]:
+    """The places of outputs that are sums with an argument, or one itself, each with the place of the argument."""
+    for place, held in enumerate(visit.gave):
+        sources = frozenset[int]() if held is None else flow.sources(held.number)
+        likely = ((i, given) for i, given in enumerate(visit.given) if given is not None and given.number in sources)
+        source = next((i for i, given in likely if held is not None and held.is_like(given)), None)
+        if source is not None:
+            yield place, source
+
+
 class _Flow:
     """What becomes of the arguments inside a module; state, because operators may write in place.
 
@@ -183,6 +179,14 @@ class _Flow:
 
     def __init__(self, given: Iterable[int]) -> None:
         self._known: dict[int, tuple[str, frozenset[int]]] = {n: ("given", frozenset([n])) for n in given}
+
+    @classmethod
+    def through(cls, visit: Visit, records: Sequence[Record]) -> _Flow:
+        """What became of the arguments of this visit."""
+        flow = cls({held.number for held in visit.given if held is not None})
+        for record in records[visit.start : visit.end]:
+            flow.follow(record)
+        return flow
 
     def follow(self, record: Record) -> None:
         """One operator further."""
@@ -195,9 +199,10 @@ class _Flow:
             else:
                 self._known.pop(number, None)
 
-    def sums(self, number: int) -> bool:
-        """Whether a tensor is a sum with an argument."""
-        return self._known.get(number, ("", ()))[0] == "sum"
+    def adds(self, visit: Visit, passes: Iterable[tuple[int, int]]) -> bool:
+        """Whether anything that is passed on is a sum with an argument."""
+        passed = (held.number for place, _ in passes if (held := visit.gave[place]) is not None)
+        return any(self._known.get(number, ("", ()))[0] == "sum" for number in passed)
 
     def sources(self, number: int) -> frozenset[int]:
         """The arguments that a tensor is, or is a sum with."""

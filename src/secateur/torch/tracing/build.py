@@ -223,7 +223,7 @@ def _costs(
         return [(number, tuple(axis(s) for s in spaces), module) for number, spaces, module in events]
 
     weights = Polynomial.of(stored)
-    allocated, on_cpu = seen.tracer.memory_events, all(t.device.type == "cpu" for t in tensors.values())
+    allocated, on_cpu = seen.tracer.allocations.events, all(t.device.type == "cpu" for t in tensors.values())
     given = Term(sum(t.nbytes for t in seen.example.tensors()), ())
     held = [*weights.terms, given, *written(seen.tracer.scratch.among(allocated) if on_cpu else allocated)]
     return {

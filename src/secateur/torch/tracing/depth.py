@@ -7,6 +7,7 @@ Invariant: every block that is reported free has been seen to be missed without 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,10 +22,12 @@ from secateur.core.plan import Plan
 from secateur.core.space import leaves
 from secateur.errors import PlanError
 from secateur.torch.narrowing.installing import install
+from secateur.torch.running.interface import pinned
 from secateur.torch.running.restoring import abstract_like
-from secateur.torch.tracing.blocks import Course, entries_of
-from secateur.torch.tracing.observe import Observation, Run, Witness, real_like
+from secateur.torch.tracing.blocks import Course, entries_of, watch
+from secateur.torch.tracing.observe import Observation, Run, real_like
 from secateur.torch.tracing.stage import Staging, perform
+from secateur.torch.tracing.stepwise import Stepwise, differs_without
 
 
 def with_blocks(seen: Observation, graph: Graph) -> Graph:
@@ -144,52 +147,63 @@ def _numbered(name: str, entries: Mapping[str, nn.Module]) -> Iterator[tuple[Att
 
 def _tried(seen: Observation, graph: Graph, stacks: Sequence[Stack]) -> tuple[tuple[Stack, ...], dict[str, str]]:
     """The stacks with the counts that their code goes by, and why some blocks have to stay."""
-    runs = [run for run in seen.runs if run.whole and not run.training]
-    if (
-        _problem(seen, runs, graph, _most(stacks, first=True))
-        is None
-        is _problem(seen, runs, graph, _most(stacks, first=False))
-    ):
+    trial = Trial(seen)
+    if not any(trial.problem(graph, _most(stacks, first=first)) for first in (True, False)):
         return tuple(stacks), {}
     made: list[Stack] = []
     reasons: dict[str, str] = {}
     for stack in stacks:
-        known, problem = _with_counts(seen, runs, graph, stack)
+        known = _with_integers(trial, graph, stack)
         made.append(known)
-        if problem is not None:
-            alone = {name: _problem(seen, runs, _of(graph, known), [name]) for name in known.blocks}
-            reasons |= {name: f"without it the model does not run ({why})" for name, why in alone.items() if why}
-            if not any(alone.values()):
-                reasons |= dict.fromkeys(known.blocks[1:], f"without several the model does not run ({problem})")
+        reasons |= _to_stay(trial, _of(graph, known), known)
     return tuple(made), reasons
 
 
-def _with_counts(seen: Observation, runs: Sequence[Run], graph: Graph, stack: Stack) -> tuple[Stack, str | None]:
-    """The stack with those integers that have to follow how many entries there are; or why it does not run at all."""
-    problem = _problem_without_most(seen, runs, graph, stack)
-    if problem is None:
-        return stack, None
-    candidates = list(_counts(seen.example.model, stack))
-    for counts in [*((one,) for one in candidates), tuple(candidates)]:
-        counted = replace(stack, counts=counts)
-        if counts and _problem_without_most(seen, runs, graph, counted) is None:
-            return counted, None
-    return stack, problem
+def _to_stay(trial: Trial, graph: Graph, stack: Stack) -> dict[str, str]:
+    """Why some blocks of a stack have to stay: those that cannot go alone, and where the others cannot go together, they."""
+    if trial.problem_without_most(graph, stack) is None:
+        return {}
+    alone = {name: trial.problem(graph, [name]) for name in stack.blocks}
+    reasons = {name: f"without it {why}" for name, why in alone.items() if why}
+    others = replace(stack, passes={k: p for k, p in stack.passes.items() if stack.module(k) not in reasons})
+    if others.passes and (why := trial.problem_without_most(graph, others)):
+        reasons |= dict.fromkeys(others.blocks[0 if reasons else 1 :], f"without several {why}")
+    return reasons
 
 
-def _problem_without_most(seen: Observation, runs: Sequence[Run], graph: Graph, stack: Stack) -> str | None:
-    """Why the model does not run without all blocks but the first, or but the last."""
-    ways = [_most([stack], first=first) for first in (True, False)]
-    return next((why for way in ways if (why := _problem(seen, runs, _of(graph, stack), way))), None)
+def _with_integers(trial: Trial, graph: Graph, stack: Stack) -> Stack:
+    """The stack with those integers that have to follow how many entries there are, and those that may say where each
+    stands: of both, none that the code uses for something else."""
+    candidates = list(_counts(trial.seen.example.model, stack))
+    counts: list[tuple[Attribute, ...]] = [(), *((one,) for one in candidates)]
+    if len(candidates) > 1:
+        counts.append(tuple(candidates))
+    for numbered in _choices_of_numbers(stack):
+        for counted in counts:
+            tried = replace(stack, counts=counted, numbered=numbered)
+            if trial.problem_without_most(graph, tried) is None:
+                return tried
+    return stack
+
+
+def _choices_of_numbers(stack: Stack) -> Iterator[dict[Attribute, int]]:
+    """All integers that say where an entry stands; all but those of one name; none."""
+    yield dict(stack.numbered)
+    paths = list(dict.fromkeys(attribute.path for attribute in stack.numbered))
+    if len(paths) > 1:
+        yield from ({a: n for a, n in stack.numbered.items() if a.path != path} for path in paths)
+    if paths:
+        yield {}
 
 
 def _most(stacks: Sequence[Stack], *, first: bool) -> list[str]:
-    """All blocks, but of stacks that are nothing else the first one or the last."""
+    """All blocks but the last, so that something is left to be numbered anew; or all, but of stacks that are nothing else
+    the first one."""
     found: list[str] = []
     for stack in stacks:
         blocks = stack.blocks
         whole = len(blocks) == len(stack.entries)
-        found += blocks if not whole else blocks[1:] if first else blocks[:-1]
+        found += (blocks[1:] if whole else blocks) if first else (blocks[:-1] or (() if whole else blocks))
     return found
 
 
@@ -210,36 +224,59 @@ def _counts(model: nn.Module, stack: Stack) -> Iterator[Attribute]:
                 yield from (Attribute(around, f"{key}.{name}") for name in inner if name.isidentifier())
 
 
-def _problem(seen: Observation, runs: Sequence[Run], graph: Graph, drops: Sequence[str]) -> str | None:
-    """Why the model does not run without these blocks."""
-    try:
-        plan = graph.plan(dict.fromkeys(drops, ()))
-        for run in runs:
-            _run_without(run, plan, seen)
-    except PlanError as error:
-        return str(error)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0][:160]
-    return None
+class Trial:
+    """Runs without blocks, held against the whole network's; state: what the whole one did, run by run."""
+
+    def __init__(self, seen: Observation) -> None:
+        self.seen = seen
+        self.runs = [run for run in seen.runs if run.whole and not run.training]
+        self._whole: dict[int, Stepwise] = {}
+
+    def problem_without_most(self, graph: Graph, stack: Stack) -> str | None:
+        """What is wrong without all blocks but the first, or but the last."""
+        ways = [_most([stack], first=first) for first in (True, False)]
+        return next((why for way in ways if (why := self.problem(_of(graph, stack), way))), None)
+
+    def problem(self, graph: Graph, drops: Sequence[str]) -> str | None:
+        """What is wrong without these blocks: it does not run, or what stays gets something else."""
+        passes = {s.module(key): p for s in graph.stacks for key, p in s.passes.items() if s.module(key) in drops}
+        try:
+            plan = graph.plan(dict.fromkeys(drops, ()))
+            for place, run in enumerate(self.runs):
+                if place not in self._whole:
+                    self._whole[place] = _flow(run, self.seen)
+                if where := differs_without(self._whole[place], passes, _flow(run, self.seen, plan)):
+                    return f"{where} is not given what it gets now"
+        except PlanError as error:
+            return str(error)
+        except Exception as error:
+            return f"the model does not run ({type(error).__name__}: {error})".splitlines()[0][:160]
+        return None
 
 
-def _run_without(run: Run, plan: Plan, seen: Observation) -> None:
+def _flow(run: Run, seen: Observation, plan: Plan | None = None) -> Stepwise:
+    """What becomes of what in a run, as it was or without a plan's blocks."""
     answers = run.tracer.answers
-    tracer = Witness(abstract=run.tracer.abstract, answers=None if answers is None else answers.again())
+    tracer = Stepwise(abstract=run.tracer.abstract, answers=None if answers is None else answers.again())
     like = abstract_like if tracer.abstract else real_like
+    inputs = itertools.count()
 
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        return tracer.owned(like(tensor))
+        return tracer.named(like(tensor), name)
 
     def taken(tensor: torch.Tensor) -> torch.Tensor:
-        return tracer.owned(like(tensor.detach()) if tracer.abstract else tensor.detach().clone())
+        made = like(tensor.detach()) if tracer.abstract else tensor.detach().clone()
+        return tracer.named(made, f"input {next(inputs)}")
 
     def prepare(twin: nn.Module) -> None:
-        install(twin, {}, plan.edits, drops=plan.drops)
+        if plan is None:
+            watch(twin, tracer)
+        else:
+            install(twin, {}, plan.edits, drops=plan.drops)
 
     def look(output: Any) -> None:
-        pass
+        tracer.returns([tensor for _, tensor, own in pinned(output, run.example.interface) if own])
 
-    perform(
-        run.example, tracer, Staging(stand_in=stand_in, taken=taken, prepare=prepare, reading=False), look, seen.outside
-    )
+    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, reading=False)
+    perform(run.example, tracer, staging, look, seen.outside)
+    return tracer

@@ -62,7 +62,7 @@ def call_of(func: Function, args: Args, kwargs: Kwargs) -> Call | None:
     )  # what it drops while training is no number of the function's
     for argument in (*args, *given):
         if type(argument) not in _NO_NUMBERS and not (isinstance(argument, torch.Tensor) and argument.is_meta):
-            found += _numbers(argument, whole=whole)
+            found += numbers_in(argument, whole=whole)
     return name, tuple(found)
 
 
@@ -84,7 +84,7 @@ def place_of_code() -> str:
     return "its code"
 
 
-def _numbers(tree: Any, *, whole: bool) -> Iterator[Number]:
+def numbers_in(tree: Any, *, whole: bool) -> Iterator[Number]:
     """The floats in a call's arguments; with ``whole``, integers too."""
     if isinstance(tree, (bool, str)):
         return
@@ -100,8 +100,8 @@ def _numbers(tree: Any, *, whole: bool) -> Iterator[Number]:
         yield complex(tree).real
     elif isinstance(tree, (tuple, list)):
         for item in tree:
-            yield from _numbers(item, whole=whole)
+            yield from numbers_in(item, whole=whole)
     elif isinstance(tree, dict):
-        yield from _numbers(tuple(tree.values()), whole=whole)
+        yield from numbers_in(tuple(tree.values()), whole=whole)
     elif isinstance(tree, np.generic | np.ndarray) and np.asarray(tree).dtype.kind in "iufb":
         yield from np.asarray(tree, dtype=float).ravel()[:_MOST].tolist()

@@ -37,8 +37,8 @@ from secateur.torch.tracing.trees import flat
 
 COUNTS: Call = ("add_", (1.0,))  # what batch norm does in training: it counts its batches
 
-
-_LAYOUT = frozenset(
+# what brings a tensor into another form: PyTorch itself does so as memory lies
+LAYOUT = frozenset(
     [
         "clone",
         "permute",
@@ -90,7 +90,7 @@ class Rehearsal(Tracer):
         record = self._due(name)
         if record is None:
             # other numbers took another way: another expert, say, whose sizes are its own
-            self.following = name in _LAYOUT
+            self.following = name in LAYOUT
             return
         for tensor, layout in zip(outputs, record.outputs, strict=False):
             self.compare(name, tensor, layout)
@@ -115,7 +115,7 @@ class Rehearsal(Tracer):
             if record.module == self.module and (record.name == name or {record.name, name} == _SLICES):
                 self.place = place
                 return record
-            if name in _LAYOUT or record.name not in _LAYOUT:
+            if name in LAYOUT or record.name not in LAYOUT:
                 return None
             place += 1
         return None

@@ -29,6 +29,7 @@ from secateur.torch.tracing.answers import Answers, writes
 from secateur.torch.tracing.blocks import Borders
 from secateur.torch.tracing.heard import Call
 from secateur.torch.tracing.meanings import carry, check_numbers, freeze_along
+from secateur.torch.tracing.memory import Allocations
 from secateur.torch.tracing.meta_kernels import factory_device
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 from secateur.torch.tracing.records import Memory, Record, Value
@@ -56,7 +57,7 @@ class Tracer(TorchDispatchMode):
         self.data_dependent = False
         self.records: list[Record] = []
         self.macs: list[CostTerm] = []
-        self.memory_events: list[CostTerm] = []
+        self.allocations = Allocations()
         self.scratch = Scratch()
         self.unknown: Counter[str] = Counter()
         self.facts = SizeFacts()
@@ -69,7 +70,6 @@ class Tracer(TorchDispatchMode):
         self._over: list[Space] = []
         self._ahead: Space | None = None
         self.made: list[weakref.ref[torch.Tensor]] = []
-        self.allocated: list[tuple[weakref.ref[Memory], CostTerm]] = []
         self.generators = Generators()
         self._run = object()
         self._strangers: dict[int, tuple[torch.Tensor, Value]] = {}  # held, so that an identity stays theirs
@@ -329,10 +329,10 @@ class Tracer(TorchDispatchMode):
             self.note(tensor, Value(spaces, [False] * len(spaces), self._run, known.memory if known else None))
 
     def _remember(self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], *, view: bool) -> None:
-        self._note_releases()
+        self.allocations.note_releases()
         had = [self.value(t) for t in inputs]
         first = had[0] if had else None
-        begun = len(self.memory_events)
+        begun = len(self.allocations.events)
         for tensor in outputs:
             known = self.value(tensor)
             if view and first is not None:
@@ -342,10 +342,8 @@ class Tracer(TorchDispatchMode):
                     known.memory = first.memory
                 elif not view:
                     known.memory = Memory()
-                    term = self._bytes(tensor)
-                    self.allocated.append((weakref.ref(known.memory), term))
-                    self.memory_events.append(term)
-        self.scratch.note(name, inputs, outputs, (begun, len(self.memory_events)), self._bytes)
+                    self.allocations.add(known.memory, self._bytes(tensor))
+        self.scratch.note(name, inputs, outputs, (begun, len(self.allocations.events)), self._bytes)
         gave = [self.value(t) for t in outputs]
         touched = [space for known in had for space in known.spaces]
         record = Record(name, self.module, touched, [list(known.spaces) for known in gave], view)
@@ -356,14 +354,6 @@ class Tracer(TorchDispatchMode):
 
     def _bytes(self, tensor: torch.Tensor) -> CostTerm:
         return tensor.element_size(), tuple(self.spaces(tensor)), self.module
-
-    def _note_releases(self) -> None:
-        """What was let go since the last operator. (Not in a finaliser: Python swallows an interrupt that strikes there.)"""
-        gone = [term for memory, term in self.allocated if memory() is None]
-        if gone:
-            gone.sort(key=lambda term: any(space.size == 0 for space in term[1]))  # a fall of nothing ends no rise
-            self.allocated = [entry for entry in self.allocated if entry[0]() is not None]
-            self.memory_events.extend((-number, spaces, module) for number, spaces, module in gone)
 
     def _abstract_arguments(self, func: Operator, args: Args, kwargs: Kwargs) -> tuple[Any, dict[str, Any]]:
         """Factories of floating tensors and everything that meets an abstract tensor become abstract."""
