@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.core.depth import Passes
 from secateur.core.space import Space, leaves
-from secateur.torch.tracing.memory import Allocation, passes_on
+from secateur.torch.tracing.memory import Holding, passes_on
 from secateur.torch.tracing.records import Record
 
 _SUMS = frozenset({"add", "add_", "sub", "sub_", "rsub", "addcmul", "addcmul_", "lerp", "lerp_"})
@@ -85,7 +85,7 @@ def watch(model: nn.Module, tracer: Any) -> None:
 
 
 def _watch(entry: nn.Module, name: str, tracer: Any) -> None:
-    running: list[tuple[tuple[Held | None, ...], list[Allocation | None], int]] = []
+    running: list[tuple[tuple[Held | None, ...], list[Holding | None], int]] = []
 
     def enter(module: nn.Module, args: object, kwargs: object) -> None:
         running.append((_held((args, kwargs), tracer), _memory((args, kwargs), tracer), len(tracer.records)))
@@ -104,7 +104,7 @@ def _watch(entry: nn.Module, name: str, tracer: Any) -> None:
     entry.register_forward_hook(leave, with_kwargs=True)
 
 
-def _memory(value: object, tracer: Any) -> list[Allocation | None]:
+def _memory(value: object, tracer: Any) -> list[Holding | None]:
     tensors = (tracer.known(leaf) if isinstance(leaf, torch.Tensor) else None for leaf in tree_leaves(value))
     return [None if known is None else tracer.allocations.of(known.memory) for known in tensors]
 

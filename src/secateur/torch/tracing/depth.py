@@ -21,6 +21,7 @@ from secateur.core.graph import Graph, Width
 from secateur.core.plan import Plan
 from secateur.core.space import leaves
 from secateur.errors import PlanError
+from secateur.torch.narrowing.host_config import Fields, said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.restoring import abstract_like
@@ -242,19 +243,26 @@ class Trial:
         passes = {s.module(key): p for s in graph.stacks for key, p in s.passes.items() if s.module(key) in drops}
         try:
             plan = graph.plan(dict.fromkeys(drops, ()))
+        except PlanError as error:
+            return str(error)
+        problem = self._problem(plan, passes, {})
+        # code may go by what its configuration says of each layer
+        fields = said_of_depth(self.seen.example.model, plan) if problem else {}
+        return self._problem(plan, passes, fields) if fields else problem
+
+    def _problem(self, plan: Plan, passes: Mapping[str, Passes], fields: Fields) -> str | None:
+        try:
             for place, run in enumerate(self.runs):
                 if place not in self._whole:
                     self._whole[place] = _flow(run, self.seen)
-                if where := differs_without(self._whole[place], passes, _flow(run, self.seen, plan)):
+                if where := differs_without(self._whole[place], passes, _flow(run, self.seen, plan, fields)):
                     return f"{where} is not given what it gets now"
-        except PlanError as error:
-            return str(error)
         except Exception as error:
             return f"the model does not run ({type(error).__name__}: {error})".splitlines()[0][:160]
         return None
 
 
-def _flow(run: Run, seen: Observation, plan: Plan | None = None) -> Stepwise:
+def _flow(run: Run, seen: Observation, plan: Plan | None = None, fields: Fields | None = None) -> Stepwise:
     """What becomes of what in a run, as it was or without a plan's blocks."""
     answers = run.tracer.answers
     tracer = Stepwise(abstract=run.tracer.abstract, answers=None if answers is None else answers.again())
@@ -272,7 +280,7 @@ def _flow(run: Run, seen: Observation, plan: Plan | None = None) -> Stepwise:
         if plan is None:
             watch(twin, tracer)
         else:
-            install(twin, {}, plan.edits, drops=plan.drops)
+            install(twin, {}, plan.edits, drops=plan.drops, fields=fields)
 
     def look(output: Any) -> None:
         tracer.returns([tensor for _, tensor, own in pinned(output, run.example.interface) if own])

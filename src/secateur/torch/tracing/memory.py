@@ -17,7 +17,7 @@ from secateur.torch.tracing.records import Memory
 from secateur.torch.tracing.scratch import CostTerm
 
 
-class Allocation:
+class Holding:
     """One piece of memory. ``stays_for``: what its block gave in its place, if it is a block's input; ``came_of``: what
     its block was given, if it is a block's output."""
 
@@ -27,8 +27,8 @@ class Allocation:
         self.memory, self.term = weakref.ref(memory), term
         self.account = term[2]
         self.block = ""  # the one that gave it
-        self.came_of: Allocation | None = None
-        self.stays_for: Allocation | None = None
+        self.came_of: Holding | None = None
+        self.stays_for: Holding | None = None
         self.is_gone = False
 
     def released(self) -> list[CostTerm]:
@@ -49,16 +49,16 @@ class Allocation:
         return [(-number, spaces, self.block), (number, spaces, self.account)]
 
 
-class Allocations:
+class Holdings:
     """State: it grows as operators run."""
 
     def __init__(self) -> None:
         self.events: list[CostTerm] = []
-        self._held: list[Allocation] = []
+        self._held: list[Holding] = []
 
     def add(self, memory: Memory, term: CostTerm) -> None:
         """Something was allocated."""
-        self._held.append(Allocation(memory, term))
+        self._held.append(Holding(memory, term))
         self.events.append(term)
 
     def note_releases(self) -> None:
@@ -69,12 +69,12 @@ class Allocations:
             self._held = [held for held in self._held if held.memory() is not None]
             self.events.extend(event for held in gone for event in held.released())
 
-    def of(self, memory: Memory | None) -> Allocation | None:
+    def of(self, memory: Memory | None) -> Holding | None:
         """The piece that a tensor is in; an input of the model is in none."""
         return next((held for held in reversed(self._held) if memory is not None and held.memory() is memory), None)
 
 
-def passes_on(given: Allocation | None, gave: Allocation | None, block: str) -> None:
+def passes_on(given: Holding | None, gave: Holding | None, block: str) -> None:
     """Without this block, what it was given would stand for what it gave, for as long as either lives."""
     if given is None or gave is None or given is gave:
         return

@@ -29,7 +29,7 @@ from secateur.torch.tracing.answers import Answers, writes
 from secateur.torch.tracing.blocks import Borders
 from secateur.torch.tracing.heard import Call
 from secateur.torch.tracing.meanings import carry, check_numbers, freeze_along
-from secateur.torch.tracing.memory import Allocations
+from secateur.torch.tracing.memory import Holdings
 from secateur.torch.tracing.meta_kernels import factory_device
 from secateur.torch.tracing.meta_kernels import run as run_abstract
 from secateur.torch.tracing.records import Memory, Record, Value
@@ -57,7 +57,7 @@ class Tracer(TorchDispatchMode):
         self.data_dependent = False
         self.records: list[Record] = []
         self.macs: list[CostTerm] = []
-        self.allocations = Allocations()
+        self.allocations = Holdings()
         self.scratch = Scratch()
         self.unknown: Counter[str] = Counter()
         self.facts = SizeFacts()
