@@ -34,7 +34,7 @@ from secateur.search.limits import Limits, restrict
 from secateur.torch.evaluating.stopwatch import Stopwatch
 
 WORD = "latency_ms"
-_SAMPLES, _SAMPLES_WHERE_SLOW = 24, 16  # random networks that the model of time is fitted to
+_SAMPLES = 16  # random networks that the model of time is fitted to
 _MULTIPLES, _AS_GOOD = (1, 4, 8, 16, 32), 1.05
 _ATTEMPTS = 5
 _CLOSE = 0.95  # of the bound: nearer is not searched for
@@ -63,9 +63,9 @@ class TimeBound:
         space = restrict(graph, limits)
         counts: list[Mapping[str, int]] = [graph.full()]
         times = [stopwatch.whole_ms]
-        samples = _SAMPLES if stopwatch.target == "eager" else _SAMPLES_WHERE_SLOW  # these are compiled or exported
-        for number, plan in enumerate(random_plans(space, samples)):
-            tell(0.1 * number / samples, f"timing network {number + 1} of {samples}")
+        plans = _at_random_times(random_plans(space, _SAMPLES), 2 if stopwatch.target == "eager" else 1)
+        for number, plan in enumerate(plans):
+            tell(0.1 * number / len(plans), f"timing network {number + 1} of {len(plans)}")
             counts.append(plan.sizes)
             times.append(stopwatch(plan))
         return cls(most, fitted(graph, counts, times), stopwatch, counts, times)
@@ -166,6 +166,15 @@ def _read(given: object, whole_ms: float) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
         raise ConfigError(f"{WORD}: a bound is a number of milliseconds or a share such as '60%', not {given!r}")
     return float(given)
+
+
+def _at_random_times(plans: Sequence[Plan], rounds: int) -> list[Plan]:
+    """So many rounds, each in an order of its own: what a machine does for some seconds falls on no kind of network alone.
+
+    (One round where each timing compiles or exports a network.)
+    """
+    drawn = np.random.default_rng(0)
+    return [plans[number] for _ in range(rounds) for number in drawn.permutation(len(plans))]
 
 
 def random_plans(space: Graph, samples: int, seed: int = 0) -> list[Plan]:
