@@ -64,6 +64,20 @@ def depthwise() -> nn.Module:
     )  # fmt: skip
 
 
+class Recurrent(nn.Module):
+    def __init__(self, inner: nn.Module, width: int) -> None:
+        super().__init__()
+        self.inner, self.head = inner, nn.Linear(width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inner(x)[0][:, -1])
+
+
+def recurrent(kind: type[nn.RNNBase], hidden: int, layers: int = 1, *, bidirectional: bool = False) -> nn.Module:
+    inner = kind(64, hidden, layers, batch_first=True, bidirectional=bidirectional)  # type: ignore[arg-type]
+    return Recurrent(inner, hidden * (2 if bidirectional else 1))
+
+
 def ids() -> torch.Tensor:
     return torch.randint(0, 500, (2, 48), generator=torch.Generator().manual_seed(0))
 
@@ -74,6 +88,8 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
     "depthwise": lambda: (depthwise(), torch.randn(4, 3, 48, 48)),
     "bert": lambda: (bert(), ids()),
     "llama": lambda: (llama(), ids()),
+    "lstm": lambda: (recurrent(nn.LSTM, 64, layers=2), torch.randn(16, 40, 64)),
+    "gru": lambda: (recurrent(nn.GRU, 96, bidirectional=True), torch.randn(4, 20, 64)),
     "mlp": lambda: (nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)), torch.randn(128, 64)),
 }
 

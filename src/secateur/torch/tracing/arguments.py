@@ -10,6 +10,7 @@ Invariant: an origin that arrives where no reader is known makes what it stands 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -71,9 +72,8 @@ class Sizes(Listening):
         first = len(self.tracer.records)
         if self.tracer.answers is not None and func.__name__ in READS:
             out = self.tracer.answers.function(self.tracer.module, func, args, kwargs)
-        elif func in _RECURRENT and not self.tracer.abstract:
-            with onednn_off():
-                out = func(*args, **kwargs)
+        elif func in _RECURRENT:
+            out = self._recurrent(func, args, kwargs)
         else:
             out = func(*args, **kwargs)
         if not self.reading:
@@ -102,6 +102,15 @@ class Sizes(Listening):
             return self._sized_size(args, kwargs, out)
         if _has_sized(args) or (kwargs and _has_sized(kwargs.values())):
             self._read(name, out, args, kwargs)
+        return out
+
+    def _recurrent(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
+        tracer, begun = self.tracer, len(self.tracer.memory_events)
+        with contextlib.nullcontext() if tracer.abstract else onednn_off():
+            out = func(*args, **kwargs)
+        if self.reading:
+            span = (begun, len(tracer.memory_events))
+            tracer.scratch.recurrent(func.__name__, args, span, tracer.spaces, tracer.module)
         return out
 
     def _whole(self, func: Function, args: Args, kwargs: Kwargs) -> Result:

@@ -3,7 +3,9 @@
     convolution on a CPU:   copies of input, weight and output in blocks ──► compute ──► the output copied back
                             +in +w +out'                                     −in −w      +out  −out'
 
-A transposed one copies its output twice.
+A transposed one copies its output twice. Recurrent layers project a sequence whole, for all gates at once; an LSTM's
+kernel copies its weights as well, one layer and direction after the other, and takes as many numbers for its input and its
+state as for two gates of each where these are more.
 
 Matrix products, 1 × 1 convolutions, element-wise operators and attention work in place of their result, or next to it in little.
 What cuDNN takes on a GPU is its own choice at run time, and not said here.
@@ -51,6 +53,41 @@ class Scratch:
         self.events += [(span[0], event) for event in [*copies, *released[:-1], *again]]
         self.events += [(span[1], event) for event in released[-1:] * (1 + len(again))]
 
+    def recurrent(
+        self,
+        name: str,
+        args: Sequence[object],
+        span: tuple[int, int],
+        spaces: Callable[[torch.Tensor], Sequence[Space]],
+        module: str,
+    ) -> None:
+        """A recurrent function ran on ``args``, step by step, whose own allocations are those of ``span``: the layers and
+        directions take equal parts of it, one after the other.
+        """
+        x = args[0]
+        lists = [arg for arg in args if isinstance(arg, list | tuple) and arg and isinstance(arg[0], torch.Tensor)]
+        matrices = [weight for weight in lists[-1] if weight.dim() == 2] if lists else []
+        if not isinstance(x, torch.Tensor) or span[0] == span[1]:
+            return
+        size, rows = x.element_size(), spaces(x)[:-1]
+        projected = any(len(weight) != len(matrices[0]) for weight in matrices)
+        blocked = name == "lstm" and x.dtype in _BLOCKED and not projected
+        laid_out = [(size, tuple(spaces(x)), module)] if blocked and args[-1] is True else []  # batch_first
+        self.events += [(span[0], term) for term in laid_out]
+        layers = list(zip(matrices[:: 2 + projected], matrices[1 :: 2 + projected], strict=True))
+        ends = [span[0] + (span[1] - span[0]) * number // len(layers) for number in range(len(layers) + 1)]
+        for number, (of_input, of_state) in enumerate(layers):
+            gates = [(size, (*rows, spaces(of_input)[0]), module)]
+            copies: list[CostTerm] = []
+            blocks: list[CostTerm] = []
+            if blocked:
+                copies = [(size, tuple(spaces(weight)), module) for weight in (of_input, of_state)]
+                blocks = [(2 * size, (*rows, spaces(weight)[1]), module) for weight in (of_input, of_state)]
+            self.events += [(ends[number], term) for term in (*copies, *gates)]
+            late = (*_back(gates), *blocks, *_back(blocks), *_back(copies))
+            self.events += [(ends[number + 1], term) for term in late]
+        self.events += [(span[1], term) for term in _back(laid_out)]
+
     def among(self, allocations: Sequence[CostTerm]) -> Iterator[CostTerm]:
         """Allocations and copies in the order in which they happen."""
         begun = 0
@@ -59,6 +96,10 @@ class Scratch:
             yield event
             begun = place
         yield from allocations[begun:]
+
+
+def _back(held: Sequence[CostTerm]) -> list[CostTerm]:
+    return [(-number, spaces, pays) for number, spaces, pays in held]
 
 
 def _is_product(x: torch.Tensor, weight: torch.Tensor, output: torch.Tensor) -> bool:
