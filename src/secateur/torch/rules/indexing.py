@@ -30,13 +30,14 @@ def embedding_renorm(trace: Trace, out: Tensor, weight: Tensor, ids: Tensor, *ar
 
 @rule("index", "_unsafe_index")
 def index(trace: Trace, out: Tensor, x: Tensor, indices: Indices) -> None:
-    places = [i for i, t in enumerate(indices) if t is not None]
-    if any(_is_mask(indices[i]) for i in places):
+    given = {i: t for i, t in enumerate(indices) if t is not None}
+    places = list(given)
+    if any(map(_is_mask, given.values())):
         _by_mask(trace, out, x, indices, places)
         return
-    for i in places:
-        looked_up(trace, trace.spaces(x)[i], indices[i])
-    taken = _broadcast(trace, [t for t in indices if t is not None])
+    for i, ids in given.items():
+        looked_up(trace, trace.spaces(x)[i], ids)
+    taken = _broadcast(trace, list(given.values()))
     adjacent = places == list(range(places[0], places[-1] + 1))
     position = places[0] if adjacent else 0
     rest = [i for i in range(x.dim()) if i not in places]

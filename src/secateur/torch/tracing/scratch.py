@@ -64,10 +64,10 @@ class Scratch:
         """A recurrent function ran on ``args``, step by step, whose own allocations are those of ``span``: the layers and
         directions take equal parts of it, one after the other.
         """
-        x = args[0]
+        x = args[0] if args else None
         lists = [arg for arg in args if isinstance(arg, list | tuple) and arg and isinstance(arg[0], torch.Tensor)]
         matrices = [weight for weight in lists[-1] if weight.dim() == 2] if lists else []
-        if not isinstance(x, torch.Tensor) or span[0] == span[1]:
+        if not isinstance(x, torch.Tensor) or len(matrices) < 2 or span[0] == span[1]:
             return
         size, rows = x.element_size(), spaces(x)[:-1]
         projected = any(len(weight) != len(matrices[0]) for weight in matrices)
