@@ -79,6 +79,7 @@ CONTESTANTS = (
     _ours("one step"),
     _ours("iterative"),
     _ours("progressive", _ALL),
+    _ours("progressive answers", _ALL),
 )
 
 

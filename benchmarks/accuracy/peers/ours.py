@@ -98,7 +98,8 @@ RECIPES: dict[str, Recipe] = {
     "activation mean_rank": _activation("mean_rank"),
     "one step": _one_step,
     "iterative": _iterative,
-    "progressive": _plainly("progressive"),
+    "progressive": _plainly("progressive", compensate="least_squares"),
+    "progressive answers": _plainly("progressive"),
 }
 
 
