@@ -42,6 +42,19 @@ FAMILIES = (
     *("starcoder2", "stablelm", "bert", "distilbert", "roberta", "albert", "electra", "deberta_v2", "mpnet"),
     *("modernbert", "t5", "bart", "whisper", "wav2vec2", "clip", "vit", "deit", "dinov2", "swin", "segformer", "mamba"),
     *("mamba2", "falcon_mamba", "jamba", "zamba2", "bamba", "nemotron_h", "falcon_h1"),
+    *("olmo", "olmo3", "cohere2", "nemotron", "smollm3", "exaone4", "glm", "glm4", "helium", "arcee", "ernie4_5"),
+    *("seed_oss", "hunyuan", "diffllama", "apertus", "bitnet", "gemma", "qwen2_moe", "olmoe", "granitemoe", "phimoe"),
+    *(
+        "deepseek_v2",
+        "granitemoehybrid",
+        "recurrent_gemma",
+        "qwen3_next",
+        "lfm2",
+        "biogpt",
+        "xglm",
+        "persimmon",
+        "codegen",
+    ),
 )
 _WRITTEN = ("architectures", "dtype")  # by save_pretrained
 

@@ -67,7 +67,7 @@ def test_sizes_under_a_bound_that_they_do_not_meet_are_refused() -> None:
     [
         ({"num_attention_heads": 5}, "cannot be shared out among 2 query groups.*there can be 4, 6, 8"),
         ({"hidden_size": 40}, "hidden_size=40 is not possible.*there are at most 32"),
-        ({"hidden_sise": 24}, "hidden_sise is unknown.*hidden_size.*num_attention_heads"),
+        ({"hidden_sise": 24}, "hidden_sise is unknown. Did you mean 'hidden_size'.*This model has ffn_hidden_size"),
         ({"mamba_num_heads": 2}, "no mamba_num_heads that can be changed; it has ffn_hidden_size"),
         ({"num_layers": 4}, "num_layers=4 is not possible: model.layers has 3 layers, 1 must stay"),
         ({"num_layers": 0}, "num_layers=0 is not possible: model.layers has 3 layers, 1 must stay"),
@@ -82,6 +82,38 @@ def test_impossible_sizes_say_what_is_possible(export: dict[str, Any], sentence:
     with pytest.raises(sc.SecateurError, match=sentence):
         _prune(model, {"export_config": export})
     assert model.lm_head.in_features == 32
+
+
+def test_a_hidden_size_that_is_no_multiple_is_refused_with_those_that_are() -> None:
+    with pytest.raises(sc.InputError, match=r"hidden_size=20 is not possible.*nearest counts are 8, 16, 24, 32"):
+        _prune(llama(), {"export_config": {"hidden_size": 20}}, multiple_of=8)
+
+
+BART = {
+    "vocab_size": 64, "d_model": 32, "encoder_layers": 3, "decoder_layers": 4, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "decoder_start_token_id": 2,
+}  # fmt: skip
+
+
+def _both(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return batch | {"decoder_input_ids": batch["input_ids"]}
+
+
+def test_sizes_of_an_encoder_and_of_its_decoder_are_asked_for_apart() -> None:
+    model = hugging_face("Bart", "ForConditionalGeneration", **BART)
+    asked = {"encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 40}
+    sc.prune(model, "minitron", {"export_config": asked}, _both(ids()), {**CONFIG, "data_loader": [_both(ids(1))]})
+    assert {name: getattr(model.config, name) for name in asked} == asked
+    assert model.config.decoder_ffn_dim == 48
+    assert (len(model.model.encoder.layers), len(model.model.decoder.layers)) == (2, 3)
+
+
+def test_a_number_of_layers_that_two_lists_have_says_how_to_ask_for_each() -> None:
+    model = hugging_face("Bart", "ForConditionalGeneration", **BART)
+    with pytest.raises(
+        sc.InputError, match=r"encoder.layers \(3\), .*decoder.layers \(4\); ask for encoder_layers and"
+    ):
+        sc.prune(model, "minitron", {"export_config": {"num_layers": 2}}, _both(ids()), CONFIG)
 
 
 def test_sizes_that_the_limits_do_not_allow_are_refused_with_the_nearest() -> None:

@@ -89,7 +89,7 @@ class Minitron(Mode):
     @property
     def looks_for_blocks(self) -> Depth:
         """Also where a number of layers is asked for."""
-        return self.depth or layers_asked(self.export_config) is not None
+        return self.depth or bool(layers_asked(self.export_config))
 
     def search(self, task: Task) -> Found:
         """Score once; take the sizes asked for, or the best that the budget allows."""
@@ -107,8 +107,8 @@ class Minitron(Mode):
     def _as_asked(self, task: Task, ranked: Ranked) -> Found:
         space, sizes = uniform(ranked.search_space), dict(self.export_config)
         drops: dict[str, tuple[int, ...]] = {}
-        if (layers := layers_asked(sizes)) is not None:
-            drops = dict.fromkeys(fewest_missed(space, ranked.scores, layers, sizes.pop(layers)), ())
+        for layers in layers_asked(sizes):
+            drops |= dict.fromkeys(fewest_missed(space, ranked.scores, layers, sizes.pop(layers)), ())
         chosen = sizes_asked(sizes, space)
         kept = ranked.kept(counts_of(chosen, ties_of(space)))
         plan = task.graph.plan({**{name: kept[name] for name in kept if task.graph[name].kind != LAYERS}, **drops})

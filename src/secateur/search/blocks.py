@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from secateur.core.depth import Stack, inside
 from secateur.core.graph import Graph
 from secateur.errors import InputError
+from secateur.search.roles import side_of
 
 LAST = "one block of {} must stay, and none scores higher"
 
@@ -33,12 +35,7 @@ def fewest_missed(search_space: Graph, scores: Mapping[str, Any], name: str, cou
 
     Raises InputError, with what is possible, where that cannot be; ``name`` is what the count is called.
     """
-    if len(search_space.stacks) != 1:
-        found = ", ".join(f"{s.name} ({len(s.entries)})" for s in search_space.stacks) or "none"
-        raise InputError(
-            f"export_config: {name} is about one list of layers, and this model has {found}: use a plan by hand"
-        )
-    stack = search_space.stacks[0]
+    stack = _stack_called(search_space, name)
     free = [block for block in stack.blocks if may_go(search_space, block)]
     most, least = len(stack.entries), max(len(stack.entries) - len(free), 1)
     if not isinstance(count, int) or isinstance(count, bool) or not least <= count <= most:
@@ -46,6 +43,18 @@ def fewest_missed(search_space: Graph, scores: Mapping[str, Any], name: str, cou
             f"export_config: {name}={count} is not possible: {stack.name} has {most} layers, {least} must stay"
         )
     return tuple(sorted(free, key=lambda block: score_of(scores, block))[: most - count])
+
+
+def _stack_called(search_space: Graph, name: str) -> Stack:
+    """The list of layers that a count is about: that of the encoder or the decoder where the name says so, else the only one."""
+    outermost = [s for s in search_space.stacks if not any(inside(s.name, o.modules) for o in search_space.stacks)]
+    side = side_of(name)
+    meant = [stack for stack in outermost if side is None or side in stack.name.split(".")]
+    if len(meant) == 1:
+        return meant[0]
+    found = ", ".join(f"{s.name} ({len(s.entries)})" for s in outermost) or "none that may lose any"
+    ask = "; ask for encoder_layers and decoder_layers" if len(meant) > 1 and side is None else ""
+    raise InputError(f"export_config: {name} is about one list of layers, and this model has {found}{ask}")
 
 
 def may_go(search_space: Graph, name: str) -> bool:

@@ -12,7 +12,6 @@ Invariant: every name gets what it asks for, or InputError says what would be po
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from secateur.core.graph import Graph, Use, Width
 from secateur.core.layout import Axis, Product, alongs_of, size_of
@@ -53,6 +52,7 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
         "encoder_layers",
         "decoder_layers",
         "num_decoder_layers",
+        "num_encoder_layers",
     ),
 }
 _ROLE_OF = {name: role for role, names in _SYNONYMS.items() for name in (role, *names)}
@@ -60,15 +60,6 @@ _TOTALS = {  # heads are counted over all groups
     "num_attention_heads": ("num_query_groups", "num_attention_heads"),
     "mamba_num_heads": ("mamba_num_groups", "mamba_num_heads"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One entry of an export configuration, and the ties it is about."""
-
-    name: str
-    count: int
-    ties: tuple[Tie, ...]
 
 
 def role_of(width: Width, graph: Graph) -> str | None:
@@ -101,9 +92,14 @@ def hidden_width(graph: Graph) -> str | None:
     return None if most is None else most.name
 
 
-def layers_asked(export: Mapping[str, object]) -> str | None:
-    """The name under which a configuration asks for a number of layers."""
-    return next((name for name in export if _ROLE_OF.get(name) == "num_layers"), None)
+def layers_asked(export: Mapping[str, object]) -> tuple[str, ...]:
+    """The names under which a configuration asks for numbers of layers."""
+    return tuple(name for name in export if _ROLE_OF.get(name) == "num_layers")
+
+
+def side_of(name: str) -> str | None:
+    """Which half of a network a name is about, where it says so."""
+    return next((side for side in ("encoder", "decoder") if name.removeprefix("num_").startswith(side)), None)
 
 
 def sizes_asked(export: Mapping[str, object], graph: Graph) -> dict[str, int]:
@@ -123,6 +119,7 @@ def sizes_asked(export: Mapping[str, object], graph: Graph) -> dict[str, int]:
         if role in _TOTALS and not mine:  # so many in each group, as it is: the groups are asked for
             mine = [tie for tie in ties if roles[tie.name] == _TOTALS[role][0]]
             count = _groups_for(name, asked, mine, graph)
+        mine = [tie for tie in mine if (side := side_of(name)) is None or side in tie.name.split(".")]
         if not mine:
             raise InputError(_nothing(name, role, graph, ties))
         for tie in mine:
