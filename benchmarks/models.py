@@ -74,7 +74,7 @@ def llama(dtype: torch.dtype = torch.float32, **shape: int) -> nn.Module:
     return model.eval()
 
 
-_BILLION = {
+BILLION = {
     "vocab_size": 32000,
     "hidden_size": 2048,
     "intermediate_size": 5632,
@@ -102,7 +102,7 @@ LLAMA_3_8B = {
 
 def billion_llama() -> nn.Module:
     """1.26 billion parameters in bfloat16, with as many key-value heads as heads."""
-    return llama(torch.bfloat16, **_BILLION)
+    return llama(torch.bfloat16, **BILLION)
 
 
 CASES: Mapping[str, Case] = {

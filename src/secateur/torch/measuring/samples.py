@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
@@ -54,7 +55,7 @@ class Contractions:
 
 
 def contractions_of(model: nn.Module, given: object, *, samples: bool = True) -> Contractions:
-    """Run the model on one batch, and (for ``samples``) again with its first sample replaced by another one."""
+    """Run the model on one batch, and (for ``samples``) on two of its samples, once with the first replaced by the second."""
     example = Example.of(model, given)
     first, batch = _look(example), batch_size(example)
     if not samples:
@@ -62,9 +63,22 @@ def contractions_of(model: nn.Module, given: object, *, samples: bool = True) ->
     other = next((i for i in range(1, batch) if _differ(example, batch, i)), None)
     if other is None:
         return Contractions(first.sites, dict.fromkeys(first.seen, Rows(0, True)))
-    second = _look(example.map(lambda t: _replaced(t, batch, other)))
-    rows = {key: _clearest(seen, second.seen.get(key), batch) for key, seen in first.seen.items()}
-    return Contractions(first.sites, rows)
+    with suppress(Exception):  # code that was written for one batch size
+        pair = _look(example.map(lambda t: _pair(t, batch, 0, other)))
+        if pair.seen.keys() == first.seen.keys():
+            again = _look(example.map(lambda t: _pair(t, batch, other, other)))
+            return Contractions(first.sites, _told_apart(pair, again, 2))
+    again = _look(example.map(lambda t: _replaced(t, batch, other)))
+    return Contractions(first.sites, _told_apart(first, again, batch))
+
+
+def _told_apart(first: _Look, second: _Look, batch: int) -> dict[Turn, Rows | None]:
+    return {key: _clearest(seen, second.seen.get(key), batch) for key, seen in first.seen.items()}
+
+
+def _pair(tensor: torch.Tensor, batch: int, one: int, other: int) -> torch.Tensor:
+    """Two of its samples: whole passes over large batches cost more than all of the calibration beside them."""
+    return tensor[[one, other]] if has_samples(tensor, batch) else tensor
 
 
 class _Look:
