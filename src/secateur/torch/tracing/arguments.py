@@ -105,11 +105,11 @@ class Sizes(Listening):
         return out
 
     def _recurrent(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
-        tracer, begun = self.tracer, len(self.tracer.memory_events)
+        tracer, begun = self.tracer, len(self.tracer.allocations.events)
         with contextlib.nullcontext() if tracer.abstract else onednn_off():
             out = func(*args, **kwargs)
         if self.reading:
-            span = (begun, len(tracer.memory_events))
+            span = (begun, len(tracer.allocations.events))
             tracer.scratch.recurrent(func.__name__, args, span, tracer.spaces, tracer.module)
         return out
 
