@@ -34,7 +34,7 @@ from .making import Network
 from .networks import random_network
 from .oracle import Verdict, judge
 
-CHUNK, PATIENCE, EVERY = 10, 300, 15.0  # networks a task; seconds for a network; seconds between lines
+CHUNK, PATIENCE, EVERY = 10, 300, 15.0  # networks a task; seconds of the processor for a network; seconds between lines
 Tell = Callable[[str], None]
 Line = dict[str, Any]
 
@@ -123,7 +123,7 @@ def _judged(seeds: list[int], jobs: int, kind: Kind) -> Iterator[Line]:
 
 def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who stops the sweep stops the parent
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     torch.set_num_threads(1)
 
 
@@ -138,13 +138,13 @@ def _judge_all(seeds: list[int], kind: Kind) -> list[Line]:
 def judged(build: Callable[[], Any], seed: int, *, depth: bool = False) -> Line:
     """The verdict on a network, as data; any error that is not of Secateur's tree is a wrong answer."""
     began = time.monotonic()
-    signal.alarm(PATIENCE)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         verdict = judge(build, seed, depth=depth)
     except Exception as error:
         verdict = Verdict(wrong=f"{type(error).__name__}: {error}"[:500])
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     reasons = Counter(reason.split(" in ")[0][:60] for reason in verdict.frozen)
     line: Line = {"seed": seed, "wrong": verdict.wrong, "refused": verdict.refused, "free": verdict.free}
     line |= {"exact": verdict.exact, "frozen": dict(reasons), "seconds": round(time.monotonic() - began, 2)}

@@ -50,6 +50,7 @@ INTERIOR = {
     "an encoder's": lambda y, h: {"logits": y, "encoder_last_hidden_state": h},
     "a recurrent model's": lambda y, h: {"logits": y, "state": [h]},
     "the body's beside the head's": lambda y, h: {"pred_logits": y, "last_hidden_state": h},
+    "pictures beside what is said of them": lambda y, h: {"logits": y, "image_embeds": h},
     "a dataclass": lambda y, h: Answer(y, (h,), KeyValueCache(h)),
     "a named tuple": lambda y, h: Pair(y, h),
     "nested": lambda y, h: (y, {"inner": {"out": y, "past": [h]}}),
@@ -60,6 +61,7 @@ PINNED = {
     "a list": lambda y, h: [y, [h]],
     "a field of another name": lambda y, h: {"logits": y, "features": h},
     "nothing else": lambda y, h: {"hidden_states": (h, h)},
+    "embeddings of pictures, compared": lambda y, h: {"logits_per_image": y, "image_embeds": h},
     "the body's alone": lambda y, h: {"last_hidden_state": h, "pooler_output": y},
     "logits that are not there": lambda y, h: {"logits": None, "last_hidden_state": h},
 }

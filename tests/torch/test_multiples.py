@@ -104,3 +104,28 @@ def test_a_trace_leaves_no_size_with_an_origin_in_the_cache_of_einops(einops: An
     sc.trace(Net(lambda h: einops.rearrange(h, "b (g c) -> b g c", g=2).flatten(1)), X)
     assert not any(isinstance(held, Sized) for held in everything_in([cache]))
     assert einops.rearrange(torch.ones(2, 32), "b (g c) -> b g c", g=2).shape == (2, 2, 16)
+
+
+class RotaryBesidePlain(nn.Module):
+    """DeepSeek's latent attention: a part of each head is rotated as complex numbers, which must lie at even places."""
+
+    def __init__(self, heads: int = 4, plain: int = 8) -> None:
+        super().__init__()
+        self.heads, self.plain = heads, plain
+        self.q, self.out = nn.Linear(6, heads * (plain + 4)), nn.Linear(heads * (plain + 4), 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).view(*x.shape[:2], self.heads, self.plain + 4).transpose(1, 2)
+        plain, rotary = q.split([self.plain, 4], dim=-1)
+        parts = torch.view_as_complex(rotary.reshape(*rotary.shape[:-1], -1, 2))
+        turned = torch.view_as_real(parts * torch.polar(torch.ones(2), torch.arange(2.0))).flatten(3)
+        return self.out(torch.cat([plain, turned], -1).transpose(1, 2).flatten(2))
+
+
+def test_what_complex_parts_lie_beside_is_held_to_even_numbers() -> None:
+    model, x = RotaryBesidePlain().eval(), torch.randn(2, 5, 6)
+    graph = sc.trace(model, x)
+    plain = next(width for width in graph.free if width.size == 8)
+    assert plain.choices == (2, 4, 6, 8)
+    assert next(width for width in graph.free if width.size == 4).kind == "heads"
+    sc.apply(model, graph.plan({plain.name: (0, 3, 4, 5, 6, 7)}))

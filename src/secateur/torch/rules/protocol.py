@@ -70,6 +70,10 @@ class Trace(Protocol):
         """A statistic runs over a dimension: narrowing it gives another function by design."""
         ...
 
+    def align_memory(self, tensor: torch.Tensor, multiple: int) -> None:
+        """A kernel takes only tensors that lie in memory in steps of a number: so must what they are views of."""
+        ...
+
     def align(self, space: Space, multiple: int) -> None:
         """A kernel takes only multiples of a number."""
         ...

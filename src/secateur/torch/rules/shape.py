@@ -235,6 +235,7 @@ def view_as_parts(trace: Trace, out: Tensor, x: Tensor) -> None:
         trace.put(out, [*trace.spaces(x), constant(2, "a complex number's parts")], [*trace.zero(x), False])
     else:
         freeze(trace.spaces(x)[-1], "a complex number's parts")
+        trace.align_memory(x, 2)
         trace.put(out, trace.spaces(x)[:-1], trace.zero(x)[:-1])
 
 

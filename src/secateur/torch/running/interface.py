@@ -6,8 +6,8 @@
 
 The convention: caches are interior always, by type or by name, at any depth. Among named fields (mappings, dataclasses, Hugging
 Face outputs) so are ``…hidden_states``, ``…attentions``, router scores, the ``…_last_hidden_state`` of an inner model or its
-whole output, and ``last_hidden_state`` or ``state`` beside ``logits``. All else is pinned, and where nothing would be, everything
-is. ``interface=["logits", "encoder_*"]`` says otherwise.
+whole output, and ``last_hidden_state``, ``image_embeds`` or ``state`` beside ``logits``. All else is pinned, and where nothing
+would be, everything is. ``interface=["logits", "encoder_*"]`` says otherwise.
 
 Invariant: which outputs are pinned depends on their places and the kinds of their holders, never on values.
 """
@@ -32,7 +32,8 @@ CACHES = frozenset(
 )
 _CACHE_TYPE = re.compile(r"Cache$")
 _INSIDE = re.compile(r"(.*_)?(hidden_states|attentions|router_logits|router_probs)|.+_last_hidden_state")
-_BESIDE_LOGITS = ("last_hidden_state", "state")  # of a recurrent language model, which takes it back
+# what an encoder gave to the decoder that tells of it; what a recurrent language model takes back
+_BESIDE_LOGITS = ("last_hidden_state", "image_embeds", "state")
 _INNER_OUTPUT = "ModelOutput"
 
 

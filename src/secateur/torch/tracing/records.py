@@ -13,12 +13,14 @@ from secateur.core.space import Space
 
 
 class Memory:
-    """One allocation. The tensors on it hold it; ``spoiled``: something was written that is not zero at removed units."""
+    """One allocation. The tensors on it hold it; ``spoiled``: something was written that is not zero at removed units.
+    ``innermost``: the dimension whose units lie side by side."""
 
-    __slots__ = ("__weakref__", "spoiled")
+    __slots__ = ("__weakref__", "innermost", "spoiled")
 
-    def __init__(self) -> None:
+    def __init__(self, innermost: Space | None = None) -> None:
         self.spoiled = False
+        self.innermost = innermost
 
 
 class Value:

@@ -205,6 +205,12 @@ class Tracer(TorchDispatchMode):
         """A kernel takes only sizes that are multiples of a number."""
         align(space, multiple)
 
+    def align_memory(self, tensor: torch.Tensor, multiple: int) -> None:
+        """A kernel takes only tensors that lie in memory in steps of a number: so must what they are views of."""
+        memory = self.value(tensor).memory
+        if memory is not None and memory.innermost is not None:
+            align(memory.innermost, multiple)
+
     def freeze_all(self, tensors: Iterable[torch.Tensor], reason: str) -> None:
         """Nothing that these tensors are made of may be narrowed."""
         for tensor in tensors:
@@ -341,7 +347,7 @@ class Tracer(TorchDispatchMode):
                 if view and first is not None and first.memory is not None:
                     known.memory = first.memory
                 elif not view:
-                    known.memory = Memory()
+                    known.memory = Memory(_innermost(tensor, known.spaces))
                     self.allocations.add(known.memory, self._bytes(tensor))
         self.scratch.note(name, inputs, outputs, (begun, len(self.allocations.events)), self._bytes)
         gave = [self.value(t) for t in outputs]
@@ -385,3 +391,10 @@ class Tracer(TorchDispatchMode):
         if type(arg) in (list, tuple):
             return type(arg)(self._to_abstract(a) for a in arg)
         return arg
+
+
+def _innermost(tensor: torch.Tensor, spaces: Sequence[Space]) -> Space | None:
+    if tensor.layout is not torch.strided:
+        return None
+    beside = [s for s, step, n in zip(spaces, tensor.stride(), tensor.shape, strict=False) if step == 1 and n > 1]
+    return beside[-1] if beside else None
