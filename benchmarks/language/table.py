@@ -46,7 +46,8 @@ def _table(rows: Sequence[Row]) -> str:
         values = [_shown(_mean(cells, method, *key), best[key], none=key[0] in failed) for key in columns]
         good = [row for row in mine if "error" not in row]
         layers = " / ".join(_layers(good, share) for share in shares)
-        seconds = f"{fmean(row['seconds'] for row in good):.0f}" if good else ""
+        taken = fmean(row["seconds"] for row in good) if good else 0.0
+        seconds = f"{taken:.0f}" if taken >= 1 else ""  # another process's time is not ours to see
         lines.append(f"| {' | '.join([method, *values, layers, seconds, str(len({r['seed'] for r in mine}))])} |")
     return told + "\n".join(lines)
 

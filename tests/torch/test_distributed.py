@@ -78,7 +78,7 @@ def a_group_of_its_own() -> Any:
 def tuned(data: Data) -> list[float]:
     """What a network's numbers are once it was compensated and fine-tuned on this data."""
     model = network().eval()
-    compensator = Compensator(model, data)
+    compensator = Compensator(model, data, method="answers", original=network().eval())
     plan = sc.plan(sc.trace(model, X[:1]), "l1", {"macs": "60%"})
     sc.apply(model, plan, in_place=True)
     compensator.fit(model, plan)
