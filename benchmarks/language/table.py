@@ -33,7 +33,7 @@ def _networks(rows: Sequence[Row]) -> str:
 def _table(rows: Sequence[Row]) -> str:
     cells = [row for row in rows if "method" in row]
     shares = sorted({row["budget"] for row in cells}, reverse=True)
-    columns = [(share, column) for column in ("ratio", "distilled") for share in shares if _have(cells, column)]
+    columns = [(share, column) for column in ("ratio", "distilled") for share in shares if _have(cells, share, column)]
     words = {"ratio": "", "distilled": ", distilled"}
     seen = sorted({row["windows"] for row in cells if "windows" in row})
     told = f"Calibrated on {' or '.join(map(str, seen))} windows.\n\n" if seen else ""
@@ -89,8 +89,8 @@ def _is_ahead(cells: Sequence[Row], method: str, share: float, column: str) -> b
     return theirs is not None and ours is not None and theirs < ours
 
 
-def _have(cells: Sequence[Row], column: str) -> bool:
-    return any(column in row for row in cells)
+def _have(cells: Sequence[Row], share: float, column: str) -> bool:
+    return any(row["budget"] == share and column in row for row in cells)
 
 
 def _methods(cells: Sequence[Row]) -> list[str]:
