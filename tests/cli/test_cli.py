@@ -47,6 +47,21 @@ def test_inspect_shows_the_search_space_of_a_timm_model() -> None:
     assert "the model's output" in result.output
 
 
+def test_a_bound_on_the_cache_is_planned_for_at_any_batch_and_length() -> None:
+    pytest.importorskip("transformers")
+    shape = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+    }  # fmt: skip
+    asked = ("plan", "hf:llama", "--input", "ids:1x9", "-c", "kv_cache_bytes@8x4096=50%")
+    result = run(*asked, "--options", json.dumps({**shape, "use_cache": True}))
+    assert result.exit_code == 0
+    assert "num_key_value_heads" in result.output
+    refused = run(*asked, "--options", json.dumps(shape))
+    assert refused.exit_code == 2
+    assert "gives no cache back" in refused.output
+
+
 def test_inspect_gives_the_same_as_data() -> None:
     pytest.importorskip("timm")
     result = run("inspect", "timm:test_resnet", "--input", "1x3x64x64", "--json")

@@ -139,8 +139,8 @@ def _from_transformers(name: str, options: Options) -> Builder:
 
     def builder() -> nn.Module:
         config = transformers.AutoConfig.for_model(model_type, **settings)
-        if hasattr(config, "use_cache"):
-            config.use_cache = False  # a cache in the output would freeze every head
+        if hasattr(config, "use_cache") and "use_cache" not in settings:
+            config.use_cache = False  # what is exported and timed gives answers only, unless asked for more
         return auto.from_config(config)
 
     return builder
