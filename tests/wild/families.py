@@ -16,6 +16,7 @@ FAMILIES = (
     "gradients",
     "graphs",
     "inplace",
+    "lately",
     "later",
     "ordered",
     "outputs",
