@@ -47,6 +47,8 @@ def parts(between: Callable[[Tensor], Tensor], given: int = 16) -> tuple[list[in
         (lambda h: torch.cat([h[:, :2], h[:, 2:5].tanh(), h[..., 5:, :, :]], 1), [11]),
         (lambda h: torch.cat([h.narrow(1, 0, 6).tanh(), h[:, 6:]], 1), [10]),
         (lambda h: h.view(h.shape[0], 4, -1, 6, 6).softmax(1).flatten(1, 2), [4]),
+        (lambda h: h.view(len(h), h.shape[1] // 2, 2, 6, 6).softmax(2).flatten(1, 2), [8]),
+        (lambda h: h.view(len(h), 2, h.shape[1] // 2, 6, 6).softmax(1).flatten(1, 2), [8]),
     ],
 )
 def test_what_a_number_in_the_code_counts_stays_and_the_rest_is_free(

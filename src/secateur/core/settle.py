@@ -18,7 +18,7 @@ from secateur.core.equations import OPERATORS, Attribute, Difference, Equation, 
 from secateur.core.layout import Along, Axis, Product, Sum, Whole
 from secateur.core.learning import as_space, attributes_in, learn, namesakes
 from secateur.core.sized import COMPARISONS, Origin, spaces_in
-from secateur.core.space import Form, Space, align, freeze, leaves, mark_inexact, merge, unify
+from secateur.core.space import Form, Space, align, factors, freeze, leaves, mark_inexact, merge, unify
 
 AxisOf = Callable[[Space], Axis]
 RawEquation = tuple[Origin, Space, str]  # expression, the dimension it is the size of, where the code said so
@@ -269,7 +269,8 @@ def _relate(
         whole, divisor = as_space(origin[1], meaning, old), as_space(origin[2], meaning, old)
         # a division that came out even is meant to: the whole is the product, or a remainder would be lost when narrowed
         if whole is not None and divisor is not None and whole.size == divisor.size * space.root().size:
-            unify(whole, merge([divisor, space]), where)
+            outer_first = factors(whole)[0] is space.root() and factors(whole)[-1] is not space.root()
+            unify(whole, merge([space, divisor] if outer_first else [divisor, space]), where)
             return
     said = as_space(origin, meaning, old)
     if said is None or said.root().size != space.root().size:
