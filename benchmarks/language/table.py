@@ -38,12 +38,14 @@ def _table(rows: Sequence[Row]) -> str:
     seen = sorted({row["windows"] for row in cells if "windows" in row})
     told = f"Calibrated on {' or '.join(map(str, seen))} windows.\n\n" if seen else ""
     head = ["method", *(f"{share:.0%}{words[column]}" for share, column in columns), "layers", "s", "seeds"]
-    best = {key: _best(cells, *key) for key in columns}
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in _methods(cells):
         mine = [row for row in cells if row["method"] == method]
         failed = {row["budget"] for row in mine if "error" in row}
-        values = [_shown(_mean(cells, method, *key), best[key], none=key[0] in failed) for key in columns]
+        values = [
+            _shown(_mean(cells, method, *key), best=_is_best(cells, method, *key), none=key[0] in failed)
+            for key in columns
+        ]
         good = [row for row in mine if "error" not in row]
         layers = " / ".join(_layers(good, share) for share in shares)
         taken = fmean(row["seconds"] for row in good) if good else 0.0
@@ -70,23 +72,20 @@ def _goals(rows: Sequence[Row]) -> str:
         for column in ("ratio", "distilled")
         for share in sorted({row["budget"] for row in cells}, reverse=True)
         for method in others
-        if _is_ahead(cells, method, share, column)
+        if _is_ahead(cells, (method, _OURS), share, column)
     ]
     ahead = f"Ahead of it: {', '.join(behind)}." if behind else f"No other method is ahead of `{_OURS}` in any cell."
     return f"Goals for `{_OURS}`: {' '.join(told)} {ahead}"
 
 
-def _is_ahead(cells: Sequence[Row], method: str, share: float, column: str) -> bool:
-    """Over the seeds that both have."""
-    both = set.intersection(
-        *(
-            {r["seed"] for r in cells if (r["method"], r["budget"]) == (m, share) and column in r}
-            for m in (method, _OURS)
-        )
+def _is_ahead(cells: Sequence[Row], both: tuple[str, str], share: float, column: str) -> bool:
+    """Whether the first has the lower mean over the seeds that both have."""
+    seeds = set.intersection(
+        *({r["seed"] for r in cells if (r["method"], r["budget"]) == (m, share) and column in r} for m in both)
     )
-    same = [row for row in cells if row["seed"] in both]
-    theirs, ours = _mean(same, method, share, column), _mean(same, _OURS, share, column)
-    return theirs is not None and ours is not None and theirs < ours
+    same = [row for row in cells if row["seed"] in seeds]
+    first, second = (_mean(same, method, share, column) for method in both)
+    return first is not None and second is not None and first < second
 
 
 def _have(cells: Sequence[Row], share: float, column: str) -> bool:
@@ -102,18 +101,18 @@ def _mean(cells: Sequence[Row], method: str, share: float, column: str) -> float
     return fmean(found) if found else None
 
 
-def _best(cells: Sequence[Row], share: float, column: str) -> float | None:
-    """The lowest of a column; of one alone there is nothing to say."""
-    values = [value for method in _methods(cells) if (value := _mean(cells, method, share, column)) is not None]
-    return min(values) if len(values) > 1 else None
+def _is_best(cells: Sequence[Row], method: str, share: float, column: str) -> bool:
+    """Whether nobody is ahead, seed for seed; of one alone there is nothing to say."""
+    others = [m for m in _methods(cells) if m != method and _mean(cells, m, share, column) is not None]
+    return bool(others) and not any(_is_ahead(cells, (other, method), share, column) for other in others)
 
 
-def _shown(value: float | None, best: float | None, *, none: bool) -> str:
+def _shown(value: float | None, *, best: bool, none: bool) -> str:
     """A cell; nothing where it was not run, "none" where the method gave nothing."""
     if value is None:
         return "none" if none else ""
     text = f"{value:.3f}" if value < 10 else f"{value:.0f}"
-    return f"**{text}**" if value == best else text
+    return f"**{text}**" if best else text
 
 
 def _layers(rows: Sequence[Row], share: float) -> str:
@@ -131,5 +130,6 @@ and head. A cell is the held-out perplexity over that of the whole network, stra
 answers on that text, no label and no optimizer; "layers alone" is `"least_squares"`, without gradients. "depth too" and "depth
 only" are `{"depth": True}` and `"only"`; "no labels" is `progressive` with batches that have none. "distilled" is after
 one short distillation from the whole network (40 steps of 16 windows), the same for all. "s" is processor time on one thread,
-the mean over the shares; means are over the seeds that were run. Torch-Pruning takes no grouped queries: it is given the same
-function with a key and a value head for each query head, and the same bound. Methods that have no row were not run."""
+the mean over the shares; means are over the seeds that were run; bold is who is ahead of everybody else on the
+seeds that both have. Torch-Pruning takes no grouped queries: it is given the same function with a key and a value head for each
+query head, and the same bound. Methods that have no row were not run."""
