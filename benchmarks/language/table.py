@@ -50,7 +50,7 @@ def _table(rows: Sequence[Row]) -> str:
         layers = " / ".join(_layers(good, share) for share in shares)
         taken = fmean(row["seconds"] for row in good) if good else 0.0
         seconds = f"{taken:.0f}" if taken >= 1 else ""  # another process's time is not ours to see
-        lines.append(f"| {' | '.join([method, *values, layers, seconds, str(len({r['seed'] for r in mine}))])} |")
+        lines.append(f"| {' | '.join([method, *values, layers, seconds, _seeds(mine, shares)])} |")
     return told + "\n".join(lines)
 
 
@@ -113,6 +113,11 @@ def _shown(value: float | None, *, best: bool, none: bool) -> str:
         return "none" if none else ""
     text = f"{value:.3f}" if value < 10 else f"{value:.0f}"
     return f"**{text}**" if best else text
+
+
+def _seeds(rows: Sequence[Row], shares: Sequence[float]) -> str:
+    """How many there are for each share."""
+    return " / ".join(str(len({row["seed"] for row in rows if row["budget"] == share})) for share in shares)
 
 
 def _layers(rows: Sequence[Row], share: float) -> str:
