@@ -6,6 +6,7 @@ import copy
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +78,18 @@ def test_the_loop_of_their_page_saves_the_narrowed_weights_too(tmp_path: Path) -
     assert not hasattr(small, "slim_state_dict")
     with pytest.raises(InputError, match="a copy of the model"):
         copy.deepcopy(model).slim_state_dict()  # type: ignore[operator]
+
+
+def test_modules_are_excluded_as_there_and_arguments_may_be_a_list() -> None:
+    model = trained()
+    runner = get_pruning_runner(model, [INPUT], "iterative")
+    assert isinstance(runner, IterativeRunner)
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    runner.ana(accuracy, args=(VALID,), ratios=(0.5,), excludes=[first])
+    small: Any = runner.prune(0.3, mode="slim", excludes=[first])
+    assert small[0].out_channels == first.out_channels
+    with pytest.raises(InputError, match="no module of this model"):
+        runner.ana(accuracy, args=(VALID,), excludes=[nn.Linear(2, 2)])
 
 
 def test_gpus_that_mean_nothing_here_are_said() -> None:

@@ -210,3 +210,20 @@ def test_options_print_themselves() -> None:
 def test_a_graph_is_gone_through_width_by_width() -> None:
     graph = sc.trace(net(), X)
     assert list(graph) == list(graph.widths)
+
+
+def test_labels_of_32_bits_are_labels() -> None:
+    short = [(x, y.int()) for x, y in GOOD]
+    assert prune(data_loader=short).plan.kept == prune(data_loader=GOOD).plan.kept
+
+
+def test_one_number_for_two_classes_is_told_what_loss_to_give() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 1), nn.Sigmoid())
+    loader = [(x, y % 2) for x, y in GOOD]
+    with pytest.raises(InputError, match=r"one number.*binary_cross_entropy"):
+        sc.prune(model, "gradnas", {"params": "60%"}, X, {"data_loader": loader})
+
+
+def test_an_export_configuration_names_the_mode_that_meets_it() -> None:
+    with pytest.raises(ConfigError, match='mode="minitron" alone'):
+        prune("magnitude", {"export_config": {"hidden_size": 4}})

@@ -66,3 +66,10 @@ def test_data_parallel_is_narrowed_as_it_is() -> None:
     model = nn.DataParallel(network())
     graph = sc.trace(model, X)
     assert sc.apply(model, random_plan(graph, 1))(X).shape == model(X).shape
+
+
+def test_masks_are_prepared_on_the_network_inside(wrapped: Any) -> None:
+    sparsifier = sc.pruners.Sparsifier(sc.pruners.SaliencyRule())
+    with pytest.raises(InputError, match=r"model\.module"):
+        sparsifier.prepare(wrapped, dummy_input=X)
+    sparsifier.prepare(wrapped.module, dummy_input=X)

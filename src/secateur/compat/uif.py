@@ -72,7 +72,8 @@ def get_pruning_runner(
     """A runner, as ``pytorch_nndct.get_pruning_runner`` gives one. Raises InputError for another method."""
     if method not in ("iterative", "one_step"):
         raise InputError(f"method is 'iterative' or 'one_step', not {method!r}; supernets are not here yet")
-    return IterativeRunner(model, inputs) if method == "iterative" else OneStepRunner(model, inputs)
+    given = tuple(inputs) if isinstance(inputs, list) else inputs  # theirs may be a list of arguments
+    return IterativeRunner(model, given) if method == "iterative" else OneStepRunner(model, given)
 
 
 class IterativeRunner:
@@ -88,7 +89,7 @@ class IterativeRunner:
         *,
         ratios: Sequence[float] = RATIOS,
         gpus: Sequence[int | str] | None = None,
-        excludes: Collection[str] = (),
+        excludes: Collection[str | nn.Module] = (),
         path: str | Path | None = None,
     ) -> Sensitivity:
         """Measure ``eval_fn(model, *args)`` with each width alone narrowed; ``path`` stands for their ``.vai`` folder.
@@ -96,7 +97,7 @@ class IterativeRunner:
         It is measured where the model is: ``gpus`` that are other devices, or several, get a warning.
         """
         _check_gpus(gpus, self.pruner.model)
-        self.pruner.limits = Limits(exclude=excludes)
+        self.pruner.limits = Limits(exclude=self._names(excludes))
         return self.pruner.analyze(_bound(eval_fn, args, "args"), ratios=ratios, checkpoint=path)
 
     def prune(
@@ -104,14 +105,14 @@ class IterativeRunner:
         removal_ratio: float | None = None,
         threshold: float | None = None,
         *,
-        excludes: Collection[str] = (),
+        excludes: Collection[str | nn.Module] = (),
         mode: Literal["sparse", "slim"] = "sparse",
         channel_divisible: int = 1,
     ) -> nn.Module:
         """The model, masked in place ("sparse") or narrowed and new ("slim")."""
         if mode not in ("sparse", "slim"):
             raise InputError(f"mode is 'sparse' (masks) or 'slim' (narrowed), not {mode!r}")
-        self.pruner.limits = Limits(exclude=excludes, multiple_of=channel_divisible)
+        self.pruner.limits = Limits(exclude=self._names(excludes), multiple_of=channel_divisible)
         constraints = None if removal_ratio is None else constraints_of(removal_ratio)
         if constraints is None and threshold is None:
             raise InputError("prune takes a removal_ratio or a threshold")
@@ -122,6 +123,14 @@ class IterativeRunner:
         model, _ = self.pruner.mask(constraints, threshold=threshold)
         model.slim_state_dict = _SlimStateDict(self)  # type: ignore[assignment]
         return model
+
+    def _names(self, excludes: Collection[str | nn.Module]) -> list[str]:
+        """What stays whole, by name: theirs may be modules."""
+        names = {id(module): name for name, module in self.pruner.model.named_modules()}
+        foreign = [one for one in excludes if isinstance(one, nn.Module) and id(one) not in names]
+        if foreign:
+            raise InputError(f"excludes: a {type(foreign[0]).__name__} is no module of this model")
+        return [names[id(one)] if isinstance(one, nn.Module) else one for one in excludes]
 
     def slim_state_dict(self) -> dict[str, torch.Tensor]:
         """The state dict of the narrowed model, while training goes on under masks."""

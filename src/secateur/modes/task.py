@@ -19,6 +19,7 @@ from secateur.core.depth import Depth
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.registry import Registry
+from secateur.errors import ConfigError
 from secateur.modes.frontend import CompensationMethod, Frontend
 from secateur.progress import Tell
 from secateur.search.allocations import ALLOCATIONS
@@ -113,7 +114,14 @@ class Mode(Limits):
         return self.depth
 
     def with_constraints(self, constraints: Mapping[str, Any] | None) -> tuple[Mode, Mapping[str, Any] | None]:
-        """The mode that heeds these constraints, and those of them that are bounds on costs."""
+        """The mode that heeds these constraints, and those of them that are bounds on costs.
+
+        Raises ConfigError for an export configuration, which not every mode can meet.
+        """
+        if "export_config" in (constraints or {}):
+            raise ConfigError(
+                'export_config is met by mode="minitron" alone; here give bounds such as {"params": "60%"}'
+            )
         return self, constraints
 
     def allocated(self, task: Task, judge: Judge, allocation: str, sizes: Mapping[str, int] | None = None) -> Plan:

@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from secateur.core.budget import Budget
+from secateur.core.cost import Peak, Polynomial
 from secateur.core.graph import Graph
-from secateur.core.layout import Indices
+from secateur.core.layout import Indices, widths_of
 from secateur.core.plan import Plan
 from secateur.core.profile import maximum
 from secateur.errors import InputError, nearest
@@ -44,7 +45,7 @@ def plan_for(
         raise InputError(
             'what to keep? Give constraints such as {"macs": "60%"}, or sizes such as {"conv1.out_channels": 32}'
         )
-    ranked = scored(search_space, judge)
+    ranked = scored(search_space if budget is None else _that_saves(search_space, budget), judge)
 
     def kept_of(search_space: Graph) -> Mapping[str, Indices]:
         if budget is None:
@@ -71,6 +72,19 @@ def _pinned(search_space: Graph, sizes: Mapping[str, int]) -> Graph:
     return search_space.with_widths(
         replace(w, choices=(int(sizes[w.name]),)) if w.name in sizes else w for w in search_space.widths
     )
+
+
+def _that_saves(search_space: Graph, budget: Budget) -> Graph:
+    """The search space without widths that no bounded cost has a term of: a cache is not smaller for fewer experts."""
+    costs = [search_space.costs.get(bound.metric) for bound in budget.entries]
+    known = [cost for cost in costs if isinstance(cost, Polynomial | Peak)]
+    if not known or len(known) < len(costs):  # of a cost made elsewhere nobody knows what it depends on
+        return search_space
+    counted = {
+        name for cost in known for axes in {term.axes for term in cost.terms} for a in axes for name in widths_of(a)
+    }
+    reason = f"nothing of {', '.join(bound.metric for bound in budget.entries)} is saved by it"
+    return search_space.with_widths(w if w.name in counted else w.whole(reason) for w in search_space.widths)
 
 
 def _check_size(search_space: Graph, name: str, count: object) -> None:

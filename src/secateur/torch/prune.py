@@ -81,8 +81,8 @@ def prune(
         )
     if idle := given.idle(asked):
         warnings.warn(
-            f"config: {', '.join(idle)} had no effect: nothing in this call asked for {'it' if len(idle) == 1 else 'them'}, as "
-            "what belongs to data goes without effect where there are none, and what belongs to compensation without it",
+            f"config: {', '.join(idle)} had no effect: nothing in this call asked for {'it' if len(idle) == 1 else 'them'}. "
+            "Options of data need a data_loader, those of compensation a compensate=",
             stacklevel=2,
         )
     return done

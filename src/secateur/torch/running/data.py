@@ -194,9 +194,16 @@ def _of_torch(loss: Loss, output: Batch, batch: object) -> torch.Tensor:
 
 def _told_of_labels(loss: Loss, logits: Batch, labels: torch.Tensor) -> torch.Tensor:
     """The loss. Raises InputError for a label that is no class of the model's."""
+    if labels.dtype in (torch.int8, torch.int16, torch.int32):  # PyTorch's own losses take 64 bits alone
+        labels = labels.long()
     try:
         return loss(logits, labels)
     except IndexError as fault:
+        if logits.shape[1] == 1:
+            raise InputError(
+                "the model answers with one number, which cross entropy cannot be asked of: give a loss_func, such as "
+                "lambda output, batch: binary_cross_entropy(output[:, 0], batch[1].float())"
+            ) from fault
         raise InputError(
             f"the labels run from {int(labels.min())} to {int(labels.max())}, and the model's output has "
             f"{logits.shape[1]} classes, 0 to {logits.shape[1] - 1}: number the labels so, or give a loss_func"

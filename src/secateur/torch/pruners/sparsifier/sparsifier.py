@@ -36,6 +36,7 @@ from secateur.torch.pruners.sparsifier.constants import add, constants
 from secateur.torch.pruners.sparsifier.entries import Config, Entry, names_output, read_entries
 from secateur.torch.pruners.sparsifier.mask_rules import RowScores, check_keys, mask_lowest
 from secateur.torch.pruners.sparsifier.units import Leftover, leftovers, plan_of_masks
+from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.restoring import all_or_nothing
 from secateur.torch.trace import trace
 
@@ -92,6 +93,11 @@ class Sparsifier:
 
         Raises ConfigError naming an entry that cannot be used; the model is then unchanged.
         """
+        if unwrapped(model) is not model:
+            raise InputError(
+                "a DistributedDataParallel would not synchronise what masks make of its parameters: prepare(model.module, …), "
+                "and wrap that again to train"
+            )
         if self._model is not None:
             raise InputError("this sparsifier has a model already: prune() it first, or make another sparsifier")
         if masks_of(model):
