@@ -21,6 +21,7 @@ NUM_CHUNKS, CHUNK = 10, 40
 WRONG_ONCE = {  # seed -> whether it is of plain code, and what was wrong
     700967: (True, "a width of tokens and channels at once, with another one inside"),
     780324: (False, "floor(log2(11)), tried at 8 and at 10"),
+    1000490: (False, "a number in the code behind an einsum that goes another way with one head"),
 }
 
 

@@ -100,3 +100,29 @@ def test_a_part_that_is_added_to_another_of_a_literal_size_keeps_both() -> None:
     found, reasons = parts(lambda h: h[:, :8] * h[:, 8:].sigmoid(), given=8)
     assert found == []
     assert all("a size written into the code" in reason for reason in reasons)
+
+
+class OtherWays(nn.Module):
+    """Two heads: with one, PyTorch's einsum multiplies where it called a matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk = nn.Conv2d(16, 8, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        q, k = self.qk(h).flatten(2).unflatten(1, (2, 2, -1)).unbind(1)
+        return h * torch.einsum("bhdn,bhdm->bhnm", q, k).softmax(-1).mean()
+
+
+def test_a_number_in_the_code_is_found_behind_what_goes_another_way_when_narrowed() -> None:
+    class Sliced(nn.Module):
+        def forward(self, h: Tensor) -> Tensor:
+            h = h.clone()
+            h[:, :2].mul_(0.5)
+            return h
+
+    model = Net(nn.Sequential(OtherWays(), nn.Conv2d(16, 6, 1), Sliced()), given=6).eval()
+    graph = sc.trace(model, X)
+    assert not any(width.size == 2 and "between.1" in width.name for width in graph.free)
+    for seed in range(5):
+        sc.verify(model, random_plan(graph, seed), graph)

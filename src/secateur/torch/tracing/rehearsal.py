@@ -72,7 +72,9 @@ class Rehearsal(Tracer):
         self.due = iter(run.tracer.calls)
         self.differs: str | None = None  # where the code called something else, or with another number
         self.place = 0
+        self.compares = True  # operators; otherwise only what the code calls is held against what is due
         self.following = True
+        self.left_in: str | None = None  # the module whose code took another way, while it is not followed
         self.written: list[Space] = []  # a size that is written into the code, where that was found out
         self._random = random.Random(0)
 
@@ -85,15 +87,15 @@ class Rehearsal(Tracer):
     def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
         name = (func._schema.name if hasattr(func, "_schema") else func.__name__).removeprefix("aten::")
         outputs = [t for t in flat(out) if isinstance(t, torch.Tensor)]
-        if name.startswith("prim::") or not outputs or not self.following:
+        if name.startswith("prim::") or not outputs or not self.compares:
             return
-        record = self._due(name)
+        record = self._due(name) if self.following else self._met_again(name, outputs)
         if record is None:
             # other numbers took another way: another expert, say, whose sizes are its own
-            self.following = name in LAYOUT
+            if self.following and name not in LAYOUT:
+                self.following, self.left_in = False, self.module
             return
-        for tensor, layout in zip(outputs, record.outputs, strict=False):
-            self.compare(name, tensor, layout)
+        self._compare_all(name, outputs, record)
         if record.ahead is not None and name == "slice":
             self._compare_start(record.ahead, *args, **kwargs)
         self.place += 1
@@ -120,6 +122,20 @@ class Rehearsal(Tracer):
             place += 1
         return None
 
+    def _met_again(self, name: str, outputs: list[torch.Tensor]) -> Record | None:
+        """The record from which on another module than the one that went its own way does what is due, sizes and all."""
+        if name in LAYOUT or self.module == self.left_in:
+            return None
+        for place in range(self.place, len(self.expected)):
+            record = self.expected[place]
+            if record.module == self.module and record.name == name:
+                with contextlib.suppress(Mismatch):
+                    self._compare_all(name, outputs, record)
+                    self.place, self.following = place, True
+                    return record
+                return None
+        return None
+
     def passes(self, value: object, caller: str, called: str) -> None:
         """Nothing is learnt of who holds what."""
 
@@ -132,6 +148,10 @@ class Rehearsal(Tracer):
         """The run is over: nothing more may be due."""
         if self.differs is None and (missing := next(self.due, None)):
             self.differs = f"{missing[0]} is not called"
+
+    def _compare_all(self, name: str, outputs: list[torch.Tensor], record: Record) -> None:
+        for tensor, layout in zip(outputs, record.outputs, strict=False):
+            self.compare(name, tensor, layout)
 
     def compare(self, name: str, tensor: torch.Tensor, layout: list[Space]) -> None:
         """Raise Mismatch unless a tensor has the sizes that its spaces foretell."""

@@ -74,7 +74,7 @@ def _check_least(seen: Observation, runs: list[Run], graph: Graph, leaf_of: Mapp
         return None
     for run in runs:
         rehearsal = Rehearsal(run, {})
-        rehearsal.following = False  # sizes of one take PyTorch other ways
+        rehearsal.compares = False  # sizes of one take PyTorch other ways
         with contextlib.suppress(Exception):
             run_narrowed(run, plan, rehearsal, seen.outside)
         if rehearsal.differs and (found := _freeze_told(seen, run, graph, plan, leaf_of)):
