@@ -129,3 +129,23 @@ def test_what_complex_parts_lie_beside_is_held_to_even_numbers() -> None:
     assert plain.choices == (2, 4, 6, 8)
     assert next(width for width in graph.free if width.size == 4).kind == "heads"
     sc.apply(model, graph.plan({plain.name: (0, 3, 4, 5, 6, 7)}))
+
+
+@pytest.mark.parametrize(("hidden", "projected"), [(3, 1), (8, 5)])
+def test_an_lstm_keeps_more_units_than_it_projects_to(hidden: int, projected: int) -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(6, hidden, proj_size=projected, batch_first=True)
+            self.head = nn.Linear(projected, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(x)[0])
+
+    model = Projected().eval()
+    graph = sc.trace(model, torch.randn(2, 4, 6))
+    assert graph["lstm.hidden_size"].choices[-1] == hidden > len(graph["lstm.hidden_size"].choices)
+    for seed in range(6):
+        small = sc.apply(model, random_plan(graph, seed))
+        assert small.lstm.hidden_size > small.lstm.proj_size
+        nn.LSTM(6, small.lstm.hidden_size, proj_size=small.lstm.proj_size)

@@ -111,6 +111,10 @@ class Sizes(Listening):
         if self.reading:
             span = (begun, len(tracer.allocations.events))
             tracer.scratch.recurrent(func.__name__, args, span, tracer.spaces, tracer.module)
+            if func is torch.lstm and out[1].shape[-1] != out[2].shape[-1]:
+                # PyTorch knows by their sizes that what it gives is projected, and builds only projections to fewer
+                projected, cell = (tracer.spaces(state)[-1] for state in out[1:])
+                tracer.branched(cell, ">", projected, outcome=True)
         return out
 
     def _whole(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
