@@ -149,3 +149,11 @@ def test_an_lstm_keeps_more_units_than_it_projects_to(hidden: int, projected: in
         small = sc.apply(model, random_plan(graph, seed))
         assert small.lstm.hidden_size > small.lstm.proj_size
         nn.LSTM(6, small.lstm.hidden_size, proj_size=small.lstm.proj_size)
+
+
+def test_groups_of_a_vector_keep_two_numbers_each() -> None:
+    model = Net(nn.GroupNorm(4, 32)).eval()
+    graph = sc.trace(model, X[:1])
+    assert min(graph["a.out_features[1]"].choices) == 2
+    small = sc.apply(model, graph.plan({"a.out_features[1]": [1, 6]}), verify=False)
+    assert small(X[:1]).isfinite().all()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.testing import random_plan
 
 X = torch.rand(4, 6)
 
@@ -82,3 +83,47 @@ def test_a_slice_that_takes_all_of_what_is_left_is_seen() -> None:
     small = sc.apply(model, graph.plan({"a.out_features[1]": [1]}))
     assert small.b.in_features == 3
     assert small(X).shape == (len(X), 3)
+
+
+class OnNumbersOnly(Net):
+    """A packed sequence: PyTorch packs none that has no data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            x[:, None], torch.ones(len(x), dtype=torch.long), batch_first=True
+        )
+        return super().forward(packed.data)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda h: h / math.log(h.shape[1]),
+        lambda h: h * sum(0.1 for _ in range(h.shape[1])),
+        lambda h: h * len(h[0]),
+        lambda h: h / (h.nbytes / h[:, :1].nbytes),
+    ],
+)
+def test_a_size_that_is_used_unseen_is_told_where_only_numbers_run(between: Any) -> None:
+    model = OnNumbersOnly(between)
+    assert "code uses its size" in str(sc.trace(model, X)["a.out_features"].frozen)
+
+
+def routed(h: Tensor) -> Tensor:
+    chosen = h[:, :3].argmax(1)
+    out = torch.zeros_like(h)
+    for expert in range(3):
+        if (chosen == expert).any():
+            out[chosen == expert] = h[chosen == expert] * (expert + 1) * h.mean().item()
+    return out
+
+
+@pytest.mark.parametrize(
+    "between", [by_mask, lambda h: h * h.mean().item(), routed, lambda h: h / math.sqrt(h.numel())]
+)
+def test_what_comes_of_numbers_keeps_no_width_whole_where_only_they_run(between: Any) -> None:
+    model = OnNumbersOnly(between)
+    graph = sc.trace(model, X)
+    free = [w for w in graph.free if w.name.startswith("a.out")]
+    assert free
+    sc.verify(model, random_plan(graph, 0), graph)

@@ -105,6 +105,10 @@ def group_norm(
     if pieces is None:
         raise ValueError("the channels cannot be seen as groups")
     trace.statistic(pieces[1])
+    if area == 1 and channels > groups:
+        trace.at_least(
+            pieces[1], 2
+        )  # one number has no spread: PyTorch refuses a batch of one, and gives zero otherwise
     for space in spaces[2:]:
         trace.statistic(space)
     zero = [False] * x.dim()

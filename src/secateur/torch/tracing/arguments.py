@@ -11,7 +11,9 @@ Invariant: an origin that arrives where no reader is known makes what it stands 
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from typing import Any
 
 import torch
@@ -51,6 +53,7 @@ _DROPOUTS = frozenset(
 )
 _SIMPLE = frozenset({torch.Tensor, torch.nn.Parameter, int, bool, float, str, type(None), torch.dtype, torch.device})
 _SHAPE = torch.Tensor.shape
+_COUNTS = frozenset({"numel", "nelement"})
 _DATA = torch.Tensor.data
 
 
@@ -62,7 +65,7 @@ class Sizes(Listening):
         self.tracer, self.reading = tracer, reading
 
     def called(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
-        if self.tracer.abstract and (call := call_of(func, args, kwargs)) is not None:
+        if (call := call_of(func, args, kwargs, of_tensors=self.tracer.abstract)) is not None:
             self.tracer.hears(call)
         if self.tracer.keeps_all and func.__name__ in _DROPOUTS:
             return args[0]
@@ -100,6 +103,8 @@ class Sizes(Listening):
             return out
         if name == "size" and isinstance(args[0], torch.Tensor):
             return self._sized_size(args, kwargs, out)
+        if name in _COUNTS and isinstance(args[0], torch.Tensor):
+            return reduce(operator.mul, self._sized_shape(args[0], args[0].shape), 1)
         if _has_sized(args) or (kwargs and _has_sized(kwargs.values())):
             self._read(name, out, args, kwargs)
         return out

@@ -12,7 +12,8 @@ Invariant: sizes, which differ by nature, are no part of a call.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from secateur.torch.tracing.arithmetic import ARITHMETIC
 
 Number = float | None  # None: an integer that is known to be a size
 Call = tuple[str, tuple[Number, ...]]
+
+OPEN: Call = ("…", ())  # from here on the code may call anything: what it reads of its numbers decides
 
 _NO_NUMBERS = frozenset({bool, str, type(None), torch.dtype, torch.device, torch.memory_format})
 _MOST = 64  # numbers of an array that are looked at
@@ -50,8 +53,9 @@ _NUMBERS = frozenset(
 )
 
 
-def call_of(func: Function, args: Args, kwargs: Kwargs) -> Call | None:
-    """A call as its name and its numbers; None for one that only asks about a tensor."""
+def call_of(func: Function, args: Args, kwargs: Kwargs, *, of_tensors: bool = True) -> Call | None:
+    """A call as its name and its numbers, those of small tensors with ``of_tensors``; None for one that only asks about a
+    tensor."""
     name = func.__name__
     if name in _QUIET:
         return None
@@ -62,12 +66,30 @@ def call_of(func: Function, args: Args, kwargs: Kwargs) -> Call | None:
     )  # what it drops while training is no number of the function's
     for argument in (*args, *given):
         if type(argument) not in _NO_NUMBERS and not (isinstance(argument, torch.Tensor) and argument.is_meta):
-            found += numbers_in(argument, whole=whole)
+            found += numbers_in(argument, whole=whole, of_tensors=of_tensors)
     return name, tuple(found)
+
+
+def steady(calls: Sequence[Call], others: Sequence[Call]) -> list[Call]:
+    """Calls without the numbers that another run of the same code had otherwise; open-ended where its course was another."""
+    found: list[Call] = []
+    for one, other in zip_longest(calls, others):
+        if (
+            one is OPEN
+            or other is OPEN
+            or one is None
+            or other is None
+            or (one[0], len(one[1])) != (other[0], len(other[1]))
+        ):
+            return [*found, OPEN]
+        found.append((one[0], tuple(a if a == b else None for a, b in zip(one[1], other[1], strict=True))))
+    return found
 
 
 def is_alike(one: Call, other: Call) -> bool:
     """Whether two calls are of one function with the same numbers, as far as these are no sizes."""
+    if one is OPEN:
+        return True
     if one[0] != other[0] or len(one[1]) != len(other[1]):
         return False
     return all(a is None or b is None or a == b or a != a for a, b in zip(one[1], other[1], strict=True))
@@ -84,12 +106,12 @@ def place_of_code() -> str:
     return "its code"
 
 
-def numbers_in(tree: Any, *, whole: bool) -> Iterator[Number]:
-    """The floats in a call's arguments; with ``whole``, integers too."""
+def numbers_in(tree: Any, *, whole: bool, of_tensors: bool = True) -> Iterator[Number]:
+    """The floats in a call's arguments; with ``whole``, integers too; ``of_tensors``: those of small ones as well."""
     if isinstance(tree, (bool, str)):
         return
     if isinstance(tree, torch.Tensor):
-        if not tree.is_meta and tree.is_floating_point() and tree.dim() > 0 and tree.numel() <= _MOST:
+        if of_tensors and not tree.is_meta and tree.is_floating_point() and tree.dim() > 0 and tree.numel() <= _MOST:
             with _disable_current_modes():  # a constant that the code made outside PyTorch
                 yield from tree.detach().flatten().tolist()
         return
@@ -100,8 +122,8 @@ def numbers_in(tree: Any, *, whole: bool) -> Iterator[Number]:
         yield complex(tree).real
     elif isinstance(tree, (tuple, list)):
         for item in tree:
-            yield from numbers_in(item, whole=whole)
+            yield from numbers_in(item, whole=whole, of_tensors=of_tensors)
     elif isinstance(tree, dict):
-        yield from numbers_in(tuple(tree.values()), whole=whole)
+        yield from numbers_in(tuple(tree.values()), whole=whole, of_tensors=of_tensors)
     elif isinstance(tree, np.generic | np.ndarray) and np.asarray(tree).dtype.kind in "iufb":
         yield from np.asarray(tree, dtype=float).ravel()[:_MOST].tolist()

@@ -11,7 +11,7 @@ Invariant: what runs is a twin (`stage`); model, arguments and process stay as t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -31,12 +31,14 @@ from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.answers import Answers, Asking
 from secateur.torch.tracing.attributes import own_sizes, sized_attributes
 from secateur.torch.tracing.caches import Caches
+from secateur.torch.tracing.heard import Call, steady
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.refused import does_not_run, refuse_compiled
 from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.tracer import Tracer
 
 INPUT, OUTPUT = "the model's input", "the model's output"
+_OTHER_WEIGHTS = 2  # times a run on numbers is repeated, to tell what comes of them from what comes of sizes
 
 
 @dataclass(slots=True)
@@ -131,15 +133,40 @@ def _observe_values(example: Example, outside: Outside) -> Observation:
 def _ask(example: Example, outside: Outside, *, training: bool) -> Answers:
     """Run on numbers, and keep what the code reads of them."""
     asked = Asking()
-    tracer = Witness(abstract=False, training=training, answers=asked)
+    _witness(Witness(abstract=False, training=training, answers=asked), example, outside, real_like)
+    return asked.again()
+
+
+def _steady(run: Run, outside: Outside) -> list[Call]:
+    """The calls of a run on numbers, without the numbers that come of them: those are others on other weights."""
+    calls = run.tracer.calls
+    for seed in range(_OTHER_WEIGHTS):
+        generator = torch.Generator().manual_seed(seed)
+        witness = Witness(abstract=False, training=run.training)
+        with contextlib.suppress(Exception):
+            _witness(witness, run.example, outside, lambda tensor, drawn=generator: _shuffled(tensor, drawn))
+        calls = steady(calls, witness.calls)
+    return calls
+
+
+def _shuffled(tensor: torch.Tensor, drawn: torch.Generator) -> torch.Tensor:
+    made = real_like(tensor)
+    if made.is_floating_point() and made.numel() > 1:
+        order = torch.randperm(made.numel(), generator=drawn).to(made.device)
+        made.data = made.detach().flatten()[order].view(made.shape)
+    return made
+
+
+def _witness(
+    witness: Witness, example: Example, outside: Outside, like: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     staging = Staging(
-        stand_in=lambda name, tensor: tracer.owned(real_like(tensor)),
-        taken=lambda tensor: tracer.owned(tensor.detach().clone()),
-        training=training,
+        stand_in=lambda name, tensor: witness.owned(like(tensor)),
+        taken=lambda tensor: witness.owned(tensor.detach().clone()),
+        training=witness.training,
         reading=False,
     )
-    perform(example, tracer, staging, lambda output: None, outside)
-    return asked.again()
+    perform(example, witness, staging, lambda output: None, outside)
 
 
 class Witness(Tracer):
@@ -242,6 +269,8 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
 
     staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training)
     returned = perform(run.example, tracer, staging, look, seen.outside)
+    if not tracer.abstract:
+        tracer.calls = _steady(run, seen.outside)
     for space in (space for _, layout, own in returned if own for space in layout):
         freeze(space, OUTPUT)
     seen.interior.extend(place for place, _, own in returned if not own)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import random
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.running.walking import modules_of
-from secateur.torch.tracing.heard import Call, is_alike, place_of_code
+from secateur.torch.tracing.heard import OPEN, Call, is_alike, place_of_code
 from secateur.torch.tracing.observe import Run, real_like
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
@@ -69,7 +70,7 @@ class Rehearsal(Tracer):
         answers = run.tracer.answers
         super().__init__(abstract=run.tracer.abstract, answers=answers.again() if answers is not None else None)
         self.expected, self.sizes = run.tracer.records, sizes
-        self.due = iter(run.tracer.calls)
+        self.due = chain(run.tracer.calls, repeat(OPEN)) if OPEN in run.tracer.calls[-1:] else iter(run.tracer.calls)
         self.differs: str | None = None  # where the code called something else, or with another number
         self.place = 0
         self.compares = True  # operators; otherwise only what the code calls is held against what is due
@@ -146,7 +147,7 @@ class Rehearsal(Tracer):
 
     def ends(self) -> None:
         """The run is over: nothing more may be due."""
-        if self.differs is None and (missing := next(self.due, None)):
+        if self.differs is None and (missing := next(self.due, None)) and missing is not OPEN:
             self.differs = f"{missing[0]} is not called"
 
     def _compare_all(self, name: str, outputs: list[torch.Tensor], record: Record) -> None:
