@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from secateur.core.depth import Renaming
+from secateur.core.depth import Passes, Renaming, standing
 from secateur.core.graph import Graph
 from secateur.core.layout import Indices
 from secateur.core.plan import Edit, Plan
@@ -35,20 +35,21 @@ def name_before(name: str, plans: Sequence[Plan]) -> str:
     return name
 
 
-def as_one(plans: Sequence[Plan]) -> tuple[list[Edit], set[str]]:
-    """The edits and the dropped blocks of several plans, under the names that all had at first."""
+def as_one(plans: Sequence[Plan]) -> tuple[list[Edit], dict[str, Passes | None]]:
+    """The edits of several plans, and what stands instead of blocks that go, under the names that all had at first."""
     edits: list[Edit] = []
-    drops: set[str] = set()
+    drops: dict[str, Passes | None] = {}
     for number, plan in enumerate(plans):
         edits += [replace(e, module=name_before(e.module, plans[:number])) for e in plan.edits]
-        drops |= {name_before(name, plans[:number]) for name in plan.drops}
+        drops |= {name_before(name, plans[:number]): passes for name, passes in plan.instead.items()}
     return edits, drops
 
 
 def composed(graph: Graph, first: Mapping[str, Indices], second: Plan) -> dict[str, Indices]:
     """What is kept of the widths of ``graph`` when ``second`` is applied to what ``first`` left of it."""
     kept = dict(first)
-    names = Renaming.without({name for name, array in first.items() if not array.size})
+    gone = {name for name, array in first.items() if not array.size}
+    names = Renaming.without(gone, standing(graph.stacks))
     later = {names.back(name): array for name, array in second.arrays.items()}
     for name, chosen in later.items():
         width = graph[name]

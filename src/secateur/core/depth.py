@@ -5,8 +5,10 @@
     layers.0  layers.1  layers.2                  what stays is renumbered, and so are its own numbers (``layer_idx``)
 
 A block gives back, at each place that anybody reads, the very dimensions it was given there: without it, what came in goes on.
+One that is in no list leaves a module in its place, which does just that (``mid``); where the sum is its caller's business
+(``x + self.mid(x)``), it gives zeros.
 
-Invariant: at least one entry of a stack stays.
+Invariant: at least one entry of a stack stays; a block that is alone in its module may go.
 """
 
 from __future__ import annotations
@@ -24,16 +26,28 @@ from secateur.core.layout import Along
 LAYERS = "layers"  # the kind of width that a block is
 
 Depth = bool | Literal["only"]  # whether blocks may go, or nothing else may
-Passes = tuple[tuple[int, int], ...]  # which tensor of a block's output stands for which tensor of its arguments
+Pairs = tuple[tuple[int, int], ...]  # which tensor of a block's output stands for which tensor of its arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What goes on without a block: arguments, at places of its output, or with ``zeros`` zeros like them.
+
+    ``values`` is the length of the tuple that it gives; None where it gives a tensor.
+    """
+
+    pairs: Pairs
+    zeros: bool = False
+    values: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """A list of modules of which some are blocks.
+    """A list of modules of which some are blocks; or blocks that one module holds by name (``in_place``).
 
     ``entries`` are its keys in order; ``passes`` says of each block, by key, what it passes on. ``numbered`` are integers
     that say where an entry stands, with their values; ``counts`` integers that say how many entries there are. ``axis`` is that
-    of the features in what is passed on.
+    of the features in what is passed on. In the place of a block of an ``in_place`` stack a module stays; lists close up.
     """
 
     name: str
@@ -42,6 +56,7 @@ class Stack:
     numbered: Mapping[Attribute, int] = field(default_factory=dict)
     counts: tuple[Attribute, ...] = ()
     axis: int = -1
+    in_place: bool = False
 
     def module(self, key: str) -> str:
         """The dotted name of an entry."""
@@ -57,6 +72,11 @@ class Stack:
         """The dotted names of those that may go."""
         return tuple(self.module(key) for key in self.entries if key in self.passes)
 
+    @property
+    def least(self) -> int:
+        """How many entries have to stay."""
+        return 0 if self.in_place and len(self.entries) == 1 else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Renaming:
@@ -66,10 +86,10 @@ class Renaming:
     gone: Mapping[str, Sequence[int]]
 
     @classmethod
-    def without(cls, drops: Collection[str]) -> Renaming:
-        """The names without these blocks."""
+    def without(cls, drops: Collection[str], in_place: Collection[str] = ()) -> Renaming:
+        """The names without these blocks; where something stays ``in_place``, nothing is renumbered."""
         gone: dict[str, list[int]] = {}
-        for name in drops:
+        for name in (name for name in drops if name not in in_place):
             stack, _, key = name.rpartition(".")
             if key.isdigit():  # a key that is a word stays one
                 gone.setdefault(stack, []).append(int(key))
@@ -109,7 +129,7 @@ def _after(number: int, gone: Sequence[int]) -> int:
 
 def renumbered(stacks: Sequence[Stack], drops: Collection[str]) -> Iterator[tuple[Attribute, int, int]]:
     """The integers that follow from where blocks stand and how many there are: each with its value now and afterwards."""
-    for stack in stacks:
+    for stack in (stack for stack in stacks if not stack.in_place):
         gone = [place for place, name in enumerate(stack.modules) if name in drops]
         if not gone:
             continue
@@ -125,7 +145,12 @@ def renumbered(stacks: Sequence[Stack], drops: Collection[str]) -> Iterator[tupl
 
 def emptied(stacks: Sequence[Stack], drops: Collection[str]) -> str | None:
     """The first stack of which nothing would stay."""
-    return next((stack.name for stack in stacks if all(name in drops for name in stack.modules)), None)
+    return next((s.name for s in stacks if s.least and all(name in drops for name in s.modules)), None)
+
+
+def standing(stacks: Sequence[Stack]) -> dict[str, Passes]:
+    """The blocks that leave a module in their place, each with what that gives on."""
+    return {stack.module(key): passes for stack in stacks if stack.in_place for key, passes in stack.passes.items()}
 
 
 def priced(cost: Cost, blocks: Collection[str]) -> Cost:

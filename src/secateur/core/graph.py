@@ -21,7 +21,7 @@ import numpy as np
 
 from secateur.core.cached import is_of_cache, sized
 from secateur.core.cost import Amount, Cost
-from secateur.core.depth import LAYERS, Stack, emptied, inside, renumbered
+from secateur.core.depth import LAYERS, Stack, emptied, inside, renumbered, standing
 from secateur.core.equations import Attribute, Contradiction, Difference, Equation, evaluate, solve, widths_in
 from secateur.core.layout import Indices, Layout
 from secateur.core.plan import Edit, Plan, check_kept
@@ -189,7 +189,7 @@ class Graph:
         sizes = {w.name: int(arrays[w.name].shape[-1]) if w.name in arrays else w.size for w in self.widths}
         drops = frozenset(name for name, array in arrays.items() if not array.size)
         if (stack := emptied(self.stacks, drops)) is not None:
-            raise PlanError(f"nothing of {stack} would be left: at least one of its blocks must stay")
+            raise PlanError(f"nothing of {stack or 'the model'} would be left: at least one of its blocks must stay")
         return Plan(
             kept={name: _as_tuples(array) for name, array in arrays.items()},
             sizes=sizes,
@@ -197,6 +197,7 @@ class Graph:
             edits=self._edits(sizes, drops),
             fingerprint=self.fingerprint,
             provenance=dict(provenance or {}),
+            standing={name: passes for name, passes in standing(self.stacks).items() if name in drops},
             graph=self,
         )
 

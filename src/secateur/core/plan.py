@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from secateur.core.depth import Renaming, inside
+from secateur.core.depth import Passes, Renaming, inside
 from secateur.core.layout import Along, Axis, Indices, Layout, kept_indices, size_of, touches
 from secateur.errors import PlanError, nearest
 
@@ -62,7 +62,8 @@ class Plan:
     ``kept`` maps each narrowed width to its sorted kept indices (one tuple, or one tuple per index of the width just
     outside it; none for a block that goes; a width that stays whole can be asked for, too); ``sizes`` maps every width to
     the number kept;
-    ``fingerprint`` identifies the architecture.
+    ``fingerprint`` identifies the architecture. ``standing`` says of blocks that go, but leave a module in their place, what that
+    gives on.
     """
 
     kept: Mapping[str, KeptSet]
@@ -71,6 +72,7 @@ class Plan:
     edits: tuple[Edit, ...]
     fingerprint: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    standing: Mapping[str, Passes] = field(default_factory=dict)
     if TYPE_CHECKING:
         graph: Graph | None = field(default=None, compare=False, repr=False)
     else:  # no field: what copies or compares a plan as data (`dataclasses.asdict`) leaves it alone
@@ -96,7 +98,12 @@ class Plan:
     @cached_property
     def renamed(self) -> Renaming:
         """Called with the name of a module or tensor, what it is called afterwards; None where it goes with a block."""
-        return Renaming.without(self.drops)
+        return Renaming.without(self.drops, self.standing)
+
+    @cached_property
+    def instead(self) -> Mapping[str, Passes | None]:
+        """Of every block that goes, what the module in its place gives on; None where a list closes up."""
+        return {name: self.standing.get(name) for name in sorted(self.drops)}
 
     @cached_property
     def narrowed(self) -> tuple[str, ...]:

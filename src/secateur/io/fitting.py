@@ -85,7 +85,7 @@ class _Trial:
     def drop(self, plan: Plan) -> nn.Module:
         """The model without a plan's blocks: another one from now on, whose tensors have no data."""
         self.model = twin(self.model, lambda _, tensor: abstract_like(tensor))
-        drop_blocks(dict(self.model.named_modules(remove_duplicate=False)), plan.drops)
+        drop_blocks(dict(self.model.named_modules(remove_duplicate=False)), plan.instead)
         self.modules = dict(self.model.named_modules(remove_duplicate=False))
         self.standins = {new: s for name, s in self.standins.items() if (new := plan.renamed(name)) is not None}
         return self.model

@@ -24,7 +24,7 @@ def one_left(search_space: Graph, scores: Mapping[str, Any] | None = None) -> Gr
     """The search space without the freedom to drop the best block of a stack that is nothing but free blocks."""
     for stack in search_space.stacks:
         free = [name for name in stack.modules if may_go(search_space, name)]
-        if len(free) == len(stack.entries):
+        if stack.least and len(free) == len(stack.entries):
             best = max(free, key=lambda name: score_of(scores, name))
             search_space = search_space.frozen([best], LAST.format(stack.name or "the model"))
     return search_space
@@ -47,7 +47,8 @@ def fewest_missed(search_space: Graph, scores: Mapping[str, Any], name: str, cou
 
 def _stack_called(search_space: Graph, name: str) -> Stack:
     """The list of layers that a count is about: that of the encoder or the decoder where the name says so, else the only one."""
-    outermost = [s for s in search_space.stacks if not any(inside(s.name, o.modules) for o in search_space.stacks)]
+    lists = [stack for stack in search_space.stacks if not stack.in_place]
+    outermost = [s for s in lists if not any(inside(s.name, o.modules) for o in lists)]
     side = side_of(name)
     meant = [stack for stack in outermost if side is None or side in stack.name.split(".")]
     if len(meant) == 1:

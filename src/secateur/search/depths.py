@@ -35,7 +35,7 @@ def depths_of(search_space: Graph, scores: Mapping[str, Any]) -> tuple[Tie, ...]
                     name=stack.name or LAYERS,
                     kind=LAYERS,
                     size=most,
-                    choices=tuple(range(max(most - len(free), 1), most + 1)),
+                    choices=tuple(range(max(most - len(free), stack.least), most + 1)),
                     widths=tuple(free),
                     each={block: most - place for place, block in enumerate(free)},
                 )

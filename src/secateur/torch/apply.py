@@ -92,7 +92,7 @@ def apply(
         described = _described(model, plan, notes)
         target = counterpart(model, _narrowed_or_copied(model, plan))
         notes |= history_with(model, plan, target)
-        install(target, {}, plan.edits, there=plan.narrowed, notes=notes, fields=described, drops=plan.drops)
+        install(target, {}, plan.edits, there=plan.narrowed, notes=notes, fields=described, drops=plan.instead)
         return target
 
 
@@ -120,7 +120,7 @@ def _narrow(
     with _named_faults():
         notes |= history_with(model, plan, model)
         fields = _described(model, plan, notes) if describe else said_of_depth(model, plan)
-        put_in = partial(install, edits=plan.edits, notes=notes, fields=fields, drops=plan.drops)
+        put_in = partial(install, edits=plan.edits, notes=notes, fields=fields, drops=plan.instead)
 
         def finished() -> bool:
             """The notes are the last thing that is put in."""

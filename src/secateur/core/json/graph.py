@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, PlainValidator
 
 from secateur.core.cost import Cost, Peak, Polynomial, Term
-from secateur.core.depth import Stack
+from secateur.core.depth import Passes, Stack
 from secateur.core.equations import (
     Attribute,
     Difference,
@@ -145,6 +145,9 @@ class StackDocument(BaseModel):
     numbered: list[AttributeDocument]
     counts: list[PlaceDocument]
     axis: Annotated[int, Field(ge=-1, lt=64)]
+    zeros: list[Name] = []
+    values: dict[Name, Annotated[int, Field(ge=1, lt=64)]] = {}
+    in_place: bool = False
 
 
 class CostDocument(BaseModel):
@@ -264,10 +267,13 @@ def _stack_data(stack: Stack) -> dict[str, Json]:
     return {
         "name": stack.name,
         "entries": list(stack.entries),
-        "passes": {key: [list(pair) for pair in pairs] for key, pairs in stack.passes.items()},
+        "passes": {key: [list(pair) for pair in passes.pairs] for key, passes in stack.passes.items()},
         "numbered": [{"module": a.module, "path": a.path, "value": v} for a, v in stack.numbered.items()],
         "counts": [{"module": a.module, "path": a.path} for a in stack.counts],
         "axis": stack.axis,
+        "zeros": [key for key, passes in stack.passes.items() if passes.zeros],
+        "values": {key: passes.values for key, passes in stack.passes.items() if passes.values is not None},
+        "in_place": stack.in_place,
     }
 
 
@@ -275,10 +281,14 @@ def _stack(document: StackDocument) -> Stack:
     return Stack(
         name=document.name,
         entries=tuple(document.entries),
-        passes={key: tuple((out, into) for out, into in pairs) for key, pairs in document.passes.items()},
+        passes={
+            key: Passes(tuple((out, into) for out, into in pairs), key in document.zeros, document.values.get(key))
+            for key, pairs in document.passes.items()
+        },
         numbered={Attribute(a.module, a.path): a.value for a in document.numbered},
         counts=tuple(Attribute(a.module, a.path) for a in document.counts),
         axis=document.axis,
+        in_place=document.in_place,
     )
 
 

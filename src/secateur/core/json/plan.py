@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, StringConstraints
 
+from secateur.core.depth import Passes
 from secateur.core.json import Json
 from secateur.core.json.strict import check_version, fit, read_json, write_json
 from secateur.core.layout import Along, Axis, Layout, Product, Sum, alongs_of, from_json, to_json
@@ -92,6 +93,17 @@ class PlanDocument(BaseModel):
     layouts: dict[Name, list[AxisField]]
     edits: list[EditDocument]
     provenance: dict[Name, JsonValue]
+    standing: dict[Name, PassesDocument] = {}
+
+
+class PassesDocument(BaseModel):
+    """The schema of what a module gives on that stands in the place of a block."""
+
+    model_config = STRICT
+
+    pairs: list[Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(min_length=2, max_length=2)]]
+    zeros: bool
+    values: Annotated[int, Field(ge=1, lt=64)] | None
 
 
 class EditDocument(BaseModel):
@@ -128,7 +140,16 @@ def plan_to_data(plan: Plan) -> dict[str, Json]:
         "layouts": {name: [to_json(axis) for axis in layout] for name, layout in plan.layouts.items()},
         "edits": [{"module": e.module, "path": e.path, "old": e.old, "new": e.new} for e in plan.edits],
         "provenance": plain(dict(plan.provenance), "provenance"),
+        **(
+            {"standing": {name: _passes_data(passes) for name, passes in plan.standing.items()}}
+            if plan.standing
+            else {}
+        ),
     }
+
+
+def _passes_data(passes: Passes) -> Json:
+    return {"pairs": [list(pair) for pair in passes.pairs], "zeros": passes.zeros, "values": passes.values}
 
 
 def plan_from_data(data: object, what: str = "the plan") -> Plan:
@@ -142,6 +163,10 @@ def plan_from_data(data: object, what: str = "the plan") -> Plan:
         edits=tuple(Edit(module=e.module, path=e.path, old=e.old, new=e.new) for e in document.edits),
         fingerprint=document.fingerprint,
         provenance=document.provenance,
+        standing={
+            name: Passes(tuple((out, into) for out, into in each.pairs), each.zeros, each.values)
+            for name, each in document.standing.items()
+        },
     )
     check_plan(plan)
     return plan
@@ -161,6 +186,10 @@ def check_plan(plan: Plan) -> None:
     for name, size in plan.sizes.items():
         if name not in plan.kept and sizes.get(name, size) != size:
             raise PlanError(f"{visible(name)}: nothing is removed, yet {size} of {sizes[name]} would stay")
+    for name, passes in plan.standing.items():
+        places = range(passes.values or 1)
+        if name not in plan.drops or not passes.pairs or any(out not in places for out, _ in passes.pairs):
+            raise PlanError(f"{visible(name)}: what stands in its place is no block that goes, or gives on nothing")
     _check_rows(plan)
     places = [(e.module, e.path) for e in plan.edits]
     if len(set(places)) != len(places):

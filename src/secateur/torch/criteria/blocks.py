@@ -75,8 +75,8 @@ def _influences(criterion: DataDriven, graph: Graph, model: nn.Module) -> dict[s
         tally = Tally.of(only, judged, data.group)
         padding = NOTHING_PADDED
 
-        def look(name: str, given: torch.Tensor, gave: torch.Tensor) -> None:
-            rows = influence(given, gave, blocks[name].axis)
+        def look(name: str, given: torch.Tensor, gone_on: torch.Tensor, gave: torch.Tensor) -> None:
+            rows = influence(given, gone_on, blocks[name].axis)
             tally.add({name: padding.mean(rows).sum(0, keepdim=True)}, len(rows))
 
         with watched(judged, only, look):
@@ -104,11 +104,12 @@ def _gates(criterion: GateGradient | Taylor, graph: Graph, model: nn.Module) -> 
             def look(
                 name: str,
                 given: torch.Tensor,
+                gone_on: torch.Tensor,
                 gave: torch.Tensor,
                 number: int = number,
                 sums: dict[str, torch.Tensor] = sums,
             ) -> None:
-                _hear(name, given, gave, number, sums)
+                _hear(name, gone_on - given, gave, number, sums)
 
             with watched(judged, only, look):
                 output = data.output(judged, batch)
@@ -127,11 +128,11 @@ def _ask_for_gradients(model: nn.Module, blocks: Collection[str]) -> None:
             parameter.requires_grad_()
 
 
-def _hear(name: str, given: torch.Tensor, gave: torch.Tensor, number: int, sums: dict[str, torch.Tensor]) -> None:
+def _hear(name: str, branch: torch.Tensor, gave: torch.Tensor, number: int, sums: dict[str, torch.Tensor]) -> None:
     """Add s of each sample once the gradient of what a block gave is there."""
     if not gave.requires_grad:
         return
-    branch = (gave - given).detach().to(torch.promote_types(gave.dtype, torch.float32))
+    branch = branch.detach().to(torch.promote_types(gave.dtype, torch.float32))
 
     def hear(gradient: torch.Tensor) -> None:
         product = branch * gradient.to(branch) * number

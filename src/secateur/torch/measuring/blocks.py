@@ -16,11 +16,12 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.core.depth import LAYERS, Stack
+from secateur.core.depth import LAYERS, Passes, Stack
 from secateur.core.graph import Graph
 from secateur.torch.running.restoring import named_tensors
 
-Look = Callable[[str, torch.Tensor, torch.Tensor], None]  # a block's name, what it was given, what it gave
+# a block's name, what it was given, what goes on from it, and the tensor that it gave
+Look = Callable[[str, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
 def free_blocks(graph: Graph) -> dict[str, Stack]:
@@ -31,22 +32,23 @@ def free_blocks(graph: Graph) -> dict[str, Stack]:
 
 @contextmanager
 def watched(model: nn.Module, graph: Graph, look: Look) -> Iterator[None]:
-    """Show every free block's main input and output, on each visit."""
+    """Show every free block's main input and output, on each visit; of one whose caller adds the two, their sum goes on."""
     handles = []
     for name, stack in free_blocks(graph).items():
-        place, source = stack.passes[name.rpartition(".")[2]][0]
+        passes = stack.passes[name.rpartition(".")[2]]
 
         def hear(
             module: nn.Module,
             args: object,
             kwargs: object,
             out: object,
-            at: tuple[str, int, int] = (name, source, place),
+            at: tuple[str, Passes] = (name, passes),
         ) -> None:
-            block, source, place = at
+            block, passes = at
+            place, source = passes.pairs[0]
             given, gave = tree_leaves((args, kwargs))[source], tree_leaves(out)[place]
             if isinstance(given, torch.Tensor) and isinstance(gave, torch.Tensor):
-                look(block, given, gave)
+                look(block, given, given + gave.detach() if passes.zeros else gave, gave)
 
         handles.append(model.get_submodule(name).register_forward_hook(hear, with_kwargs=True))
     try:
@@ -56,10 +58,10 @@ def watched(model: nn.Module, graph: Graph, look: Look) -> Iterator[None]:
             handle.remove()
 
 
-def influence(given: torch.Tensor, gave: torch.Tensor, axis: int) -> torch.Tensor:
+def influence(given: torch.Tensor, gone_on: torch.Tensor, axis: int) -> torch.Tensor:
     """1 − cos of the two along an axis, at every place: a row a sample."""
-    wide = torch.promote_types(gave.dtype, torch.float32)
-    cos = torch.nn.functional.cosine_similarity(given.to(wide), gave.to(wide), dim=axis)
+    wide = torch.promote_types(gone_on.dtype, torch.float32)
+    cos = torch.nn.functional.cosine_similarity(given.to(wide), gone_on.to(wide), dim=axis)
     return 1 - cos.flatten(1) if cos.dim() > 1 else 1 - cos[:, None]
 
 

@@ -37,5 +37,5 @@ def beside(model: nn.Module, plan: Plan) -> nn.Module:
 
     made = twin(model, stand_in)
     fields = said_of_depth(model, plan)
-    install(made, {}, plan.edits, there=plan.narrowed, drops=plan.drops, fields=fields)
+    install(made, {}, plan.edits, there=plan.narrowed, drops=plan.instead, fields=fields)
     return made

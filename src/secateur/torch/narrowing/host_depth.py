@@ -45,7 +45,7 @@ def shallower(config: Config, plan: Plan) -> Iterator[dict[str, Value]]:
 
 def _shortened(plan: Plan) -> list[tuple[int, list[int]]]:
     """Of every stack that loses blocks how many entries it has, and the places of those that stay."""
-    names = dict.fromkeys(name.rpartition(".")[0] for name in plan.drops)
+    names = dict.fromkeys(name.rpartition(".")[0] for name in plan.drops - plan.standing.keys())
     found: list[tuple[int, list[int]]] = []
     for name in names:
         entries = _entries(plan, name)

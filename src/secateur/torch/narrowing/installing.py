@@ -9,7 +9,7 @@ Invariant: dtype, device, requires_grad, ties and names stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.core.depth import Passes
 from secateur.core.plan import Edit
 from secateur.errors import PlanError
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.host_config import Fields, configs_held, put_config
+from secateur.torch.running.passing import Passage
 from secateur.torch.running.restoring import Undo, flags_kept, relink, undo_of
 from secateur.torch.running.settings import fields_of, is_table, row_like, with_fields
 from secateur.torch.running.walking import modules_of, named_modules
@@ -36,12 +38,12 @@ def install(
     notes: Mapping[str, object] | None = None,
     undo: Undo | None = None,
     fields: Fields | None = None,
-    drops: Collection[str] = (),
+    drops: Mapping[str, Passes | None] | None = None,
 ) -> None:
     """Put tensors in, rewrite attributes, refresh what torch.nn modules say of themselves, leave notes on the model.
 
     ``there`` names narrowed tensors that are in already; ``fields`` are what the model's own configuration says from now on,
-    which all modules share again; ``drops`` names blocks that leave their lists, where the rest is numbered anew. If anything
+    which all modules share again; ``drops`` names blocks that go, each with what stands in its place (`drop_blocks`). If anything
     stops this, ``undo`` is called: by default it makes the model what it was before this call.
     """
     undo = undo_of(model) if undo is None else undo
@@ -52,7 +54,7 @@ def install(
         resized |= _rewrite(modules, edits) | {name.rpartition(".")[0] for name in there}
         for owner in resized:
             refresh(modules[owner])
-        drop_blocks(modules, drops)
+        drop_blocks(modules, drops or {})
         if fields:
             put_config(model, configs, fields)
         _drop_caches(model)
@@ -87,17 +89,30 @@ def _rewrite(modules: Mapping[str, nn.Module], edits: Iterable[Edit]) -> set[str
     return rewritten
 
 
-def drop_blocks(modules: Mapping[str, nn.Module], drops: Collection[str]) -> None:
-    """Take blocks out of their lists."""
-    for stack in dict.fromkeys(name.rpartition(".")[0] for name in drops):
+def drop_blocks(modules: Mapping[str, nn.Module], drops: Mapping[str, Passes | None]) -> None:
+    """Take blocks out of their lists, where the rest is numbered anew; of those that leave a `Passage`, put that in."""
+    for name, passes in drops.items():
+        if passes is not None:
+            _put_passage(modules, name, passes)
+    listed = [name for name, passes in drops.items() if passes is None]
+    for stack in dict.fromkeys(name.rpartition(".")[0] for name in listed):
         entries = _entries(modules.get(stack), stack)
-        gone = {name.rpartition(".")[2] for name in drops if name.rpartition(".")[0] == stack}
+        gone = {name.rpartition(".")[2] for name in listed if name.rpartition(".")[0] == stack}
         stay = [(key, entry) for key, entry in entries.items() if key not in gone]
         if not gone <= entries.keys() or not stay:
             raise PlanError(f"the plan drops {', '.join(sorted(gone))} of {stack}, which has {', '.join(entries)}")
         entries.clear()
         for place, (key, entry) in enumerate(stay):
             entries[str(place) if key.isdigit() else key] = entry
+
+
+def _put_passage(modules: Mapping[str, nn.Module], name: str, passes: Passes) -> None:
+    around, _, key = name.rpartition(".")
+    holder = modules.get(around)
+    block = None if holder is None else holder._modules.get(key)
+    if holder is None or block is None:
+        raise PlanError(f"the plan drops {name}, and there is no such module here")
+    holder._modules[key] = Passage(passes).train(block.training)
 
 
 def _entries(stack: nn.Module | None, name: str) -> dict[str, nn.Module]:

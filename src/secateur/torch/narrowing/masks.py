@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
 from secateur.core.plan import Plan
-from secateur.errors import InputError, nearest
+from secateur.errors import InputError, PlanError, nearest
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.slices import check_shape, kept_mask
 
@@ -105,8 +105,13 @@ def mask_plan(model: nn.Module, plan: Plan) -> None:
     """Mask all that the plan would remove, wherever it is: weights, biases, norms, and what reads the units.
 
     Over exact widths the masked network computes what the narrowed one does. Raises PlanError where the plan is another
-    model's; the model is then unchanged.
+    model's, and where it drops a block: that is no zeros in parameters. The model is then unchanged.
     """
+    if plan.drops:
+        raise PlanError(
+            f"{min(plan.drops)} goes whole, which no mask can stand for: zeros in the weights of a block are not the block left "
+            "out where a norm or a bias follows. Apply the plan, or mask one that leaves all blocks (a trace without depth)"
+        )
     tensors = {name: check_shape(name, tensor_of(model, name), plan.layouts[name]) for name in plan.narrowed}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():

@@ -74,7 +74,7 @@ class Subnet:
         undo = undo_of(model)
         try:
             tensors, fields = _buffers_of_its_own(model, plan) | slices, said_of_depth(model, plan)
-            install(model, tensors, plan.edits, undo=undo, drops=plan.drops, fields=fields)
+            install(model, tensors, plan.edits, undo=undo, drops=plan.instead, fields=fields)
             if self.data_loader is not None:
                 self._measure(self.data_loader)
             self._undo = undo

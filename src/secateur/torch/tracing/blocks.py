@@ -3,16 +3,16 @@
     x ──┬── norm ── attention ──(+)──┬── norm ── ffn ──(+)──► x'       x, given on along the sums: a block without which
         └─────────────────────────┘  └──────────────────┘              x goes on as it is
 
-Entries of a ``ModuleList`` or ``Sequential`` are watched while the model runs: what tensors they get and give, and which
-operators run in between. An entry is a block where every tensor that it made, and that is read outside or returned, is such a
-sum. No names and no classes: a transformer's layers, the blocks of a ResNet's stage and of a U-Net are found alike.
+Modules are watched while the model runs: what tensors they get and give, and which operators run in between. One is a block
+where every tensor that it made, and that is read outside or returned, is such a sum; or is only added, by its caller, to what
+it was given. No names and no classes: a transformer's layers, the blocks of a ResNet's stage and of a U-Net are found alike.
 
 Invariant: dropping a block is seen to run before it is called free; what is wrong about it after that, verification finds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,12 +20,12 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from secateur.core.depth import Passes
+from secateur.core.depth import Pairs
 from secateur.core.space import Space, leaves
 from secateur.torch.tracing.memory import Holding, passes_on
 from secateur.torch.tracing.records import Record
 
-_SUMS = frozenset({"add", "add_", "sub", "sub_", "rsub", "addcmul", "addcmul_", "lerp", "lerp_"})
+SUMS = frozenset({"add", "add_", "sub", "sub_", "rsub", "addcmul", "addcmul_", "lerp", "lerp_"})
 
 
 class Held(NamedTuple):
@@ -50,18 +50,22 @@ def _is_same(one: Space, other: Space) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Once through an entry: the tensors among its arguments and in its output, in order, and the records in between."""
+    """Once through a module: the tensors among its arguments and in its output, in order, and the records in between.
+
+    ``values`` is the length of the tuple that it gave, 0 for anything else than that or a tensor (None).
+    """
 
     name: str
     given: tuple[Held | None, ...]
     gave: tuple[Held | None, ...]
     start: int
     end: int
+    values: int | None = None
 
 
 @dataclass(slots=True)
 class Borders:
-    """What passed the borders of entries in a run, in order, and the contents that are the model's interface; it grows."""
+    """What passed the borders of modules in a run, in order, and the contents that are the model's interface; it grows."""
 
     visits: list[Visit] = field(default_factory=list)
     pinned: list[int] = field(default_factory=list)
@@ -76,15 +80,28 @@ def entries_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Modul
                 yield from ((name, stack, key, entry) for key, entry in stack._modules.items() if entry is not None)
 
 
-def watch(model: nn.Module, tracer: Any) -> None:
-    """Let the tracer write down what passes the borders of every entry of a list that is no plain layer."""
+def listed(model: nn.Module) -> dict[str, nn.Module]:
+    """The entries of lists, by dotted name, that are no plain layers."""
+    found: dict[str, nn.Module] = {}
     for name, _, key, entry in entries_of(model):
         plain = type(entry).__module__.startswith("torch.nn.modules.") and not entry._modules
-        if not plain and not isinstance(entry, torch.jit.ScriptModule):
-            _watch(entry, f"{name}.{key}" if name else key, tracer)
+        if not plain:
+            found[f"{name}.{key}" if name else key] = entry
+    return found
 
 
-def _watch(entry: nn.Module, name: str, tracer: Any) -> None:
+def watch(model: nn.Module, tracer: Any) -> None:
+    """Let the tracer write down what passes the borders of the entries of lists, and of all else that has parameters."""
+    entries = listed(model)
+    others = {name: module for name, module in model.named_modules() if name and name not in entries}
+    for name, module in {**others, **entries}.items():
+        known = name in entries or next(module.parameters(), None) is not None
+        if known and not isinstance(module, torch.jit.ScriptModule):
+            watch_one(module, name, tracer, in_list=name in entries)
+
+
+def watch_one(entry: nn.Module, name: str, tracer: Any, *, in_list: bool) -> None:
+    """Let the tracer write down what passes the borders of a module."""
     running: list[tuple[tuple[Held | None, ...], list[Holding | None], int]] = []
 
     def enter(module: nn.Module, args: object, kwargs: object) -> None:
@@ -92,16 +109,35 @@ def _watch(entry: nn.Module, name: str, tracer: Any) -> None:
 
     def leave(module: nn.Module, args: object, kwargs: object, out: object) -> None:
         given, had, start = running.pop()
-        visit = Visit(name, given, _held(out, tracer), start, len(tracer.records))
+        visit = Visit(name, given, _held(out, tracer), start, len(tracer.records), _values(out))
         tracer.borders.visits.append(visit)
-        flow, made = _Flow.through(visit, tracer.records), _memory(out, tracer)
+        made = _memory(out, tracer)
+        flow = _Flow.through(visit, tracer.records)
         found = list(_sources(visit, flow))
-        if flow.adds(visit, found):
+        if in_list and flow.adds(visit, found):
             for place, source in found:
                 passes_on(had[source], made[place], name)
+        else:
+            _stays(visit, made, tracer)
 
     entry.register_forward_pre_hook(enter, with_kwargs=True)
     entry.register_forward_hook(leave, with_kwargs=True)
+
+
+def _stays(visit: Visit, made: Sequence[Holding | None], tracer: Any) -> None:
+    """Of what may leave a module in its place, what it gives is there without it, too: whoever called it pays."""
+    had = {given.number: [space.size for space in given.spaces] for given in visit.given if given is not None}
+    for held, holding in zip(visit.gave, made, strict=True):
+        if held is None or holding is None or holding.block or held.number in had:
+            continue
+        if [space.size for space in held.spaces] in had.values():  # the same spaces once the two are added
+            tracer.allocations.account(holding, visit.name.rpartition(".")[0])
+
+
+def _values(out: object) -> int | None:
+    if isinstance(out, torch.Tensor):
+        return None
+    return len(out) if type(out) in (tuple, list) and len(out) == len(tree_leaves(out)) else 0  # type: ignore[arg-type]
 
 
 def _memory(value: object, tracer: Any) -> list[Holding | None]:
@@ -124,6 +160,7 @@ class Course:
 
     records: Sequence[Record]
     readers: Mapping[int, Sequence[int]]
+    writers: Mapping[int, Sequence[Record]]
     pinned: frozenset[int]
     kept: frozenset[int]
 
@@ -131,25 +168,27 @@ class Course:
     def of(cls, records: Sequence[Record], pinned: Iterable[int], kept: Iterable[int]) -> Course:
         """From what a tracer wrote down."""
         readers: dict[int, list[int]] = {}
+        writers: dict[int, list[Record]] = {}
         for place, record in enumerate(records):
             if not record.view:
                 for number in record.reads:
                     readers.setdefault(number, []).append(place)
-        return cls(records, readers, frozenset(pinned), frozenset(kept))
+                for number in record.writes:
+                    writers.setdefault(number, []).append(record)
+        return cls(records, readers, writers, frozenset(pinned), frozenset(kept))
 
-    def passes(self, visit: Visit) -> Passes | None:
+    def passes(self, visit: Visit) -> Pairs | None:
         """Which tensors of its arguments a block passes on at which places of its output; None for what is no block."""
-        inside = self.records[visit.start : visit.end]
         flow = _Flow.through(visit, self.records)
         found = tuple(_sources(visit, flow))
         passed = {held.number for place, _ in found if (held := visit.gave[place]) is not None}
-        if not flow.adds(visit, found) or self._escapes(visit, inside, passed):
+        if not flow.adds(visit, found) or self.escapes(visit, passed):
             return None
         return found
 
-    def _escapes(self, visit: Visit, inside: Sequence[Record], passed: set[int]) -> bool:
+    def escapes(self, visit: Visit, passed: Collection[int]) -> bool:
         """Whether something else that was made here is read outside, or is part of what the model returns."""
-        for record in inside:
+        for record in self.records[visit.start : visit.end]:
             for number in record.writes:
                 if number in passed or number in self.kept or record.view:
                     continue
@@ -217,6 +256,6 @@ class _Flow:
             return "branch", frozenset()
         if len(kinds) == 1:
             return kinds.pop(), sources
-        if record.name in _SUMS:
+        if record.name in SUMS:
             return "sum", sources
         return "branch", frozenset()

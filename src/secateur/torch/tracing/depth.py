@@ -1,6 +1,6 @@
 """The blocks of a graph: found in what its runs wrote down, tried out, and put beside the other widths.
 
-    visits of all runs ──► stacks ──► each stack without its blocks, run on tensors without data ──► widths of kind ``layers``
+    visits of all runs ──► stacks, places ──► each without its blocks, run on tensors without data ──► widths of kind ``layers``
 
 Invariant: every block that is reported free has been seen to be missed without the code minding.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.core.depth import LAYERS, Passes, Stack, all_blocks, priced
+from secateur.core.depth import LAYERS, Pairs, Passes, Stack, all_blocks, priced
 from secateur.core.equations import Attribute
 from secateur.core.graph import Graph, Width
 from secateur.core.plan import Plan
@@ -25,17 +25,20 @@ from secateur.torch.narrowing.host_config import Fields, said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.restoring import abstract_like
-from secateur.torch.tracing.blocks import Course, entries_of, watch
+from secateur.torch.tracing.blocks import Course, entries_of, listed, watch, watch_one
 from secateur.torch.tracing.observe import Observation, Run, real_like
+from secateur.torch.tracing.places import places
 from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.stepwise import Stepwise, differs_without
 
 
 def with_blocks(seen: Observation, graph: Graph) -> Graph:
     """The graph with a width for each block; costs are paid for those that are there."""
-    found = tuple(_stacks(seen))
+    lists, alone = tuple(_stacks(seen)), _held_once(seen.example.model)
+    named = (replace(s, axis=_feature_axis(seen, s.blocks)) for s in places(seen, all_blocks(lists), alone))
+    found = (*lists, *named)
     if not found:
-        note = "depth: no module of a list gives on what it gets; there is no block that could go"
+        note = "depth: no module gives on what it gets, or is added to it; there is no block that could go"
         return replace(graph, notes=(*graph.notes, note))
     bare = _with_widths(graph, found, {})
     stacks, reasons = _tried(seen, bare, found)
@@ -92,14 +95,15 @@ def _dotted(name: str, key: str) -> str:
 
 def _passes(seen: Observation) -> dict[str, Passes]:
     """What the entries pass on that are blocks on every visit of every run."""
-    found: dict[str, Passes | None] = {}
+    found: dict[str, Pairs | None] = {}
+    entries = listed(seen.example.model)
     for run in (run for run in seen.runs if run.whole):
         tracer = run.tracer
         course = Course.of(tracer.records, tracer.borders.pinned, tracer.kept)
-        for visit in tracer.borders.visits:
-            passes = course.passes(visit)
-            found[visit.name] = passes if found.get(visit.name, passes) == passes else None
-    return {name: passes for name, passes in found.items() if passes}
+        for visit in (visit for visit in tracer.borders.visits if visit.name in entries):
+            pairs = course.passes(visit)
+            found[visit.name] = pairs if found.get(visit.name, pairs) == pairs else None
+    return {name: Passes(pairs) for name, pairs in found.items() if pairs}
 
 
 def _feature_axis(seen: Observation, blocks: Collection[str]) -> int:
@@ -175,6 +179,8 @@ def _to_stay(trial: Trial, graph: Graph, stack: Stack) -> dict[str, str]:
 def _with_integers(trial: Trial, graph: Graph, stack: Stack) -> Stack:
     """The stack with those integers that have to follow how many entries there are, and those that may say where each
     stands: of both, none that the code uses for something else."""
+    if stack.in_place:
+        return stack
     candidates = list(_counts(trial.seen.example.model, stack))
     counts: list[tuple[Attribute, ...]] = [(), *((one,) for one in candidates)]
     if len(candidates) > 1:
@@ -203,6 +209,9 @@ def _most(stacks: Sequence[Stack], *, first: bool) -> list[str]:
     found: list[str] = []
     for stack in stacks:
         blocks = stack.blocks
+        if not stack.least:
+            found += blocks
+            continue
         whole = len(blocks) == len(stack.entries)
         found += (blocks[1:] if whole else blocks) if first else (blocks[:-1] or (() if whole else blocks))
     return found
@@ -280,7 +289,9 @@ def _flow(run: Run, seen: Observation, plan: Plan | None = None, fields: Fields 
         if plan is None:
             watch(twin, tracer)
         else:
-            install(twin, {}, plan.edits, drops=plan.drops, fields=fields)
+            install(twin, {}, plan.edits, drops=plan.instead, fields=fields)
+            for name in plan.standing:
+                watch_one(twin.get_submodule(name), name, tracer, in_list=False)
 
     def look(output: Any) -> None:
         tracer.returns([tensor for _, tensor, own in pinned(output, run.example.interface) if own])

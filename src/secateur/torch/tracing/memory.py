@@ -26,7 +26,7 @@ class Holding:
     def __init__(self, memory: Memory, term: CostTerm) -> None:
         self.memory, self.term = weakref.ref(memory), term
         self.account = term[2]
-        self.block = ""  # the one that gave it
+        self.block = ""  # the one, of a list, that gave it
         self.came_of: Holding | None = None
         self.stays_for: Holding | None = None
         self.is_gone = False
@@ -61,6 +61,12 @@ class Holdings:
         self._held.append(Holding(memory, term))
         self.events.append(term)
 
+    def account(self, held: Holding, module: str) -> None:
+        """Another module pays for this piece, its rise as well as its fall."""
+        place = next(at for at in range(len(self.events) - 1, -1, -1) if self.events[at] is held.term)
+        held.account = module
+        held.term = self.events[place] = (*held.term[:2], module)
+
     def note_releases(self) -> None:
         """What was let go since the last operator. (Not in a finaliser: Python swallows an interrupt that strikes there.)"""
         gone = [held for held in self._held if held.memory() is None]
@@ -76,7 +82,10 @@ class Holdings:
 
 def passes_on(given: Holding | None, gave: Holding | None, block: str) -> None:
     """Without this block, what it was given would stand for what it gave, for as long as either lives."""
-    if given is None or gave is None or given is gave:
+    if gave is None or given is gave:
+        return
+    gave.block = gave.block or block
+    if given is None:  # an input of the model is in no piece
         return
     gave.account = block.rpartition(".")[0]
     if given.stays_for is None and gave.came_of is None:

@@ -5,7 +5,8 @@
     run        a = embed(x)   c = layer0(a)   n = norm0(c)                                 zip(layers, norms): frozen
 
 Operators are held against each other one by one: which one, where, on what, and with which numbers. What only brings a tensor
-into another form is left out, since PyTorch itself does that as memory lies.
+into another form is left out, since PyTorch itself does that as memory lies. Where zeros stand for what a block gave, they are
+the one thing for the other.
 
 Invariant: numbers of contents mean something within their run only; parameters and inputs go by name.
 """
@@ -85,7 +86,8 @@ def _plain(item: object, *, known: object) -> object:
 def differs_without(whole: Stepwise, passes: Mapping[str, Passes], other: Stepwise) -> str | None:
     """Where a run without some blocks is not the whole one without their steps; ``passes``: of each block that is gone."""
     same = _Likeness(whole, other)
-    left = iter(range(len(other.records)))
+    instead = [range(visit.start, visit.end) for visit in other.borders.visits]  # what stands in the place of blocks
+    left = iter([at for at in range(len(other.records)) if not any(at in steps for steps in instead)])
     for place in _outside(whole, passes, same):
         mine = whole.records[place]
         if mine.name in LAYOUT:
@@ -106,7 +108,7 @@ def _outside(whole: Stepwise, passes: Mapping[str, Passes], same: _Likeness) -> 
     place = 0
     for visit in visits:
         yield from range(place, visit.start)
-        for out, source in passes[visit.name]:
+        for out, source in () if passes[visit.name].zeros else passes[visit.name].pairs:
             gave, given = visit.gave[out], visit.given[source]
             if gave is not None and given is not None and gave.number != given.number:
                 same.instead[gave.number] = given.number

@@ -109,8 +109,8 @@ class Setup:
     def passed_over(self) -> Mapping[str, Passes]:
         """The blocks that the plan drops, and what of its arguments each then gives on."""
         drops = self.plan.drops
-        named = ((stack.module(key), pairs) for stack in self.graph.stacks for key, pairs in stack.passes.items())
-        return {name: pairs for name, pairs in named if name in drops}
+        named = ((stack.module(key), passes) for stack in self.graph.stacks for key, passes in stack.passes.items())
+        return {name: passes for name, passes in named if name in drops}
 
     def kept_of(self, tensor: torch.Tensor, layout: Layout) -> torch.Tensor:
         """What the narrowed network has of a tensor of the masked one, which is made of these widths."""

@@ -176,9 +176,9 @@ def _network(side: Side, numbers: Numbers, generator: torch.Generator, *, traini
 
     network = twin(side.model, stand_in)
     fields = said_of_depth(side.model, side.plan)
-    install(network, {}, side.plan.edits, there=side.plan.narrowed, drops=side.plan.drops, fields=fields)
-    for name, pairs in side.passed_over.items():
-        pass_over(network.get_submodule(name), pairs)
+    install(network, {}, side.plan.edits, there=side.plan.narrowed, drops=side.plan.instead, fields=fields)
+    for name, passes in side.passed_over.items():
+        pass_over(network.get_submodule(name), passes)
     return network.train(training)
 
 
