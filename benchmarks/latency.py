@@ -77,7 +77,7 @@ def predicted(name: str, target: str, plans: int) -> list[str]:
     model, x = _network(name)
     graph = sc.trace(model.eval(), x)
     stopwatch = Stopwatch(model, Example.of(model, x), target)
-    bound = TimeBound.of("60%", graph, NO_LIMITS, stopwatch, lambda share, word: None)
+    bound = TimeBound.of(0.6 * stopwatch.whole_ms, graph, NO_LIMITS, stopwatch, lambda share, word: None)
     timed = bound.model(graph)
     errors, spreads = [], []
     for plan in random_plans(graph, plans, SEED):

@@ -228,13 +228,47 @@ def test_the_fastest_multiple_is_found_from_measurements(
         graph = plan.graph
         assert graph is not None
         cut = all(size % step == 0 for size in plan.sizes.values() if size > 1 and size != 10)
-        return float(graph.cost("macs", plan.sizes)) * (1.0 if cut else 1.5) / graph.macs
+        return 10 * share(plan) * (1.0 if cut else 1.5)
 
     clock(monkeypatch, blocks)
     _, result = sc.prune(net(), "magnitude", {"macs": "60%"}, X, {"multiple_of": "fastest"})
     narrowed = [result.plan.sizes[name] for name in result.plan.kept]
     assert all(count % found == 0 for count in narrowed)
     assert found > 1 or any(count % 4 for count in narrowed)
+
+
+@pytest.mark.parametrize(("config", "multiple"), [({}, 8), ({"multiple_of": 1}, 1)])
+def test_time_is_bounded_in_the_steps_that_are_fast(
+    config: dict[str, Any], multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole blocks of eight units are paid for: what is narrowed between them is given up for nothing."""
+
+    def padded(plan: Plan) -> float:
+        names = ("0.out_channels", "2.out_channels", "5.out_features")
+        first, second, third = (-(-plan.sizes[name] // 8) * 8 for name in names)
+        return 2 + 8 * (first + first * second / 8 + second * third / 8) / (16 + 32 + 64)
+
+    clock(monkeypatch, padded)
+    _, result = sc.prune(net(), "magnitude", {"latency_ms": "70%"}, X, config)
+    assert result.latency is not None
+    assert result.latency.met
+    assert result.latency.multiple_of == multiple
+    assert ("in multiples of 8" in str(result)) == (multiple == 8)
+    assert (multiple == 8) == all(result.plan.sizes[name] % 8 == 0 for name in result.plan.kept)
+
+
+def test_single_units_reach_what_steps_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full blocks are fast, but one of sixteen is what is left of a width at least."""
+
+    def blocks(plan: Plan) -> float:
+        full = all(plan.sizes[name] % 16 == 0 for name in plan.kept)
+        return 1 + 9 * share(plan) * (1.0 if full else 1.2)
+
+    clock(monkeypatch, blocks)
+    _, result = sc.prune(net(), "magnitude", {"latency_ms": "15%"}, X)
+    assert result.latency is not None
+    assert result.latency.met
+    assert result.latency.multiple_of == 1
 
 
 def test_the_fastest_multiple_needs_something_to_measure() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from secateur.core.budget import Budget
 from secateur.errors import ConfigError, Infeasible, InputError
-from secateur.search.limits import Limits
+from secateur.search.limits import Limits, restrict
 from secateur.testing import small_network
 from secateur.torch.criteria import L2, BatchNormScale
 from secateur.torch.plan import plan
@@ -152,3 +152,26 @@ def test_a_graph_without_a_model_takes_scores_only():
     with pytest.raises(InputError, match="has no model to judge"):
         plan(bare, "l1", {"macs": "50%"})
     assert plan(bare, {w.name: np.arange(float(w.size)) for w in bare.free}, {"macs": "50%"}).kept
+
+
+class BiasedAttention(nn.Module):
+    """Four heads of sixteen, and one number for each head and pair of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.bias = nn.Parameter(torch.randn(5, 5, 4))
+        self.qkv, self.out = nn.Linear(32, 192), nn.Linear(64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).view(x.shape[0], x.shape[1], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = (q @ k.transpose(-1, -2) + self.bias.permute(2, 0, 1)).softmax(-1) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def test_a_multiple_counts_the_positions_of_the_layer_that_makes_them() -> None:
+    """A flattened channel is sixteen inputs of the next layer, and still one channel; a head is all its features."""
+    flattened = nn.Sequential(nn.Conv2d(1, 32, 3), nn.Flatten(), nn.Linear(32 * 16, 3))
+    graph = trace(flattened, torch.randn(2, 1, 6, 6))
+    assert restrict(graph, Limits(multiple_of=8))["0.out_channels"].choices == (8, 16, 24, 32)
+    assert trace(BiasedAttention(), torch.randn(2, 5, 32))["heads"].multiplier == 16

@@ -23,7 +23,8 @@ class Latency:
     """Milliseconds of the whole network and of the narrowed one, as measured, beside the bound.
 
     ``predicted_ms`` is what the search believed; ``error`` is the largest relative one of the prediction on the networks that it
-    was fitted to; the search was made ``attempts`` times. ``target`` is what it was measured on.
+    was fitted to; the search was made ``attempts`` times. ``target`` is what it was measured on; ``multiple_of`` in which steps
+    widths were narrowed: those that are fast there, where nobody said which.
     """
 
     before_ms: float
@@ -33,6 +34,7 @@ class Latency:
     error: float
     attempts: int
     target: str = "eager"
+    multiple_of: int = 1
 
     @property
     def met(self) -> bool:
@@ -41,9 +43,10 @@ class Latency:
 
     def __str__(self) -> str:
         word = "within" if self.met else f"MISSES by {self.after_ms / self.most_ms - 1:.1%}"
+        steps = f", in multiples of {self.multiple_of}" if self.multiple_of > 1 else ""
         return (
             f"latency ({self.target}): {self.before_ms:.3g} -> {self.after_ms:.3g} ms as measured, {word} the bound of "
-            f"{self.most_ms:.3g} ms ({self.predicted_ms:.3g} ms predicted)"
+            f"{self.most_ms:.3g} ms ({self.predicted_ms:.3g} ms predicted){steps}"
         )
 
 

@@ -12,10 +12,12 @@ Invariant: what is said of the result was measured; where no candidate met the b
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import median
 from typing import Any
 
@@ -26,7 +28,7 @@ from secateur.core.depth import LAYERS
 from secateur.core.graph import Graph
 from secateur.core.latency import FS_PER_MS, METRIC, TimeModel, fitted
 from secateur.core.plan import Plan
-from secateur.errors import ConfigError, Infeasible, PlanError
+from secateur.errors import ConfigError, Infeasible, InputError, PlanError
 from secateur.modes.result import Latency
 from secateur.modes.rounds import Outcome
 from secateur.progress import Tell
@@ -35,7 +37,8 @@ from secateur.torch.evaluating.stopwatch import Stopwatch
 
 WORD = "latency_ms"
 _SAMPLES = 16  # random networks that the model of time is fitted to
-_MULTIPLES, _AS_GOOD = (1, 4, 8, 16, 32), 1.05
+_MULTIPLES, _SHARES = (4, 8, 16, 32), (0.45, 0.6, 0.75)
+_WORTH_IT = 1.1  # times what is saved at the counts around a multiple
 _ATTEMPTS = 5
 _CLOSE = 0.95  # of the bound: nearer is not searched for
 _LARGEST_STEP = 1.3  # by which the predicted bound is raised at once
@@ -54,12 +57,8 @@ class TimeBound:
     times_ms: Sequence[float]
 
     @classmethod
-    def of(cls, given: object, graph: Graph, limits: Limits, stopwatch: Stopwatch, tell: Tell) -> TimeBound:
-        """Read ``12.0`` (milliseconds) or ``"60%"`` (of the whole), and fit the model of time.
-
-        Raises ConfigError for what is neither.
-        """
-        most = _read(given, stopwatch.whole_ms)
+    def of(cls, most: float, graph: Graph, limits: Limits, stopwatch: Stopwatch, tell: Tell) -> TimeBound:
+        """A bound of so many milliseconds, with a model of time that is fitted to what these limits allow."""
         space = restrict(graph, limits)
         counts: list[Mapping[str, int]] = [graph.full()]
         times = [stopwatch.whole_ms]
@@ -103,15 +102,9 @@ class TimeBound:
         return fitted(graph, counts, [*self.times_ms, *(measured for measured, _, _ in tried)], sure=len(tried))
 
     def _best(self, tried: list[tuple[float, float, Outcome]]) -> tuple[Outcome, Latency]:
-        """The slowest that meets the bound: it gave up least. Else the fastest, with a warning."""
+        """The slowest that meets the bound: it gave up least. Else the fastest."""
         within = [each for each in tried if each[0] <= self.most_ms]
         measured, predicted, outcome = max(within, key=_time) if within else min(tried, key=_time)
-        if not within:
-            warnings.warn(
-                f"{WORD} ≤ {self.most_ms:.3g} is missed by {measured / self.most_ms - 1:.1%}: {measured:.3g} ms as measured, "
-                f"{predicted:.3g} ms as predicted, after {len(tried)} corrections. Below some width, time no longer falls",
-                stacklevel=6,
-            )
         found = Latency(
             before_ms=self.stopwatch.whole_ms, after_ms=measured, most_ms=self.most_ms, predicted_ms=predicted,
             error=self.model.error, attempts=len(tried), target=self.stopwatch.target,
@@ -127,32 +120,74 @@ class TimeBound:
         )  # fmt: skip
 
 
-def fastest_multiple(graph: Graph, stopwatch: Stopwatch, tell: Tell) -> int:
-    """The multiple at which widths take least time for their MACs; the smallest of those that are as good."""
-    rates: dict[int, float] = {}
+def warn_of_a_miss(latency: Latency) -> None:
+    """Say by how much a bound is missed, as measured."""
+    if latency.met:
+        return
+    warnings.warn(
+        f"{WORD} ≤ {latency.most_ms:.3g} is missed by {latency.after_ms / latency.most_ms - 1:.1%}: {latency.after_ms:.3g} ms as "
+        f"measured, {latency.predicted_ms:.3g} ms as predicted, after {latency.attempts} corrections. Below some width, time no "
+        "longer falls",
+        stacklevel=7,
+    )
+
+
+def fastest_multiple(graph: Graph, limits: Limits, stopwatch: Stopwatch, tell: Tell) -> int:
+    """The multiple at which narrowing saves more time for its MACs than at the counts around it; 1 if there is none."""
+    found = 1
     for number, multiple in enumerate(_MULTIPLES):
         tell(0.1 * number / len(_MULTIPLES), f"timing multiples of {multiple}")
-        plans = [_stepped(graph, multiple, share) for share in (0.45, 0.6, 0.75)]
-        rates[multiple] = median(stopwatch(plan) / float(graph.cost("macs", plan.sizes)) for plan in plans)
-    return next(multiple for multiple in _MULTIPLES if rates[multiple] <= _AS_GOOD * min(rates.values()))
+        gains: list[float] = []
+        for at, around in _beside_multiples(graph, limits, multiple, found):
+            saved = _saved(at, graph, stopwatch)
+            if saved > 0:
+                gains.append(saved / max(_saved(around, graph, stopwatch), 0.1 * saved))
+        if gains and median(gains) >= _WORTH_IT:
+            found = multiple
+    return found
 
 
-def _stepped(graph: Graph, multiple: int, share: float) -> Plan:
-    """About this share of every width, in multiples; odd counts for multiples of one, that none be hit by chance."""
-    kept: dict[str, object] = {}
-    for width in restrict(graph, Limits(multiple_of=multiple)).configurable:
-        if width.kind == LAYERS:
-            continue  # a block stays: its units are what is stepped
-        choices = [count for count in width.choices if multiple > 1 or count % 2] or list(width.choices)
-        kept[width.name] = np.arange(min(choices, key=lambda count, want=share * width.size: abs(count - want)))
-    return graph.plan(kept)
+def _saved(plan: Plan, graph: Graph, stopwatch: Stopwatch) -> float:
+    """Milliseconds for each MAC that a plan takes."""
+    taken = graph.macs - int(graph.cost("macs", plan.sizes))
+    return (stopwatch.whole_ms - stopwatch(plan)) / taken if taken > 0 else 0.0
+
+
+def _beside_multiples(graph: Graph, limits: Limits, multiple: int, step: int) -> Iterator[tuple[Plan, Plan]]:
+    """Plans that narrow to odd multiples, which are none of the next larger, about some shares of what has such counts; each with
+    one of as many units in all but a step more here and a step less there."""
+    try:
+        stepped = restrict(graph, limits.model_copy(update={"multiple_of": multiple})).configurable
+    except InputError:  # other limits leave no such counts
+        return
+    free = {width.name: set(width.choices) for width in restrict(graph, limits).configurable}
+    odd = {
+        w.name: [n for n in w.choices[:-1] if n % (2 * multiple)] for w in stepped if w.kind != LAYERS
+    }  # blocks stay
+    odd = {name: counts for name, counts in odd.items() if 0 < len(counts) < len(free[name]) - 1}
+    for share in _SHARES if odd else ():
+        at = {
+            name: min(counts, key=lambda n, most=share * graph[name].size: abs(n - most))
+            for name, counts in odd.items()
+        }
+        around = {
+            name: next((c for c in (count + sign, count - sign) if c in free[name]), count)
+            for (name, count), sign in zip(at.items(), cycle((step, -step)), strict=False)
+        }
+        with contextlib.suppress(PlanError):  # sizes that the code must be able to tell apart
+            yield _first(graph, at), _first(graph, around)
+
+
+def _first(graph: Graph, counts: Mapping[str, int]) -> Plan:
+    return graph.plan({name: np.arange(count) for name, count in counts.items()})
 
 
 def _time(entry: tuple[float, float, Outcome]) -> float:
     return entry[0]
 
 
-def _read(given: object, whole_ms: float) -> float:
+def most_ms(given: object, whole_ms: float) -> float:
+    """``12.0`` (milliseconds) or ``"60%"`` (of the whole). Raises ConfigError for what is neither."""
     if isinstance(given, str) and given.strip().endswith("%"):
         try:
             share = float(given.strip()[:-1]) / 100

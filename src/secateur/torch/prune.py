@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,17 +24,17 @@ from secateur.core.graph import Graph
 from secateur.core.options import asked_for
 from secateur.core.plan import Plan
 from secateur.core.show import constraint_table
-from secateur.errors import ConfigError, VerificationError
+from secateur.errors import ConfigError, Infeasible, VerificationError
 from secateur.modes import MODES, Mode
 from secateur.modes.given import ModeOption, one_mode
 from secateur.modes.result import Latency, PruneResult, result_of
 from secateur.modes.rounds import Outcome, outcome_of
 from secateur.progress import Tell, progress, say
-from secateur.search.limits import FASTEST, restrict
+from secateur.search.limits import FASTEST, Limits, restrict
 from secateur.torch.apply import DIFFERED, apply_fitted, verification_of
 from secateur.torch.evaluating.stopwatch import Stopwatch
 from secateur.torch.frontend import TorchFrontend
-from secateur.torch.latency import WORD, TimeBound, fastest_multiple
+from secateur.torch.latency import WORD, TimeBound, fastest_multiple, most_ms, warn_of_a_miss
 from secateur.torch.narrowing.history import history_of
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example
@@ -96,18 +97,17 @@ def _prune(
     budget = _budget(bounds, graph, recipe, needed=latency is None)
     if recipe.multiple_of == FASTEST:
         recipe = recipe.model_copy(
-            update={"multiple_of": fastest_multiple(graph, _stopwatch(model, graph, recipe), tell)}
+            update={"multiple_of": fastest_multiple(graph, _no_steps(recipe), _stopwatch(model, graph, recipe), tell)}
         )
         if recipe.verbose:
             say(f"multiple_of: {recipe.multiple_of} was measured to be the fastest")
     if recipe.verbose:
         search_space = restrict(graph, recipe.limits())
         say(search_space, constraint_table(search_space, budget) if budget.entries else "")
-    time_bound = None if latency is None else _time_bound(latency, model, graph, recipe, tell)
     freezes = recipe.verify and recipe.on_mismatch == "freeze"
     while True:
         try:
-            wish = _Wish(recipe=recipe, bounds=bounds, budget=budget, time_bound=time_bound)
+            wish = _Wish(recipe=recipe, bounds=bounds, budget=budget, latency=latency)
             return model, _searched_and_applied(model, graph, wish, tell)
         except VerificationError as error:
             if not freezes or not error.widths:
@@ -122,11 +122,24 @@ class _Wish:
     recipe: Mode
     bounds: Mapping[str, Any]
     budget: Budget
-    time_bound: TimeBound | None
+    latency: object | None
 
 
-def _time_bound(given: object, model: nn.Module, graph: Graph, recipe: Mode, tell: Tell) -> TimeBound:
-    return TimeBound.of(given, graph, recipe.limits(), _stopwatch(model, graph, recipe), tell)
+def _no_steps(recipe: Mode) -> Limits:
+    return recipe.model_copy(update={"multiple_of": 1}).limits()
+
+
+def _time_bounds(frontend: TorchFrontend, wish: _Wish, tell: Tell) -> Iterator[tuple[Mode, TimeBound]]:
+    """In the steps that are fast here, where nobody said in which; then in single units."""
+    recipe, graph = wish.recipe, frontend.graph
+    stopwatch = _stopwatch(frontend.model, graph, recipe)
+    most = most_ms(wish.latency, stopwatch.whole_ms)
+    if "multiple_of" not in recipe.model_fields_set:
+        multiple = fastest_multiple(graph, recipe.limits(), stopwatch, tell)
+        if multiple > 1:
+            stepped = recipe.model_copy(update={"multiple_of": multiple})
+            yield stepped, TimeBound.of(most, graph, stepped.limits(), stopwatch, tell)
+    yield recipe, TimeBound.of(most, graph, recipe.limits(), stopwatch, tell)
 
 
 def _stopwatch(model: nn.Module, graph: Graph, recipe: Mode) -> Stopwatch:
@@ -134,14 +147,31 @@ def _stopwatch(model: nn.Module, graph: Graph, recipe: Mode) -> Stopwatch:
 
 
 def _searched(frontend: TorchFrontend, wish: _Wish, tell: Tell) -> tuple[Outcome, Latency | None]:
-    if wish.time_bound is None:
+    if wish.latency is None:
         return outcome_of(wish.recipe, frontend, wish.budget, tell), None
+    found: list[tuple[Outcome, Latency]] = []
+    refused: Infeasible | None = None
+    for recipe, bound in _time_bounds(frontend, wish, tell):
+        try:
+            outcome, latency = bound.met(frontend.graph, wish.bounds, partial(_search, recipe, frontend, bound, tell))
+        except Infeasible as error:
+            refused = error  # in larger steps it may be; the last are the smallest
+            continue
+        found.append((outcome, replace(latency, multiple_of=recipe.multiple_of)))
+        if latency.met:
+            break
+    if not found:
+        assert refused is not None
+        raise refused
+    outcome, latency = min(found, key=lambda each: max(each[1].after_ms, each[1].most_ms))
+    warn_of_a_miss(latency)
+    return outcome, latency
 
-    def search(graph: Graph, budget: Budget) -> Outcome:
-        return outcome_of(wish.recipe, replace(frontend, graph=graph, with_costs=model_of_time), budget, tell)
 
-    model_of_time = wish.time_bound.model
-    return wish.time_bound.met(frontend.graph, wish.bounds, search)
+def _search(
+    recipe: Mode, frontend: TorchFrontend, bound: TimeBound, tell: Tell, graph: Graph, budget: Budget
+) -> Outcome:
+    return outcome_of(recipe, replace(frontend, graph=graph, with_costs=bound.model), budget, tell)
 
 
 def _searched_and_applied(model: nn.Module, graph: Graph, wish: _Wish, tell: Tell) -> PruneResult:

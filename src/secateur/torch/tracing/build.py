@@ -5,6 +5,7 @@ Invariant: building reads spaces and changes none; the same observation gives th
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -39,7 +40,7 @@ def build(seen: Observation) -> tuple[Graph, Mapping[str, Space]]:
 
     layouts: dict[str, Layout] = {name: tuple(axis(s) for s in spaces) for name, spaces in seen.spaces.items()}
     inner = _inner_widths(seen, names)
-    positions = _positions_by_width(layouts)
+    positions = _positions_by_width({name: layouts[name] for name in parameters if name in layouts})
     widths = tuple(_width(name, names, positions, inner) for name in names.ordered)
     graph = Graph(
         widths=widths,
@@ -92,27 +93,33 @@ def _choices(leaf: Space) -> tuple[int, ...]:
     return tuple(counts) if counts[-1] == leaf.size else (*counts, leaf.size)
 
 
-def _positions_by_width(layouts: Mapping[str, Layout]) -> dict[str, int]:
-    """How many positions of an axis one unit of each width stands for: the sizes of the factors inside it."""
-    found: dict[str, int] = {}
+def _positions_by_width(parameters: Mapping[str, Layout]) -> dict[str, int]:
+    """How many positions one unit of each width stands for where it is made: the sizes of the factors inside it.
 
-    def visit(axis: Axis, inside: int) -> None:
+    A head is so many features of the layer that projects to it, though a table of biases may have one number for it; a
+    channel is one, though a flattened picture has it many times.
+    """
+    made: dict[str, int] = {}
+    elsewhere: dict[str, int] = {}
+
+    def visit(axis: Axis, inside: int, found: dict[str, int]) -> None:
         match axis:
             case Along():
-                found[axis.width] = max(found.get(axis.width, 1), inside)
+                found[axis.width] = math.gcd(found.get(axis.width, 0), inside)
             case Product():
                 for factor in reversed(axis.factors):
-                    visit(factor, inside)
+                    visit(factor, inside, found)
                     inside *= factor.size
             case Sum():
                 for part in axis.parts:
-                    visit(part, inside)
+                    visit(part, inside, found)
             case _:
                 pass
 
-    for axis in {axis for layout in layouts.values() for axis in layout}:
-        visit(axis, 1)
-    return found
+    for layout in parameters.values():
+        for place, axis in enumerate(layout):
+            visit(axis, 1, made if place == 0 and len(layout) > 1 else elsewhere)
+    return {**elsewhere, **made}
 
 
 def _inner_widths(seen: Observation, names: Names) -> dict[int, Space]:
