@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from tests.zoo.shim import declare_torchvision_operators
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import secateur as sc
 from benchmarks.accuracy.networks import build
@@ -95,9 +96,10 @@ def _within(errors: list[float]) -> str:
 def worth(name: str) -> list[str]:
     """Accuracies at equal measured time: by time, by MACs."""
     x, y = images(small=True)
-    loader = list(zip(x[:800].split(100), y[:800].split(100), strict=True))
+    x = F.interpolate(x, scale_factor=2)  # smaller, and calls cost more than what they compute
+    loader = list(zip(x[:400].split(100), y[:400].split(100), strict=True))
     whole = trained(lambda: build(name), x[:800], y[:800])
-    example = x[:64]  # on a few, calls cost more than what they compute
+    example = x[:64]
     cells = []
     for share in SHARES:
         config = {"data_loader": loader}
@@ -107,27 +109,27 @@ def worth(name: str) -> list[str]:
             cells.append(f"out of reach, at least {refused.reachable:.2f} ms")
             continue
         assert result.latency is not None
-        by_macs, reached = _down_to(result.latency.after_ms, whole, example, config)
-        scores = [accuracy(model, x[1300:], y[1300:]) for model in (by_time, by_macs)]
-        cells.append(
-            f"{scores[0]:.1f} by time ({result.latency.after_ms:.2f} ms), {scores[1]:.1f} by MACs ({reached:.2f})"
-        )
+        score = accuracy(by_time, x[1300:], y[1300:])
+        found = _down_to(result.latency.after_ms, whole, example, config)
+        told = "none so fast" if found is None else f"{accuracy(found[0], x[1300:], y[1300:]):.1f} ({found[1]:.2f})"
+        cells.append(f"{score:.1f} by time ({result.latency.after_ms:.2f} ms), by MACs {told}")
     return [name, f"{accuracy(whole, x[1300:], y[1300:]):.1f}", *cells]
 
 
-def _down_to(most_ms: float, whole: nn.Module, example: Tensor, config: dict[str, object]) -> tuple[nn.Module, float]:
-    """The network that the largest budget of MACs gives within this time, by bisection."""
+def _down_to(
+    most_ms: float, whole: nn.Module, example: Tensor, config: dict[str, object]
+) -> tuple[nn.Module, float] | None:
+    """The network that the largest budget of MACs gives within this time, and its time, by bisection above 5 %."""
     stopwatch = Stopwatch(whole, Example.of(whole, example))
-    low, high = 0.05, 1.0
-    best, reached = whole, stopwatch.whole_ms
+    low, high, found = 0.05, 1.0, None
     for _ in range(5):
         share = (low + high) / 2
         model, result = sc.prune(copy.deepcopy(whole), "progressive", {"macs": f"{100 * share}%"}, example, config)
         taken = stopwatch(result.plan)
         low, high = (share, high) if taken <= most_ms else (low, share)
         if taken <= most_ms:
-            best, reached = model, taken
-    return best, reached
+            found = model, taken
+    return found
 
 
 def arrives(name: str) -> list[str]:
@@ -152,8 +154,8 @@ HEADS = {
 _ABOUT = {
     "predicted": "**Predicted.** Random plans that the model of time was not fitted to, from a seventh of all widths to "
     "nearly whole: the share of them whose time is predicted within 10 %, beside the share whose time repeats itself so well.",
-    "worth": "**Worth it.** Trained on digits, then `progressive` down to a share of the time, and by MACs to what takes as long "
-    "(bisected): accuracy in percent, nothing trained afterwards.",
+    "worth": "**Worth it.** Trained on digits enlarged to 32 × 32, 64 at a time, then `progressive` down to a share of the time, and by MACs to what takes as long "
+    "(bisected down to 5 % of them): accuracy in percent, nothing trained afterwards.",
     "arrives": "**Arrives.** `magnitude` at 60 % of the time under ONNX Runtime, at 224 × 224, weights random, "
     '`allocation="per_cost"`, `multiple_of="fastest"`: the speed-up as measured, over the reduction of the MACs.',
 }
