@@ -154,8 +154,8 @@ HEADS = {
 _ABOUT = {
     "predicted": "**Predicted.** Random plans that the model of time was not fitted to, from a seventh of all widths to "
     "nearly whole: the share of them whose time is predicted within 10 %, beside the share whose time repeats itself so well.",
-    "worth": "**Worth it.** Trained on digits enlarged to 32 × 32, 64 at a time, then `progressive` down to a share of the time, and by MACs to what takes as long "
-    "(bisected down to 5 % of them): accuracy in percent, nothing trained afterwards.",
+    "worth": "**Worth it.** Trained on digits enlarged to 32 × 32, 64 at a time, then `progressive` down to a share of the "
+    "time, and by MACs to what takes as long (bisected down to 5 % of them): accuracy in percent, nothing trained afterwards.",
     "arrives": "**Arrives.** `magnitude` at 60 % of the time under ONNX Runtime, at 224 × 224, weights random, "
     '`allocation="per_cost"`, `multiple_of="fastest"`: the speed-up as measured, over the reduction of the MACs.',
 }
