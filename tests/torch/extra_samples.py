@@ -95,6 +95,7 @@ extra("sums", (3, 4, 5))(lambda x: (x.sum((0, 2)), x.nansum(1), x.sum(1, keepdim
 extra("extremes", (3, 4, 5))(lambda x: (x.amin(1), x.max(1)[0], x.min(0)[0], torch.aminmax(x, dim=2)[0]))
 extra("positions", (3, 4, 5))(lambda x: (x.argmax(1), x.argmin(2)))
 extra("truths", (3, 4, 5))(lambda x: ((x > 0).any(1), (x > 0).all(2), x.sum()))
+extra("drawn", (3, 5))(lambda x: x * (x.softmax(1).multinomial(2).sum(1, keepdim=True) >= 0))
 extra("products", (3, 4, 5))(lambda x: (x.prod(1), x.logsumexp(2), x.median(1)[0]))
 extra("spread", (3, 4, 5))(lambda x: (x.std(1), *torch.var_mean(x, 2), *torch.std_mean(x, 1)))
 extra("norms of vectors", (3, 4, 5))(lambda x: (x.norm(dim=1), torch.linalg.vector_norm(x, 1, dim=2)))

@@ -47,7 +47,8 @@ class Verification:
     """The outcome of comparing narrowed with masked.
 
     ``compared`` and ``not_compared`` name the narrowed widths that are exact (compared) and inexact (a statistic runs over
-    them: the narrowed model is another function by design). ``notes`` say what else could not be compared, and why;
+    them: the narrowed model is another function by design, but no unit may have a number of its own: another order of them
+    was seen to change nothing). ``notes`` say what else could not be compared, and why;
     ``frozen`` which widths were left whole because narrowing them changed what the network computes.
     """
 

@@ -4,8 +4,9 @@
     narrowed    everything narrowed                                         -> the same outputs, the same gradients, to rounding
 
 Removing a unit of an exact width must equal zeroing it. A statistic over an inexact width sees fewer numbers, so these are
-narrowed on both sides, and named in the result as not compared. Both run on the example in double precision, on fresh
-inputs, and in training mode with a backward pass; copies run, the model does not.
+narrowed on both sides, and named in the result as not compared; with their units in another order the whole network must
+give what it gave, since no statistic asks which is which. Both run on the example in double precision, on fresh inputs, and
+in training mode with a backward pass; copies run, the model does not.
 
 Invariant: the model is untouched; a disagreement raises and names the widths it comes from, it is never only reported.
 """
@@ -39,10 +40,11 @@ from secateur.torch.verifying.comparing import (
     sentence,
 )
 from secateur.torch.verifying.inputs import fresh, informative, resized
+from secateur.torch.verifying.reordering import Reordered
 from secateur.torch.verifying.running import Numbers, Scene, run
 
 _OWN = Numbers()
-EXAMPLE, FRESH = "the example", "fresh inputs"
+EXAMPLE, FRESH, REORDERED = "the example", "fresh inputs", "the example, inexact units in another order"
 
 
 def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | None = None) -> Verification:
@@ -59,7 +61,7 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
         try:
             proof.run()
         except _Disagreement as found:
-            raise _error(model, proof.setup, found) from found.__cause__
+            raise _error(model, found) from found.__cause__
     return Verification(
         comparisons=tuple(proof.comparisons),
         compared=tuple(name for name in plan.kept if graph[name].exact),
@@ -70,11 +72,11 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
 
 
 class _Disagreement(Exception):
-    """Masked and narrowed disagree in this scene, on these numbers."""
+    """The two sides of a setup disagree in this scene, on these numbers."""
 
-    def __init__(self, scene: Scene, numbers: Numbers, wrong: Wrong) -> None:
+    def __init__(self, setup: Setup, scene: Scene, numbers: Numbers, wrong: Wrong) -> None:
         super().__init__(str(wrong))
-        self.scene, self.numbers = scene, numbers
+        self.setup, self.scene, self.numbers = setup, scene, numbers
 
 
 class _Unfit(Exception):
@@ -100,6 +102,7 @@ class _Proof:
         here = [*high, Scene(inputs=EXAMPLE, example=example)]
         if low:
             self._further(FRESH, _of_another_batch_size(low))
+        self._reordered(scene)
         trains = any(p.requires_grad for p in model.parameters())
         if trains and not _fits(model, 4):
             self.notes.append("gradients: there is not the memory for them")
@@ -109,6 +112,18 @@ class _Proof:
         seen = not self.setup.plan.kept or any(one.gradients for one in self.comparisons)
         if not seen and not depends_on_weights(self.setup, scene):
             raise _nothing(model, Inconclusive("what it returns does not depend on its weights"))
+
+    def _reordered(self, scene: Scene) -> None:
+        """The whole network with its inexact widths in another order."""
+        setup = Reordered.inexact(self.setup)
+        if setup is None:
+            return
+        try:
+            replace(self, setup=setup)._further(REORDERED, [replace(scene, inputs=REORDERED)])
+        except _Disagreement as found:
+            if not run(setup.whole(), scene, found.numbers).drew:
+                raise
+            self.notes.append(f"{REORDERED}: it draws random numbers of its own")
 
     def _also(self, trains: bool) -> None:
         """Each further example that was traced, in both modes."""
@@ -171,7 +186,7 @@ class _Proof:
             except Wrong as wrong:
                 # what does not run on numbers wider than its own may be no fault of the narrowing
                 if (decides or wrong.certain) and (wrong.__cause__ is None or len(choices) == 1):
-                    raise _Disagreement(scene, numbers, wrong) from wrong
+                    raise _Disagreement(self.setup, scene, numbers, wrong) from wrong
                 reasons.append((numbers, wrong))
             except Exception as error:
                 reasons.append((numbers, error))
@@ -196,7 +211,7 @@ class _Proof:
             except Exception:
                 return
             wrong = Wrong(f"the network does not run once its inexact widths are narrowed ({sentence(error)})")
-            raise _Disagreement(scene, numbers, wrong) from error
+            raise _Disagreement(self.setup, scene, numbers, wrong) from error
 
 
 def _in(scene: Scene, *, training: bool, backward: bool) -> Scene:
@@ -242,24 +257,23 @@ def _nothing(model: nn.Module, reason: Exception) -> VerificationError:
     )
 
 
-def _error(model: nn.Module, setup: Setup, found: _Disagreement) -> VerificationError:
+def _error(model: nn.Module, found: _Disagreement) -> VerificationError:
     """The error that names the widths at fault."""
-    plan, graph = setup.plan, setup.graph
+    setup = found.setup
 
     def differs(widths: Sequence[str]) -> bool:
         try:
-            part = graph.plan({name: plan.arrays[name] for name in widths})
-            _Proof(setup.for_plan(part), None)._attempt(found.scene, [found.numbers])
+            _Proof(setup.only(widths), None)._attempt(found.scene, [found.numbers])
         except _Disagreement:
             return True
         except (_Unfit, PlanError):
             return False
         return False
 
-    widths = at_fault(list(plan.kept), differs)
+    widths = at_fault(setup.widths, differs)
     names = ", ".join(widths[:3]) + (f" and {len(widths) - 3} more widths" if len(widths) > 3 else "")
     return VerificationError(
-        f"narrowing {names} changes what {type(model).__name__} computes: on {found.scene.inputs}, in {found.scene.mode}, "
+        f"{setup.told(names)} what {type(model).__name__} computes: on {found.scene.inputs}, in {found.scene.mode}, "
         f"{found}. Its code uses how many of these units there are, or where each one stands, in a way that a trace does not "
         f"see. The model is unchanged. Leave them whole with exclude={list(widths[:3])!r}, or let "
         'on_mismatch="freeze" do so.',

@@ -8,10 +8,12 @@ Legend: B batch, H heads, G key-value groups, T S positions, D E head widths.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
-from secateur.core.space import Space, split
+from secateur.core.space import Space, freeze, split
 from secateur.torch.rules.protocol import Outputs, Trace, tensors_of
 from secateur.torch.rules.registry import FUNCTION_RULES, Sample, rule, sample
 
@@ -39,6 +41,8 @@ def fused_attention(
     mask = next((a for a in given if isinstance(a, Tensor)), None)
     result, *others = tensors_of(out)
     _attend(trace, result, q, k, v, mask, scale)
+    if _is_causal(trace, args, kwargs):
+        _freeze_order(trace, q, k)
     for other in others:
         if isinstance(other, Tensor):
             trace.keep_whole(other)
@@ -58,6 +62,19 @@ def attention(
 ) -> None:
     """`torch.nn.functional.scaled_dot_product_attention`, with its own signature."""
     _attend(trace, out, query, key, value, attn_mask, scale)
+    if is_causal:
+        _freeze_order(trace, query, key)
+
+
+def _is_causal(trace: Trace, args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
+    """A kernel's argument of that name, behind its three tensors."""
+    names = [argument.name for argument in trace.operator._schema.arguments[3:]]
+    return bool({**dict(zip(names, args, strict=False)), **kwargs}.get("is_causal", False))
+
+
+def _freeze_order(trace: Trace, q: Tensor, k: Tensor) -> None:
+    for tensor in (q, k):
+        freeze(trace.spaces(tensor)[-2], f"each attends to those before it in {trace.where}")
 
 
 def _attend(

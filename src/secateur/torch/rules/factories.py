@@ -5,12 +5,12 @@ zeros(n)   zero everywhere, so also at removed units          zeros_like(x)   th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from secateur.core.space import ONE, Space, constant
+from secateur.core.space import ONE, Space, constant, freeze
 from secateur.torch.rules.protocol import Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
@@ -60,13 +60,6 @@ def new(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> None:
     scalars = [a for a in args if type(a) in (int, float)]
     zero = trace.name in _ZEROS or (trace.name in ("full", "new_full") and scalars[-1:] in ([0], [0.0]))
     trace.put(out, [constant(1, ONE) if n == 1 else Space(n) for n in out.shape], [zero] * out.dim())
-    _freeze_seeded(trace, out, kwargs)
-
-
-def _freeze_seeded(trace: Trace, out: Tensor, kwargs: Mapping[str, object]) -> None:
-    """Fewer numbers from a generator of the code's own are other numbers."""
-    if kwargs.get("generator") is not None:
-        trace.freeze_all([out], f"numbers are drawn for it from a generator in {trace.where}")
 
 
 @rule("scalar_tensor", "_efficientzerotensor")
@@ -74,7 +67,14 @@ def scalar(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> None:
     trace.keep_whole(out)
 
 
-@rule("bernoulli", "normal_functional", "uniform", "normal", "multinomial", "randperm", "exponential", "random")
+@rule("multinomial")
+def multinomial(trace: Trace, out: Tensor, x: Tensor, *args: object, **kwargs: object) -> None:
+    """Positions along the last dimension, drawn by what stands there."""
+    freeze(trace.spaces(x)[-1], f"its positions are numbers in {trace.where}")
+    trace.put(out, [*trace.spaces(x)[:-1], constant(out.shape[-1], "drawn" if out.shape[-1] != 1 else ONE)])
+
+
+@rule("bernoulli", "normal_functional", "uniform", "normal", "randperm", "exponential", "random")
 def random(trace: Trace, out: Tensor, x: object = None, *args: object, **kwargs: object) -> None:
     """Random values of this shape: another shape gives other values."""
     if not isinstance(x, Tensor) or x.shape != out.shape:
@@ -83,7 +83,6 @@ def random(trace: Trace, out: Tensor, x: object = None, *args: object, **kwargs:
     for space in trace.spaces(x):
         trace.statistic(space)
     trace.put(out, trace.spaces(x))
-    _freeze_seeded(trace, out, kwargs)
 
 
 @sample("zeros", "zeros_like", "ones_like")

@@ -140,7 +140,7 @@ def grouped_mm(
     freeze(trace.spaces(a)[0], f"rows are grouped by position in {trace.where}")
     if offsets is not None:
         trace.same(trace.spaces(offsets)[0], trace.spaces(b)[0])
-    if offsets is None or trace.said(offsets, "counts") is None:  # counted anew, they follow a narrower network
+    if offsets is None or trace.said(offsets, "offsets") is None:  # counted anew, they follow a narrower network
         freeze(trace.spaces(b)[0], f"rows are grouped by position in {trace.where}")
     for space in (k, n):
         trace.align(space, max(16 // a.element_size(), 1))

@@ -19,7 +19,7 @@ from secateur.core.space import Space, freeze
 
 Outputs = Tensor | Sequence[Tensor]  # what an operator gives
 Dims = int | Sequence[int] | None
-Says = Literal["positions", "counts"]  # what whole numbers may say of a dimension
+Says = Literal["positions", "counts", "offsets"]  # what whole numbers may say of a dimension
 Indices = Sequence[Tensor | None]  # None: a dimension that is taken whole
 
 
@@ -27,6 +27,7 @@ class Operator(Protocol):
     """An operator as PyTorch knows it."""
 
     tags: Sequence[torch.Tag]
+    _schema: torch.FunctionSchema
 
     def __call__(self, *args: object, **kwargs: object) -> Outputs: ...
 
@@ -91,11 +92,11 @@ class Trace(Protocol):
         ...
 
     def say(self, tensor: Tensor, what: Says, space: Space) -> None:
-        """The whole numbers of an output are positions along a dimension, or count its units."""
+        """The whole numbers of an output are positions along a dimension, count its units, or add these counts up."""
         ...
 
     def said(self, tensor: Tensor, what: Says) -> Space | None:
-        """The dimension that a tensor's numbers are positions along, or count the units of; None for plain numbers."""
+        """The dimension of which a tensor's numbers say this; None for plain numbers."""
         ...
 
     def at_least(self, space: Space, count: int) -> None:

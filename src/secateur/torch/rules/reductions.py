@@ -1,6 +1,7 @@
 """Reductions and scans along a dimension.
 
 sum     exact where removed units are zero         mean, max, var, softmax, …   a statistic: inexact
+cumsum  likewise; of anything else, and cumprod, …   the order of units: frozen
 """
 
 from __future__ import annotations
@@ -109,7 +110,13 @@ def softmax(trace: Trace, out: Tensor, x: Tensor, dim: int, *args: object, **kwa
 
 @rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
 def scan(trace: Trace, out: Outputs, x: Tensor, dim: int, *args: object, **kwargs: object) -> None:
-    trace.contract(trace.spaces(x)[dim], zero=trace.name == "cumsum" and trace.zero(x)[dim])
+    """What comes before a unit goes into it: where that is not nothing at removed units, its place is told by a number."""
+    space, adds_nothing = trace.spaces(x)[dim], trace.name == "cumsum" and trace.zero(x)[dim]
+    trace.contract(space, zero=adds_nothing)
+    if trace.name == "cumsum" and trace.said(x, "counts") is not None:
+        trace.say(tensors_of(out)[0], "offsets", space)
+    elif not adds_nothing:
+        freeze(space, f"its positions are numbers in {trace.where}")
     for result in tensors_of(out):
         trace.put(result, trace.spaces(x), [z and i != dim % x.dim() for i, z in enumerate(trace.zero(x))])
     for positions in tensors_of(out)[1:]:

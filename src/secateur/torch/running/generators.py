@@ -10,6 +10,8 @@ Invariant: after any number of calls the default generators, and those the model
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +23,35 @@ Way = tuple[Any, int] | str  # the overload to call and the place of its generat
 _NO_DRAW, _LEND = "it draws nothing", "it takes no generator"
 _BY_KEYWORD = sys.maxsize
 _ways: dict[Any, Way] = {}
+
+
+UNSEEDED = 7_046_029_254_386_353_131  # what the default generator begins a run with: no code will seed it so
+
+
+def draws_the_same(operator: Operator, kwargs: Kwargs, *, training: bool) -> bool:
+    """Whether an operator draws the same numbers each time: from a generator that the code names, or once it has seeded.
+
+    Which numbers are drawn while training is no part of a function; a generator that is named is its code's own.
+    """
+    if torch.Tag.nondeterministic_seeded not in getattr(operator, "tags", ()):
+        return False
+    return kwargs.get("generator") is not None or (not training and is_seeded())
+
+
+def is_seeded() -> bool:
+    """Whether code has seeded the default generator since `unseeded` began."""
+    return torch.default_generator.initial_seed() != UNSEEDED
+
+
+@contextmanager
+def unseeded() -> Iterator[None]:
+    """The default generator as no code leaves it, so that it shows when code seeds it; then as it was."""
+    state = torch.default_generator.get_state()
+    try:
+        torch.default_generator.manual_seed(UNSEEDED)
+        yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
 class Generators:

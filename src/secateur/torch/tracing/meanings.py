@@ -1,12 +1,12 @@
 """Tensors of whole numbers that speak of a dimension: which of its units were chosen, and how often each.
 
     topk(router, k) ──► ids ──► sort, float ──► histc ──► cumsum ──► _grouped_mm(x, experts, offsets)
-                        positions along the experts       counts of the experts
+                        positions along the experts       counts of the experts, and offsets, which add them up
 
 A position means the same unit in a narrower network, where it is another number; that is no matter to whoever only looks up,
 scatters or counts by it.
 
-Invariant: what takes positions for numbers (arithmetic, a comparison, the model's output) freezes the dimension they are along.
+Invariant: what takes positions or offsets for numbers (arithmetic, a comparison, the model's output) freezes the dimension.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from secateur.core.space import freeze
+from secateur.torch.rules.protocol import Says
 from secateur.torch.tracing.records import Value
 
 _CARRY = frozenset({"clone", "_to_copy", "sort", "_unsafe_view"})  # what they give says what they were given
-_CARRY_COUNTS = frozenset({"clone", "_to_copy", "cumsum"})
+_CARRY_COUNTS = frozenset({"clone", "_to_copy"})
 _TAKE = frozenset({"index", "index_select", "gather"})  # some of what they are given
 _BY_POSITION = frozenset({*_TAKE, "scatter", "scatter_add", "scatter_reduce", "histc"})  # their rules ask for positions
 
 
 def check_numbers(name: str, inputs: Iterable[Value], where: str, *, view: bool) -> None:
     """Freeze what an operator reads positions along as if they were numbers."""
+    said = [known for known in inputs if known.says is not None]
     if not (view or name in _CARRY or name.rstrip("_") in _BY_POSITION):
-        freeze_along(inputs, f"positions along it are read as numbers in {where}")
+        freeze_along(said, f"positions along it are read as numbers in {where}", ("positions",))
+    if not (view or name in _CARRY_COUNTS or name == "_grouped_mm"):
+        freeze_along(said, f"how many come before each of it is read as a number in {where}", ("offsets",))
 
 
-def freeze_along(values: Iterable[Value], reason: str) -> None:
-    """Freeze the dimensions that these tensors have positions along."""
+def freeze_along(values: Iterable[Value], reason: str, what: Sequence[Says] = ("positions", "offsets")) -> None:
+    """Freeze the dimensions of which these tensors say one of these."""
     for known in values:
-        if known.says is not None and known.says[0] == "positions":
+        if known.says is not None and known.says[0] in what:
             freeze(known.says[1], reason)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from secateur.torch.running.example import Example
+from secateur.torch.running.generators import unseeded
 from secateur.torch.running.interrupts import Interrupts
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.switches import ALONE, apart, uncollected
@@ -58,7 +59,7 @@ def perform(
     importlib.import_module(
         "torch._dynamo"
     )  # by the first operator it would be, whose tensors its frames would then hold
-    with ALONE, Interrupts() as interrupts, uncollected(), apart():
+    with ALONE, Interrupts() as interrupts, uncollected(), apart(), unseeded():
         outside = outside or Outside(example.model)
         try:
             return _perform(example, tracer, staging, look, interrupts)

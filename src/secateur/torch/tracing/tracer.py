@@ -24,7 +24,7 @@ from secateur.core.space import ONE, Space, align, constant, freeze, mark_inexac
 from secateur.torch.rules.protocol import Says
 from secateur.torch.rules.registry import find
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
-from secateur.torch.running.generators import Generators
+from secateur.torch.running.generators import Generators, draws_the_same
 from secateur.torch.tracing.answers import Answers, writes
 from secateur.torch.tracing.blocks import Borders
 from secateur.torch.tracing.heard import Call
@@ -49,11 +49,9 @@ class Tracer(TorchDispatchMode):
         self.abstract, self.training, self.answers = abstract, training, answers
         self.muted = 0
         self.keeps_all = False  # dropout gives what it is given
-        self.where = ""
-        self.module = ""
+        self.where = self.module = self.name = ""
         self.speaks = False  # whether any tensor says something of a space
         self.operator: Any = None
-        self.name = ""
         self.data_dependent = False
         self.records: list[Record] = []
         self.macs: list[CostTerm] = []
@@ -232,10 +230,7 @@ class Tracer(TorchDispatchMode):
             out = self._run_operator(func, args, kwargs)
         else:
             out = self.answers.operator(self.module, func, args, kwargs, self._run_operator)
-        if isinstance(out, torch.Tensor):
-            self.made.append(weakref.ref(out))
-        else:
-            self.made.extend(weakref.ref(t) for t in flat(out) if isinstance(t, torch.Tensor))
+        self.made.extend(weakref.ref(t) for t in flat(out) if isinstance(t, torch.Tensor))
         if not self.muted:
             self.observe(func, out, args, kwargs)
         return out
@@ -274,6 +269,8 @@ class Tracer(TorchDispatchMode):
             if rule is None:
                 raise NotImplementedError
             rule(self, out, *args, **kwargs)
+            if draws_the_same(func, kwargs, training=self.training):
+                self.freeze_all(outputs, f"numbers that a seed fixes are drawn for it in {self.where}")
             if view or name in BLANK:
                 keep_apart(name, [self.value(t) for t in inputs[:1]], [self.value(t) for t in outputs])
             if self.speaks:

@@ -11,7 +11,7 @@ explained by the network's own conditioning.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -73,6 +73,19 @@ class Setup:
         """The same for another plan of the graph."""
         base = self.graph.plan({name: kept for name, kept in plan.arrays.items() if not self.graph[name].exact})
         return replace(self, plan=plan, base=base)
+
+    @property
+    def widths(self) -> list[str]:
+        """The widths that differ between the two sides."""
+        return list(self.plan.kept)
+
+    def only(self, widths: Sequence[str]) -> Setup:
+        """The same for some of the widths. Raises PlanError where these cannot go without the others."""
+        return self.for_plan(self.graph.plan({name: self.plan.arrays[name] for name in widths}))
+
+    def told(self, names: str) -> str:
+        """What is done to these widths, in words."""
+        return f"narrowing {names} changes"
 
     @cached_property
     def exact(self) -> Mapping[str, Indices]:

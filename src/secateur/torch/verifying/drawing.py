@@ -4,8 +4,8 @@
 
 A narrower network draws fewer numbers, and every later one would be another. What all units share, no slice can change.
 
-A generator that the code seeds just before it draws gives the same numbers every time: these are constants, unit by unit,
-and are drawn as they are.
+A generator that the code seeds just before it draws gives the same numbers every time, and so does the default one once
+the code has seeded it (in evaluation): these are constants, unit by unit, and are drawn as they are.
 
 Invariant: an operator that is not known here draws as it does, from the process's generators.
 """

@@ -29,6 +29,7 @@ from secateur.torch.narrowing.host_config import said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.example import Example
+from secateur.torch.running.generators import UNSEEDED, is_seeded
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.interrupts import Interrupts
 from secateur.torch.running.outputs import Number, as_tensor, numbers_in
@@ -117,13 +118,15 @@ class Numbers:
 class Seen:
     """What a run gave, copied: outputs by place, gradients by parameter.
 
-    ``eps`` is the last place of the coarsest numbers that were met; ``random`` where the process's generators ended.
+    ``eps`` is the last place of the coarsest numbers that were met; ``random`` where the process's generators ended, and
+    ``drew`` whether that is not where they began.
     """
 
     outputs: Mapping[str, torch.Tensor]
     gradients: Mapping[str, torch.Tensor | None]
     eps: float
     random: bytes
+    drew: bool
 
 
 Shrink = Callable[[int, torch.Tensor], torch.Tensor]  # the n-th output that is a tensor ──► what of it counts
@@ -142,9 +145,10 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
         network = None
         try:
             network = _network(side, numbers, generator, training=scene.training)
-            arithmetic.generators = _generators_of(network)
+            arithmetic.generators, arithmetic.training = _generators_of(network), scene.training
             args, kwargs = _arguments(scene.example, numbers, generator)
-            _seed_all(0)
+            _seed_all(UNSEEDED)
+            began = _random_state()
             with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
                 returned = network(*args, **kwargs)
                 outputs = (
@@ -153,12 +157,14 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
                     else _shrunk(numbers_in(returned), shrink)
                 )
                 gradients = _gradients(network, outputs) if scene.backward else {}
+            ended = _random_state()
             return Seen(
                 # copies, made where nobody listens: what was made in the run goes with it
                 outputs={place: tensor.detach().clone() for place, tensor in outputs.items()},
                 gradients={name: None if g is None else g.clone() for name, g in gradients.items()},
                 eps=arithmetic.coarsest,
-                random=_random_state(),
+                random=ended,
+                drew=ended != began,
             )
         except BaseException as error:
             let_go_of_frames(error)
@@ -248,6 +254,7 @@ class _Arithmetic(TorchDispatchMode):
         self.numbers, self.generator, self.coarsest = numbers, generator, 0.0
         self.made: list[weakref.ref[torch.Tensor]] = []
         self.generators: set[int] = set()  # those the network holds
+        self.training = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -257,7 +264,7 @@ class _Arithmetic(TorchDispatchMode):
             kwargs = {k: _wider(arg, wide) if isinstance(arg, torch.dtype) else arg for k, arg in kwargs.items()}
         if func is _NORM_BACKWARD and args[0] is not None:
             args = (torch.empty_like(args[1], dtype=args[0].dtype).copy_(args[0]), *args[1:])
-        fixed = is_fixed(kwargs.get("generator"), self.generators)
+        fixed = is_fixed(kwargs.get("generator"), self.generators) or (not self.training and is_seeded())
         out = (func if fixed else drawn(func) or func)(*args, **kwargs)
         if wide is not None and isinstance(out, torch.Tensor) and not _has_tensors(args):
             out = _cast(out, wide)
@@ -267,7 +274,9 @@ class _Arithmetic(TorchDispatchMode):
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(tensor, torch.Tensor):
                 self.made.append(weakref.ref(tensor))
-                if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dim():
+                # a number alone may be a constant of the code's, or the sum of many
+                has_many = tensor.dim() or any(isinstance(a, torch.Tensor) and a.dim() for a in args)
+                if has_many and (tensor.is_floating_point() or tensor.is_complex()):
                     self.coarsest = max(self.coarsest, torch.finfo(tensor.dtype).eps)
         return out
 
