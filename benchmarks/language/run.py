@@ -32,7 +32,7 @@ from secateur.training import Distillation, finetune
 _BATCH, _VALIDATION = 32, 64
 _CLOSE = 0.012  # of the whole: how near the budget a result has to be for it not to be asked for again
 _TRIES = 3
-_CELL = ("seed", "method", "budget")
+_CELL = ("family", "seed", "steps", "method", "budget")
 _ABOVE = 0.001  # half of the layers and the last norm are a little more than half
 
 
@@ -40,7 +40,7 @@ _ABOVE = 0.001  # half of the layers and the last norm are a little more than ha
 class Judge:
     """One trained network, and all that results of it are judged by. ``whole`` is its perplexity."""
 
-    seed: int
+    which: dict[str, Any]  # its family, seed and steps
     model: nn.Module
     train: Tensor
     held_out: Tensor
@@ -49,13 +49,13 @@ class Judge:
 
     @property
     def text(self) -> Text:
-        rows = data.windows(self.train, network.LENGTH, self.windows, seed=10_000 + self.seed)
-        validation = data.windows(self.train, network.LENGTH + 1, _VALIDATION, seed=20_000 + self.seed)
+        rows = data.windows(self.train, network.LENGTH, self.windows, seed=10_000 + self.which["seed"])
+        validation = data.windows(self.train, network.LENGTH + 1, _VALIDATION, seed=20_000 + self.which["seed"])
         return Text(calibration=_labelled(rows), validation=validation)
 
     def distilled(self, model: nn.Module, steps: int) -> None:
         """The same short distillation for everybody: from the whole network, on windows of the training part."""
-        rows = data.windows(self.train, network.LENGTH, 16 * steps, seed=30_000 + self.seed)
+        rows = data.windows(self.train, network.LENGTH, 16 * steps, seed=30_000 + self.which["seed"])
         batches = [{"input_ids": ids, "labels": ids} for ids in rows.split(16)]
         lesson = Distillation(teacher=copy.deepcopy(self.model), temperature=1.0, weight=0.8)
         finetune(model, batches, epochs=1, teacher=lesson, config={"lr": 2e-3, "warmup": 0.1})
@@ -71,6 +71,7 @@ def main(
     shares: Annotated[str, typer.Option(help="of the parameters without embedding and head")] = "0.75,0.5,0.35",
     seeds: Annotated[str, typer.Option(help="which networks, such as 0-2")] = "0",
     windows: Annotated[int, typer.Option(help="of 128 bytes, to calibrate on")] = 320,
+    family: Annotated[str, typer.Option(help="llama or mamba2")] = "llama",
     steps: Annotated[int, typer.Option(help="of training, 2,048 bytes each")] = 900,
     longer: Annotated[
         bool, typer.Option(help="also train with another tenth of the steps, and say what it gives")
@@ -86,13 +87,15 @@ def main(
     results = Results(work / "results.jsonl", _CELL)
     first, _, last = seeds.partition("-")
     for seed in range(int(first), int(last or first) + 1):
-        model = network.trained(work, train, seed, steps)
+        model = network.trained(work, train, family, seed, steps)
         whole = network.perplexity(model, held_out)
-        row: dict[str, Any] = {"seed": seed, "steps": steps, "whole": whole}
+        which = {"family": family, "seed": seed, "steps": steps}
+        row: dict[str, Any] = {**which, "whole": whole}
         if longer:
-            row["longer"] = network.perplexity(network.trained(work, train, seed, steps + steps // 10), held_out)
+            after = network.trained(work, train, family, seed, steps + steps // 10)
+            row["longer"] = network.perplexity(after, held_out)
         _keep(results, {**row, "trigram": data.trigram_perplexity(train, held_out)})
-        judge = Judge(seed=seed, model=model, train=train, held_out=held_out, whole=whole, windows=windows)
+        judge = Judge(which=which, model=model, train=train, held_out=held_out, whole=whole, windows=windows)
         for cell in _cells(judge, chosen, [float(share) for share in shares.split(",")], distil, results):
             _keep(results, cell)
     if page:
@@ -111,9 +114,10 @@ def _cells(
     known = {results.key(row): row for row in results.read()}
     for share in shares:
         for name, recipe in methods.items():
-            done = known.get((judge.seed, name, share))
+            which = {**judge.which, "method": name, "budget": share}
+            done = known.get(results.key(which))
             if done is None or (distil and "distilled" not in done and "error" not in done):
-                yield {"seed": judge.seed, "method": name, "budget": share, **_cell(judge, recipe, share, distil)}
+                yield which | _cell(judge, recipe, share, distil)
 
 
 def _cell(judge: Judge, recipe: Recipe, share: float, distil: int) -> dict[str, Any]:
@@ -125,7 +129,7 @@ def _cell(judge: Judge, recipe: Recipe, share: float, distil: int) -> dict[str, 
     seconds = time.process_time() - started
     row = {
         "share": round(network.non_embedding(model) / network.non_embedding(judge.model), 4),
-        "layers": len(model.model.layers),  # type: ignore[union-attr, arg-type]
+        "layers": len(network.layers_of(model)),
         "windows": judge.windows,
         "perplexity": network.perplexity(model, judge.held_out),
         "seconds": round(seconds, 1),
@@ -133,7 +137,7 @@ def _cell(judge: Judge, recipe: Recipe, share: float, distil: int) -> dict[str, 
     row["ratio"] = round(row["perplexity"] / judge.whole, 4)
     if distil:
         judge.distilled(model, distil)
-        row["distilled"] = round(network.perplexity(model, judge.held_out) / judge.whole, 4)
+        row |= {"distilled": round(network.perplexity(model, judge.held_out) / judge.whole, 4), "distil": distil}
     return row
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from benchmarks.language.network import FAMILIES
 from benchmarks.page import machine, write_section
 
 Row = dict[str, Any]
@@ -15,8 +16,16 @@ _TITLE = "Perplexity at equal parameters: language models"
 
 
 def write(rows: Sequence[Row]) -> None:
-    """The section in docs/benchmarks.md."""
-    write_section(_TITLE, f"{_ABOUT}\n\n{machine(1)}.\n\n{_networks(rows)}\n\n{_table(rows)}\n\n{_goals(rows)}")
+    """The section in docs/benchmarks.md: a table for each family, those trained longest first."""
+    parts: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        parts.setdefault((row["family"], -row["steps"]), []).append(row)
+    told = [_part(some, FAMILIES[family].title, -steps) for (family, steps), some in sorted(parts.items())]
+    write_section(_TITLE, "\n\n".join([_ABOUT, f"{machine(1)}.", *told]))
+
+
+def _part(rows: Sequence[Row], title: str, steps: int) -> str:
+    return f"### {title}, {steps:,} steps of training\n\n{_networks(rows)}\n\n{_table(rows)}\n\n{_goals(rows)}"
 
 
 def _networks(rows: Sequence[Row]) -> str:
@@ -24,7 +33,7 @@ def _networks(rows: Sequence[Row]) -> str:
     for row in (row for row in rows if "whole" in row):
         longer = f"; with another tenth of the steps {row['longer']:.3f}" if "longer" in row else ""
         told.append(
-            f"Seed {row['seed']}, {row['steps']:,} steps: perplexity {row['whole']:.3f} a byte on the held-out part{longer}; "
+            f"Seed {row['seed']}: perplexity {row['whole']:.3f} a byte on the held-out part{longer}; "
             f"a trigram model of the training part, {row['trigram']:.2f}."
         )
     return "\n".join(told)
@@ -36,7 +45,7 @@ def _table(rows: Sequence[Row]) -> str:
     columns = [(share, column) for column in ("ratio", "distilled") for share in shares if _have(cells, share, column)]
     words = {"ratio": "", "distilled": ", distilled"}
     seen = sorted({row["windows"] for row in cells if "windows" in row})
-    told = f"Calibrated on {' or '.join(map(str, seen))} windows.\n\n" if seen else ""
+    told = f"Calibrated on {' or '.join(map(str, seen))} windows{_distilled_for(cells)}.\n\n" if seen else ""
     head = ["method", *(f"{share:.0%}{words[column]}" for share, column in columns), "layers", "s", "seeds"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in _methods(cells):
@@ -52,6 +61,11 @@ def _table(rows: Sequence[Row]) -> str:
         seconds = f"{taken:.0f}" if taken >= 1 else ""  # another process's time is not ours to see
         lines.append(f"| {' | '.join([method, *values, layers, seconds, _seeds(mine, shares)])} |")
     return told + "\n".join(lines)
+
+
+def _distilled_for(cells: Sequence[Row]) -> str:
+    steps = sorted({row["distil"] for row in cells if "distil" in row})
+    return f", distilled for {' or '.join(map(str, steps))} steps" if steps else ""
 
 
 def _goals(rows: Sequence[Row]) -> str:

@@ -17,7 +17,17 @@ import secateur as sc
 from secateur.core.graph import Graph
 from secateur.errors import ConfigError, InputError
 from secateur.testing import check_criterion, small_batches, small_network
-from secateur.torch.criteria import APoZ, Fisher, GateGradient, MeanRank, Random, SecondMoment, Taylor, make
+from secateur.torch.criteria import (
+    APoZ,
+    BrainSurgeon,
+    Fisher,
+    GateGradient,
+    MeanRank,
+    Random,
+    SecondMoment,
+    Taylor,
+    make,
+)
 from secateur.torch.measuring.samples import Rows, contractions_of
 from secateur.torch.measuring.targets import output_norm
 from secateur.torch.running.contractions import Site, taps
@@ -226,6 +236,7 @@ class TestGates:
 PER_SAMPLE = [
     GateGradient(),
     GateGradient(target="output"),
+    BrainSurgeon(),
     Taylor(),
     Taylor(of="element"),
     Taylor(of="element", power=2),
@@ -506,7 +517,7 @@ class TestWeights:
         assert np.allclose(self.first(Fisher(), 3, 2), np.mean(squares, axis=0) / 2)
 
 
-DATA_DRIVEN = ["gate_gradient", "taylor", "fisher", "second_moment", "apoz", "mean_rank"]
+DATA_DRIVEN = ["gate_gradient", "brain_surgeon", "taylor", "fisher", "second_moment", "apoz", "mean_rank"]
 
 
 class TestSources:

@@ -16,6 +16,7 @@ from secateur.torch.criteria.magnitude import L1, L2, BatchNormScale
 from secateur.torch.criteria.protocol import CRITERIA, Criterion, make
 from secateur.torch.criteria.random import Random
 from secateur.torch.criteria.sources import DataDriven
+from secateur.torch.criteria.surgeon import BrainSurgeon
 from secateur.torch.criteria.taylor import Taylor
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ActivationNorm",
     "BatchNormScale",
     "BlockInfluence",
+    "BrainSurgeon",
     "Criterion",
     "DataDriven",
     "Fisher",
