@@ -395,3 +395,10 @@ def test_a_model_called_inside_inference_mode_is_verified() -> None:
     with torch.inference_mode():
         found = verify(model, plan, plan.graph)  # type: ignore[arg-type]
     assert found.comparisons[-1].gradients == 4
+
+
+def test_a_kernel_that_kills_the_process_where_no_gradient_is_wanted_is_given_room() -> None:
+    model = nn.Sequential(nn.GroupNorm(1, 4), nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 3, 1)).eval()
+    picture = torch.randn(2, 4, 2, 4).to(memory_format=torch.channels_last)
+    graph = sc.trace(model, picture)
+    assert verify(model, graph.plan({"1.out_channels": [0, 3, 4]}), graph).comparisons[-1].gradients

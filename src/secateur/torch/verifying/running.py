@@ -46,6 +46,9 @@ from secateur.torch.verifying.inputs import is_drawn
 # On the CPU this kernel takes a batch of one in another memory order for what it is not (seen in PyTorch 2.13): the gradients
 # of two layouts of the same numbers differ. What it is given is laid out as its input is.
 _NORM_BACKWARD = torch.ops.aten.native_batch_norm_backward.default
+# On the CPU this one writes the gradient of a channels-last input though nobody asked for it, and where there is no room (2.13):
+# the process dies. It is asked for always.
+_GROUPS_BACKWARD = torch.ops.aten.native_group_norm_backward.default
 
 _COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
 
@@ -264,6 +267,8 @@ class _Arithmetic(TorchDispatchMode):
             kwargs = {k: _wider(arg, wide) if isinstance(arg, torch.dtype) else arg for k, arg in kwargs.items()}
         if func is _NORM_BACKWARD and args[0] is not None:
             args = (torch.empty_like(args[1], dtype=args[0].dtype).copy_(args[0]), *args[1:])
+        if func is _GROUPS_BACKWARD:
+            args = (*args[:-1], [True, *args[-1][1:]])
         fixed = is_fixed(kwargs.get("generator"), self.generators) or (not self.training and is_seeded())
         out = (func if fixed else drawn(func) or func)(*args, **kwargs)
         if wide is not None and isinstance(out, torch.Tensor) and not _has_tensors(args):
