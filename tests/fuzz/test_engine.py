@@ -22,6 +22,10 @@ WRONG_ONCE = {  # seed -> whether it is of plain code, and what was wrong
     700967: (True, "a width of tokens and channels at once, with another one inside"),
     780324: (False, "floor(log2(11)), tried at 8 and at 10"),
     1000490: (False, "a number in the code behind an einsum that goes another way with one head"),
+    1003339: (False, "a size taken by numel where only numbers run"),
+    1007538: (False, "a rounded share of the channels, tried in proportion"),
+    1008580: (False, "a picture of one pixel before a batch norm that trains on one sample"),
+    1010578: (False, "a group norm whose backward kills the process"),
 }
 
 

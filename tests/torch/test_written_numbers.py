@@ -126,3 +126,14 @@ def test_a_number_in_the_code_is_found_behind_what_goes_another_way_when_narrowe
     assert not any(width.size == 2 and "between.1" in width.name for width in graph.free)
     for seed in range(5):
         sc.verify(model, random_plan(graph, seed), graph)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.4, 0.5, 0.7])
+def test_a_share_that_the_code_rounds_is_no_size_of_a_part(share: float) -> None:
+    def parted(h: Tensor) -> Tensor:
+        k = round(h.shape[1] * share)
+        return torch.cat([h[:, :k].tanh(), h[:, k:]], 1)
+
+    free, reasons = parts(parted)
+    assert not free
+    assert all(reasons)

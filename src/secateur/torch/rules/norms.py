@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.core.space import ONE, constant, mark_inexact, split
+from secateur.core.space import ONE, constant, is_frozen, mark_inexact, split
 from secateur.torch.rules.protocol import Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
@@ -44,6 +44,11 @@ def batch_norm(
     else:  # it is exact as it runs here, but the network must train, too
         for space in (spaces[0], *spaces[2:]):
             mark_inexact(space, f"in training a statistic runs over it in {trace.where}")
+    for space in spaces[2:]:
+        if not is_frozen(space):
+            trace.at_least(
+                space, 2
+            )  # one number has no spread: PyTorch trains on none, and one sample may be all there is
     for tensor in [t for t in (weight, bias) if t is not None] + buffers:
         spaces[1] = trace.same(spaces[1], trace.spaces(tensor)[0])
     shifts_zero = all(trace.zero(t)[0] for t in (bias, *buffers[:1]) if isinstance(t, Tensor))

@@ -24,6 +24,7 @@ import numpy as np
 from secateur.core.coincidence import Avoided, unless_coincident
 from secateur.core.equations import Contradiction, solve
 from secateur.core.graph import Graph, Width
+from secateur.core.layout import Sum, widths_of
 from secateur.core.plan import Plan
 from secateur.core.settle import counted
 from secateur.core.space import Space, freeze, leaves
@@ -54,6 +55,7 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: Mapping[str, Spac
     is_small = sum(len(run.tracer.records) for run in runs) < _FEW
     for share in (SMALL, MIDDLING) if is_small else (SMALL,):
         counts = _some_counts(free, share, unlike=share is MIDDLING or not is_small)
+        counts |= _out_of_proportion(graph, free, first_is_large=share is SMALL)
         try:
             plan = _without_coincidence(graph, counts)
         except PlanError as error:
@@ -199,13 +201,35 @@ def _some_counts(widths: Sequence[Width], share: tuple[float, float], *, unlike:
     generator = random.Random(0)
     counts: dict[str, int] = {}
     for width in widths:
-        allowed = width.choices[:-1]
-        allowed = allowed[bisect_left(allowed, 2) :] or allowed  # sizes of one are special
+        allowed = _allowed(width)
         near = allowed[bisect_left(allowed, share[0] * width.size) : bisect_right(allowed, share[1] * width.size)]
         taken = set(counts.values()) if unlike else set[int]()
         smaller = allowed[: max(1, bisect_right(allowed, 0.5 * width.size))]
         drawn = [generator.choice(pool) for pool in (near, smaller, allowed) if pool for _ in range(_DRAWS)]
         counts[width.name] = next((count for count in drawn if count not in taken), drawn[0])
+    return counts
+
+
+def _allowed(width: Width) -> Sequence[int]:
+    smaller = width.choices[:-1]
+    return smaller[bisect_left(smaller, 2) :] or smaller  # sizes of one are special
+
+
+def _out_of_proportion(graph: Graph, widths: Sequence[Width], *, first_is_large: bool) -> dict[str, int]:
+    """Counts of the parts that one layer's outputs are cut into, few and many in turns: in proportion, a size that the code
+    calculates from the whole, ``round(0.4 * c)``, would be the right one."""
+    counts: dict[str, int] = {}
+    free = {width.name: width for width in widths}
+    made = (layout[0] for name, layout in graph.layouts.items() if name in graph.parameters and layout)
+    for axis in dict.fromkeys(made):
+        parts = (
+            [[free[name] for name in widths_of(part) if name in free] for part in axis.parts]
+            if isinstance(axis, Sum)
+            else []
+        )
+        for place, part in enumerate(found for found in parts if found):
+            for width in part:
+                counts[width.name] = _allowed(width)[-1 if (place % 2 == 0) is first_is_large else 0]
     return counts
 
 
@@ -258,8 +282,6 @@ def _freeze_free(spaces: list[Space], reason: str) -> bool:
 
 
 def _freeze_contradiction(graph: Graph, counts: dict[str, int], leaf_of: Mapping[str, Space], why: str) -> str:
-    from secateur.core.layout import widths_of
-
     reason = f"sizes in the code contradict each other ({why[:120]})"
     try:
         solve(graph.equations, graph.attributes, counts)
