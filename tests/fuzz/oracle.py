@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import secateur as sc
 from secateur.errors import Coincidence, SecateurError, VerificationError
@@ -170,12 +171,22 @@ def _answers(model: nn.Module, inputs: Inputs, training: bool, now: Mapping[str,
                 parameter.grad = None
             loss = _loss(outputs)
             if loss.requires_grad:
-                loss.backward()
+                with _Asked():
+                    loss.backward()
         except Exception:
             return None
     held = named(model)
     gradients = {name: t for name in now or held if (t := held[now[name] if now else name].grad) is not None}
     return _Answer([t.detach() for t in outputs], gradients, not drawn())
+
+
+class _Asked(TorchDispatchMode):
+    """Asks group norm for the gradient of its input: a channels-last one that wants none kills the process (PyTorch 2.13)."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.native_group_norm_backward.default:
+            args = (*args[:-1], [True, *args[-1][1:]])
+        return func(*args, **(kwargs or {}))
 
 
 def _loss(outputs: list[Tensor]) -> Tensor:

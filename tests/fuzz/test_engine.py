@@ -25,7 +25,6 @@ WRONG_ONCE = {  # seed -> whether it is of plain code, and what was wrong
     1003339: (False, "a size taken by numel where only numbers run"),
     1007538: (False, "a rounded share of the channels, tried in proportion"),
     1008580: (False, "a picture of one pixel before a batch norm that trains on one sample"),
-    1010578: (False, "a group norm whose backward kills the process"),
 }
 
 
