@@ -102,7 +102,7 @@ def hybrid(**more: Any) -> nn.Module:
     from megatron.core.transformer.transformer_config import TransformerConfig
 
     shim.state_space_on_cpu()
-    sizes = {"mamba_state_dim": 8, "mamba_head_dim": 8, "mamba_num_heads": 4, "mamba_num_groups": 2}
+    sizes = {"mamba_state_dim": 10, "mamba_head_dim": 14, "mamba_num_heads": 6, "mamba_num_groups": 2}
     config = {
         **_CONFIG,
         **_LLAMA,

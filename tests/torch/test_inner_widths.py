@@ -83,3 +83,31 @@ def test_operators_that_keep_the_outer_indices_apart_leave_the_inner_width_its_s
 def test_a_width_that_is_two_dimensions_of_one_tensor_is_no_outer_width() -> None:
     torch.manual_seed(0)
     assert not inner_widths(Swapped())
+
+
+class RepeatedKeys(nn.Module):
+    """Two groups: of one, PyTorch need not copy the keys that are repeated, and leaves a step out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups, self.repeats, self.size = 2, 4, 4
+        self.q, self.k, self.v, self.o = nn.Linear(16, 32), nn.Linear(16, 8), nn.Linear(16, 8), nn.Linear(32, 16)
+
+    def _repeated(self, x: Tensor) -> Tensor:
+        b, g, t, d = x.shape
+        return x[:, :, None].expand(b, g, self.repeats, t, d).reshape(b, g * self.repeats, t, d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:-1], -1, self.size)
+        q, k, v = (part(x).view(shape).transpose(1, 2) for part in (self.q, self.k, self.v))
+        k, v = self._repeated(k), self._repeated(v)
+        weights = torch.softmax(q @ k.transpose(2, 3) * 0.5, -1)
+        return self.o((weights @ v).transpose(1, 2).reshape(*x.shape[:-1], -1).contiguous())
+
+
+def test_two_groups_may_become_one() -> None:
+    torch.manual_seed(0)
+    model = RepeatedKeys().eval()
+    graph = sc.trace(model, torch.randn(2, 9, 16))
+    assert [width.size for width in graph.free] == [2, 4, 4]
+    sc.apply(model, graph.plan({graph.free[0].name: [1]}))

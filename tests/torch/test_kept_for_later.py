@@ -87,3 +87,68 @@ def test_neighbours_in_one_buffer_are_no_aliases() -> None:
             return torch.relu(x @ self.a.T) @ self.b.T
 
     assert len(sc.trace(Flat(), X).free) == 1
+
+
+class Steps(nn.Module):
+    """``state`` is a size only where it goes on from a cache, which nobody gives; ``number`` says where it stands."""
+
+    def __init__(self, number: int, width: int = 6, state: int = 10) -> None:
+        super().__init__()
+        self.number, self.state, self.taps = number, state, 7
+        self.into, self.hidden, self.out = nn.Linear(width, state), nn.Linear(state, 7), nn.Linear(7, width)
+
+    def forward(self, x: Tensor, cache: Tensor | None = None) -> Tensor:
+        h = self.into(x)
+        self.noted = (self.taps,)
+        if cache is not None:
+            h = self._step(h, cache)
+        return x + self.out(torch.relu(self.hidden(h)))
+
+    def _step(self, h: Tensor, cache: Tensor) -> Tensor:
+        assert self.number
+        return h + cache.view(-1, self.state)[self.taps]
+
+
+class Stacked(nn.Module):
+    """Layers that know their numbers, and something else that has as many units as the last one's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Steps(number) for number in (1, 2, 3))
+        self.last = nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.last(x)
+
+
+def test_a_size_that_only_a_method_uses_that_forward_did_not_call_keeps_its_width_whole() -> None:
+    graph = sc.trace(Stacked(), X)
+    for layer in range(3):
+        assert "_step()" in str(graph[f"layers.{layer}.into.out_features"].frozen)
+        # what the code names that did run would have been heard
+        assert graph[f"layers.{layer}.hidden.out_features"].frozen is None
+    assert graph["last.0.out_features"].frozen is None
+
+
+class Heads(nn.Module):
+    """As many heads as its number in the list."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number, self.scale = number, nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, cache: Tensor | None = None) -> Tensor:
+        y = self.scale(x)
+        if cache is not None:
+            y = self._again(y)
+        return x + y.sum(-1, keepdim=True)
+
+    def _again(self, y: Tensor) -> Tensor:
+        return y.reshape(-1, 2) * self.number
+
+
+def test_where_a_module_stands_in_its_list_is_no_size() -> None:
+    graph = sc.trace(nn.Sequential(*(Heads(number) for number in (1, 2, 3))), X)
+    assert graph["1.scale.out_features"].frozen is None

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.core.depth import Pairs
+from secateur.core.equations import Attribute
 from secateur.core.space import Space, leaves
 from secateur.torch.tracing.memory import Holding, passes_on
 from secateur.torch.tracing.records import Record
@@ -88,6 +89,22 @@ def listed(model: nn.Module) -> dict[str, nn.Module]:
         if not plain:
             found[f"{name}.{key}" if name else key] = entry
     return found
+
+
+def numbered(name: str, entries: Mapping[str, nn.Module]) -> Iterator[tuple[Attribute, int]]:
+    """The integers in entries that say where each stands: in all that have one, its place, counted from 0 or from 1."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for key, entry in entries.items():
+        for path, module in entry.named_modules():
+            for attribute, value in vars(module).items():
+                if type(value) is int:
+                    found.setdefault((path, attribute), {})[key] = value
+    places = {key: place for place, key in enumerate(entries)}
+    for (path, attribute), values in found.items():
+        offsets = {value - places[key] for key, value in values.items()}
+        if len(values) > 1 and offsets in ({0}, {1}):
+            for key, value in values.items():
+                yield Attribute(".".join(filter(None, (name, key, path))), attribute), value
 
 
 def watch(model: nn.Module, tracer: Any) -> None:

@@ -25,7 +25,7 @@ from secateur.torch.narrowing.host_config import Fields, said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.restoring import abstract_like
-from secateur.torch.tracing.blocks import Course, entries_of, listed, watch, watch_one
+from secateur.torch.tracing.blocks import Course, entries_of, listed, numbered, watch, watch_one
 from secateur.torch.tracing.observe import Observation, Run, real_like
 from secateur.torch.tracing.places import places
 from secateur.torch.tracing.stage import Staging, perform
@@ -85,8 +85,8 @@ def _stacks(seen: Observation) -> Iterator[Stack]:
         mine = {key: found for key, found in mine.items() if _dotted(name, key) not in made_of_blocks}
         mine = {key: found for key, found in mine.items() if outside(entries[key])}
         if mine and len(entries) > 1:
-            numbered, axis = dict(_numbered(name, entries)), _feature_axis(seen, {_dotted(name, key) for key in mine})
-            yield Stack(name=name, entries=tuple(entries), passes=mine, numbered=numbered, axis=axis)
+            where, axis = dict(numbered(name, entries)), _feature_axis(seen, {_dotted(name, key) for key in mine})
+            yield Stack(name=name, entries=tuple(entries), passes=mine, numbered=where, axis=axis)
 
 
 def _dotted(name: str, key: str) -> str:
@@ -134,22 +134,6 @@ def _held_once(model: nn.Module) -> Callable[[nn.Module], bool]:
     return alone
 
 
-def _numbered(name: str, entries: Mapping[str, nn.Module]) -> Iterator[tuple[Attribute, int]]:
-    """The integers in entries that say where each stands: in all that have one, its place, counted from 0 or from 1."""
-    found: dict[tuple[str, str], dict[str, int]] = {}
-    for key, entry in entries.items():
-        for path, module in entry.named_modules():
-            for attribute, value in vars(module).items():
-                if type(value) is int:
-                    found.setdefault((path, attribute), {})[key] = value
-    places = {key: place for place, key in enumerate(entries)}
-    for (path, attribute), values in found.items():
-        offsets = {value - places[key] for key, value in values.items()}
-        if len(values) > 1 and offsets in ({0}, {1}):
-            for key, value in values.items():
-                yield Attribute(".".join(filter(None, (name, key, path))), attribute), value
-
-
 def _tried(seen: Observation, graph: Graph, stacks: Sequence[Stack]) -> tuple[tuple[Stack, ...], dict[str, str]]:
     """The stacks with the counts that their code goes by, and why some blocks have to stay."""
     trial = Trial(seen)
@@ -185,9 +169,9 @@ def _with_integers(trial: Trial, graph: Graph, stack: Stack) -> Stack:
     counts: list[tuple[Attribute, ...]] = [(), *((one,) for one in candidates)]
     if len(candidates) > 1:
         counts.append(tuple(candidates))
-    for numbered in _choices_of_numbers(stack):
+    for where in _choices_of_numbers(stack):
         for counted in counts:
-            tried = replace(stack, counts=counted, numbered=numbered)
+            tried = replace(stack, counts=counted, numbered=where)
             if trial.problem_without_most(graph, tried) is None:
                 return tried
     return stack

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,14 @@ def place_of_code() -> str:
             return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return "its code"
+
+
+def code_running() -> CodeType:
+    """The code, neither PyTorch's nor ours, that is running."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(("torch.", "secateur.")):
+        frame = frame.f_back
+    return frame.f_code
 
 
 def numbers_in(tree: Any, *, whole: bool, of_tensors: bool = True) -> Iterator[Number]:

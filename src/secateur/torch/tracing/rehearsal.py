@@ -90,7 +90,7 @@ class Rehearsal(Tracer):
         outputs = [t for t in flat(out) if isinstance(t, torch.Tensor)]
         if name.startswith("prim::") or not outputs or not self.compares:
             return
-        record = self._due(name) if self.following else self._met_again(name, outputs)
+        record = self._due(name, outputs) if self.following else self._met_again(name, outputs)
         if record is None:
             # other numbers took another way: another expert, say, whose sizes are its own
             if self.following and name not in LAYOUT:
@@ -110,18 +110,31 @@ class Rehearsal(Tracer):
             self.written = [ahead]
             raise Mismatch(f"a slice starts at {got} where {want} is due")
 
-    def _due(self, name: str) -> Record | None:
-        """The record of an operator, past those that PyTorch leaves out where a size is one or memory is in order."""
-        place = self.place
-        while place < len(self.expected):
+    def _due(self, name: str, outputs: list[torch.Tensor]) -> Record | None:
+        """The record of an operator, past those that PyTorch leaves out where a size is one or memory is in order. It may leave
+        out the first of two alike: of those next to one another, the one is due that fits."""
+        found: int | None = None
+        for place in range(self.place, len(self.expected)):
             record = self.expected[place]
             if record.module == self.module and (record.name == name or {record.name, name} == _SLICES):
-                self.place = place
-                return record
-            if name in LAYOUT or record.name not in LAYOUT:
+                found = place if found is None else found
+                if name not in LAYOUT or self._fits(name, outputs, record):
+                    found = place
+                    break
+            elif name in LAYOUT and found is None:
                 return None
-            place += 1
-        return None
+            if record.name not in LAYOUT:
+                break
+        if found is None:
+            return None
+        self.place = found
+        return self.expected[found]
+
+    def _fits(self, name: str, outputs: list[torch.Tensor], record: Record) -> bool:
+        with contextlib.suppress(Mismatch):
+            self._compare_all(name, outputs, record)
+            return True
+        return False
 
     def _met_again(self, name: str, outputs: list[torch.Tensor]) -> Record | None:
         """The record from which on another module than the one that went its own way does what is due, sizes and all."""
@@ -130,11 +143,10 @@ class Rehearsal(Tracer):
         for place in range(self.place, len(self.expected)):
             record = self.expected[place]
             if record.module == self.module and record.name == name:
-                with contextlib.suppress(Mismatch):
-                    self._compare_all(name, outputs, record)
-                    self.place, self.following = place, True
-                    return record
-                return None
+                if not self._fits(name, outputs, record):
+                    return None
+                self.place, self.following = place, True
+                return record
         return None
 
     def passes(self, value: object, caller: str, called: str) -> None:

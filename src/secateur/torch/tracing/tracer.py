@@ -12,6 +12,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from types import CodeType
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.generators import Generators, draws_the_same
 from secateur.torch.tracing.answers import Answers, writes
 from secateur.torch.tracing.blocks import Borders
-from secateur.torch.tracing.heard import Call
+from secateur.torch.tracing.heard import Call, code_running
 from secateur.torch.tracing.meanings import carry, check_numbers, freeze_along
 from secateur.torch.tracing.memory import Holdings
 from secateur.torch.tracing.meta_kernels import factory_device
@@ -55,8 +56,7 @@ class Tracer(TorchDispatchMode):
         self.data_dependent = False
         self.records: list[Record] = []
         self.macs: list[CostTerm] = []
-        self.allocations = Holdings()
-        self.scratch = Scratch()
+        self.allocations, self.scratch = Holdings(), Scratch()
         self.unknown: Counter[str] = Counter()
         self.facts = SizeFacts()
         self.kept: set[int] = set()  # numbers of the contents of tensors that the run began with
@@ -64,6 +64,7 @@ class Tracer(TorchDispatchMode):
         self.borders, self._weighed = Borders(), 0
         self.near: dict[str, list[Space]] = {}  # what the code of each module that ran had before it
         self.calls: list[Call] = []
+        self.ran: set[CodeType] = set()  # the code that called
         self.constants: list[tuple[int, int, Space]] = []  # records from … to …, and a size written into the code there
         self._over: list[Space] = []
         self._ahead: Space | None = None
@@ -177,6 +178,7 @@ class Tracer(TorchDispatchMode):
     def hears(self, call: Call) -> None:
         """The code calls a function with these numbers."""
         self.calls.append(call)
+        self.ran.add(code_running())
 
     def forget(self) -> None:
         """Let go of tensors that are not the run's: constants of the model's code."""

@@ -40,6 +40,19 @@ def names_in(code: CodeType) -> set[str]:
     return (set(code.co_names) | texts).union(*inner)
 
 
+def is_of(code: CodeType, ran: AbstractSet[CodeType]) -> bool:
+    """Whether code, or a function inside it, is among what ran."""
+    return code in ran or any(type(const) is CodeType and is_of(const, ran) for const in code.co_consts)
+
+
+def asked_by(kind: type) -> frozenset[str]:
+    """The names that a class's own constructor asks of objects; what it only sets is no call."""
+    made = vars(kind).get("__init__")
+    if type(made) is not FunctionType or _is_torchs(kind.__module__):
+        return frozenset()
+    return frozenset(step.argval for step in dis.get_instructions(made) if step.opname in ("LOAD_METHOD", "LOAD_ATTR"))
+
+
 def named_by(function: FunctionType) -> list[FunctionType]:
     """The functions that a function names, those of files that it names as well: ``f(x)``, ``file.f(x)``."""
     names = names_in(function.__code__)
