@@ -38,6 +38,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "DeepseekV3": ("n_routed_experts", DEEPSEEK),  # in groups, of which the best are taken first
     "GptOss": ("num_local_experts", {"num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 6}),
 }
+FAMILIES["Phimoe"] = (
+    "num_local_experts",
+    {"num_key_value_heads": 2, "num_local_experts": 6},
+)  # by max, one after another
 TEXT = {"data_loader": texts(), "collect_func": lambda batch: batch}
 
 

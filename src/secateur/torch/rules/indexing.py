@@ -6,6 +6,8 @@ index       x[:, i, j]                            dimensions i and j are frozen
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -137,6 +139,8 @@ def scatter(
         freeze(trace.spaces(ids)[0], f"written by position in {trace.where}")
     if not isinstance(source, Tensor) or source.dim() != x.dim():
         zero = [False] * len(zero)  # a number is written at all units, removed ones too
+        if isinstance(source, float) and source == -math.inf and ids.dim() == x.dim():
+            trace.at_least(spaces[dim], ids.shape[dim] + 1)  # what is left out of a choice leaves something to choose
     trace.put(out, spaces, zero)
 
 

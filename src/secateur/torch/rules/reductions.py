@@ -83,12 +83,11 @@ def statistic(
         return
     dims = _dims(x, dim)
     _reduce(trace, out, x, dims, adds=False)
-    reason = f"its positions are read in {trace.where}"
     for dim_ in dims:
-        if trace.name.startswith("arg"):
-            freeze(trace.spaces(x)[dim_], reason)
-        elif trace.name in _WITH_POSITIONS and len(tensors_of(out)) == 2:
-            trace.freeze_when_read(tensors_of(out)[1], trace.spaces(x)[dim_], reason)
+        if trace.name.startswith("arg") and dim is None:
+            freeze(trace.spaces(x)[dim_], f"its positions are read in {trace.where}")
+        elif trace.name.startswith("arg") or (trace.name in _WITH_POSITIONS and len(tensors_of(out)) == 2):
+            trace.say(tensors_of(out)[-1], "positions", trace.spaces(x)[dim_])
 
 
 @rule("var", "std", "var_mean", "std_mean")

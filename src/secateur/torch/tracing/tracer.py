@@ -259,7 +259,7 @@ class Tracer(TorchDispatchMode):
             inputs = [t for t in inputs if t is not blank]
         self.read(inputs, values=not view)
         if self.speaks:
-            check_numbers(name, map(self.value, inputs), self.where, view=view)
+            check_numbers(name, [*map(self.value, inputs)], self.where, view=view)
         if not outputs:
             self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
             return
