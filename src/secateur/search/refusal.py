@@ -60,7 +60,7 @@ def check_within(graph: Graph, budget: Budget, sizes: Mapping[str, int], *, chos
 def _way_out(graph: Graph, bound: Bound) -> str:
     """The free and the frozen width that would save most if they could have one unit."""
     free = _most_saving(graph, bound, [w for w in graph.free if w.choices[0] > 1])
-    frozen = _most_saving(graph, bound, [w for w in graph.widths if w.frozen is not None and w.size > 1])
+    frozen = _most_saving(graph, bound, _kept_whole(graph))
     hints = []
     if free is not None:
         hints.append(f"allow {free.name} fewer than {free.choices[0]} of its {free.size} units")
@@ -69,11 +69,17 @@ def _way_out(graph: Graph, bound: Bound) -> str:
     hint = ", or ".join(hints) or (
         "ask for a larger bound: nothing else can be narrowed, and print(secateur.trace(model, dummy_input)) says why"
     )
+    if not hints and (widest := max(_kept_whole(graph), key=lambda w: w.size, default=None)) is not None:
+        hint += f". The widest of what is kept whole is {widest.name}, {widest.size} units ({widest.frozen})"
     if not graph.free:
         reasons = Counter(w.frozen for w in graph.widths if w.frozen is not None)
         whole = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(4))
         return f"No width of it can be narrowed ({whole}). {hint[0].upper()}{hint[1:]}."
     return f"{hint[0].upper()}{hint[1:]}."
+
+
+def _kept_whole(graph: Graph) -> list[Width]:
+    return [w for w in graph.widths if w.frozen is not None and w.size > 1]
 
 
 def _most_saving(graph: Graph, bound: Bound, widths: Sequence[Width]) -> Width | None:

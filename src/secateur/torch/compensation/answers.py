@@ -59,12 +59,10 @@ class Lesson:
         return self.data.group
 
     def can_be_judged(self, model: nn.Module) -> bool:
-        """Whether there is one answer, by samples, and some samples of all processes are left out, but not all."""
+        """Whether the answer is one by samples, and some samples of all processes are left out, but not all."""
         with torch.no_grad():
             output = self.data.output(model, self.batches[0])
-        floating = [tensor for tensor in output_tensors(output) if tensor.is_floating_point()]
-        told = hasattr(output, "logits") or (len(floating) == 1 and floating[0].dim() > 0)
-        told = told and self.answer_of(output, self.batches[0]).samples == len(self.held_out[0])
+        told = self.answer_of(output, self.batches[0]).samples == len(self.held_out[0])
         counts = torch.tensor(
             [sum(float(h.sum()) for h in self.held_out), sum(map(len, self.held_out)), float(not told)]
         )
@@ -97,6 +95,19 @@ class Lesson:
         """What a model returned for this batch: numbers, unless classes are known to be meant."""
         answer = Answer.of(output, 'compensate="answers"')
         return answer if self.data.is_of_classes(output, batch) else replace(answer, is_numbers=True)
+
+
+def has_no_answer(model: nn.Module, data: Data, batch: object) -> str | None:
+    """Why all weights cannot be fitted together to what a model gives; None where it is one tensor, or has logits."""
+    with judging(model) as network, torch.no_grad():
+        output = data.output(network, batch)
+    floating = [tensor for tensor in output_tensors(output) if tensor.is_floating_point()]
+    if hasattr(output, "logits") or (len(floating) == 1 and floating[0].dim() > 0):
+        return None
+    given = (
+        f"{len(floating)} tensors of numbers, of which none is called logits" if floating else "no tensor of numbers"
+    )
+    return f'compensate="answers" fits all weights to one answer, and the model gives {given}: layers alone were fitted'
 
 
 def fit_to_answers(narrowed: nn.Module, original: nn.Module, lesson: Lesson, tell: Tell) -> AnswersFit | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
@@ -22,7 +23,7 @@ from torch import nn
 
 from secateur.core.plan import Plan
 from secateur.progress import Tell
-from secateur.torch.compensation.answers import Lesson, fit_to_answers
+from secateur.torch.compensation.answers import Lesson, fit_to_answers, has_no_answer
 from secateur.torch.compensation.decisions import Choices, Decisions
 from secateur.torch.compensation.evidence import AnswersFit, Compensation
 from secateur.torch.compensation.folds import FOLDS, folds_of, looks
@@ -33,7 +34,7 @@ from secateur.torch.compensation.rows import num_inputs
 from secateur.torch.compensation.solve import RIDGES, Option
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
-from secateur.torch.running.distributed import reduce_sum
+from secateur.torch.running.distributed import reduce_sum, world_size
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.padding import Padding
 from secateur.torch.running.restoring import flags_kept
@@ -42,6 +43,7 @@ _Steps = Lockstep[Brought, None]
 Method = Literal["bias", "least_squares", "answers"]
 Ridge = float | Literal["auto"]
 
+_FEW_SAMPLES = 8
 _ROWS = 8192  # of each contraction; more where it has more than half as many inputs
 _FEWEST_ROWS = 2048
 _SHARE_ON_THE_WAY = 0.25  # of the samples, for a network that goes on being narrowed
@@ -73,8 +75,24 @@ class Compensator:
         self.data, self.method, self.original = data, method, original or model
         self.ridge: Ridge = ridge if ridge == "auto" else float(ridge)
         self.batches = tuple(data.limited(model, samples).loader)
+        self._warn_of_few(model)
+        # decided before anything is fitted: the second half of the work would be for nothing
+        self.alone = has_no_answer(self.original, data, self.batches[0]) if method == "answers" else None
         self.record = Original()
         self._record(model, tell)
+
+    @property
+    def _fits_answers(self) -> bool:
+        return self.method == "answers" and self.alone is None
+
+    def _warn_of_few(self, model: nn.Module) -> None:
+        samples = sum(batch.samples for batch in self._numbered(model))
+        if samples < _FEW_SAMPLES and world_size(self.data.group) == 1:
+            warnings.warn(
+                f"the data has {samples} samples in all: weights fitted to so few, or units ranked by them, say little. "
+                "Give 128 or more",
+                stacklevel=2,
+            )
 
     def _record(self, model: nn.Module, tell: Tell) -> None:
         def limit(site: Site) -> int:
@@ -111,9 +129,10 @@ class Compensator:
         with flags_kept(model), torch.no_grad():
             model.eval()
             lockstep.run(passes)
-        answers = self._to_answers(model, choices, tell) if last and self.method == "answers" else None
+        answers = self._to_answers(model, choices, tell) if last and self._fits_answers else None
         refitted = {fit.name for fit in decisions.fits if fit.option != "nothing"}
         left = dict.fromkeys(sorted(strange - refitted), "what it multiplies is narrowed, too") | decisions.left
+        left |= {} if self.alone is None else {"all weights together": self.alone}
         return Compensation(
             refitted=tuple(sorted(refitted)),
             left=left,

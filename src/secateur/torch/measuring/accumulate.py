@@ -16,7 +16,7 @@ from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.layout import Values
-from secateur.errors import InputError
+from secateur.torch.running.data import NotFinite
 from secateur.torch.running.distributed import Group, reduce_sum
 
 
@@ -45,7 +45,7 @@ class Tally:
 
     def means(self, *, of: float | None = None) -> dict[str, Values]:
         """Σ ÷ count of each width that anything was added to; ``of`` counts for all widths alike, also for those that a
-        batch did not reach. Raises InputError where a value is not finite.
+        batch did not reach. Raises NotFinite where a value is not finite.
         """
         if not self.sums:
             return {}
@@ -61,10 +61,10 @@ class Tally:
 
 
 def finite(scores: dict[str, Values]) -> dict[str, Values]:
-    """These scores. Raises InputError where one is not finite."""
+    """These scores. Raises NotFinite where one is not finite."""
     strange = next((name for name, values in scores.items() if not np.isfinite(values).all()), None)
     if strange is not None:
-        raise InputError(f"{strange}: activations or gradients are not finite; does the loss overflow on this data?")
+        raise NotFinite(f"{strange}: activations or gradients are not finite; does the loss overflow on this data?")
     return scores
 
 

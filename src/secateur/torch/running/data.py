@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import InputError
+from secateur.torch.running.describing import described
 from secateur.torch.running.distributed import Group
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.randomness import unmoved
@@ -35,6 +36,10 @@ _IGNORED = -100  # a label that torch's losses do not count
 def first_of(batch: object) -> Batch:
     """What a batch passes to the model by default: its first item if it is a tuple or list, else the batch."""
     return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+class NotFinite(InputError):
+    """What was measured on data is no finite number."""
 
 
 class _Enough(Exception):
@@ -125,6 +130,14 @@ class Data:
         if empty:
             raise InputError("the data loader gave no batch")
 
+    def strange(self, model: nn.Module) -> str | None:
+        """The first batch of which the model takes values that are no finite numbers, in words; None if there is none."""
+        for number, batch in enumerate(self.batches(model)):
+            for tensor in Example.of(model, self.collect(batch)).tensors():
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    return f"batch {number} of the data has values that are no finite numbers, in {described(tensor)}"
+        return None
+
     def limited(self, model: nn.Module, samples: int) -> Data:
         """The same data up to the batch that completes so many samples, kept in memory."""
 
@@ -193,9 +206,15 @@ def _of_torch(loss: Loss, output: Batch, batch: object) -> torch.Tensor:
 
 
 def _told_of_labels(loss: Loss, logits: Batch, labels: torch.Tensor) -> torch.Tensor:
-    """The loss. Raises InputError for a label that is no class of the model's."""
+    """The loss. Raises InputError for a label that is no class of the model's, and where no label counts."""
     if labels.dtype in (torch.int8, torch.int16, torch.int32):  # PyTorch's own losses take 64 bits alone
         labels = labels.long()
+    ignored = getattr(loss, "ignore_index", _IGNORED)
+    if not labels.is_floating_point() and labels.numel() and bool((labels == ignored).all()):
+        raise InputError(
+            f"every label of a batch is {ignored}, which stands for none, so that there is no loss: leave such batches out, or "
+            "give a loss_func that needs no labels"
+        )
     try:
         return loss(logits, labels)
     except IndexError as fault:
@@ -237,8 +256,9 @@ def _cross_entropy(output: object, batch: object, collect: Collect) -> torch.Ten
             "data_loader of (inputs, labels), or loss_func(output, inputs) that needs no labels"
         )
     raise InputError(
-        "no loss: batches are not (inputs, integer labels) and the model's output has no .loss; "
-        "pass loss_func, called as loss_func(output, batch)"
+        f"no loss: the model gives {described(output)}, a batch is {described(batch)}. Cross entropy is of logits, one tensor "
+        "[samples, classes, …] or .logits, and of integer labels beside the inputs; for anything else pass loss_func, called as "
+        "loss_func(output, batch)"
     )
 
 

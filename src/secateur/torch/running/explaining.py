@@ -7,7 +7,7 @@ Invariant: nothing is run twice unless it failed; a fault that has nothing to do
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -15,7 +15,8 @@ from torch import nn
 
 from secateur.core.text import visible
 from secateur.errors import InputError, SecateurError
-from secateur.torch.running.data import Data, call
+from secateur.torch.running.data import Data, NotFinite, call
+from secateur.torch.running.describing import described
 from secateur.torch.running.twin import in_use, twin
 
 _FAULTS = (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError)
@@ -26,6 +27,11 @@ def data_explained(model: nn.Module, data: Data | None) -> Iterator[None]:
     """Within this block a fault that the first batch causes, too, is an InputError that names the argument and the way out."""
     try:
         yield
+    except NotFinite as fault:
+        strange = None if data is None else data.strange(model)
+        if strange is None:
+            raise
+        raise NotFinite(f"{strange}: leave it out, or mend it ({fault})") from fault
     except (SecateurError, torch.OutOfMemoryError):
         raise
     except _FAULTS as fault:
@@ -72,16 +78,3 @@ _CALLED = "It is called as loss_func(output, batch); a loss of torch.nn gets the
 def _brief(fault: BaseException) -> str:
     text = visible(" ".join(str(fault).split()))
     return f"{type(fault).__name__}: {text[:200]}"
-
-
-def described(value: object) -> str:
-    """A batch in a few words: its structure and the shapes in it."""
-    if isinstance(value, torch.Tensor):
-        return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
-    if isinstance(value, Mapping) or hasattr(value, "keys"):
-        keys = [visible(key) for key in list(value)[:6]]  # type: ignore[call-overload]
-        return f"a {type(value).__name__} with {', '.join(keys)}"
-    if isinstance(value, tuple | list):
-        inner = ", ".join(described(entry) for entry in value[:4])
-        return f"a {type(value).__name__} of {len(value)}: {inner}" if value else f"an empty {type(value).__name__}"
-    return f"a {type(value).__name__}"

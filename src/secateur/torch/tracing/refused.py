@@ -47,6 +47,11 @@ def _is_exported(model: nn.Module) -> bool:
 def does_not_run(example: Example, error: Exception) -> str:
     """What to say of a model that failed on an example."""
     kind = type(example.model).__name__
+    if any(tensor.is_nested for tensor in example.tensors()) or "Nested" in str(error):
+        return (
+            f"{kind} is given nested tensors, or makes some: PyTorch has none without data, so that their dimensions cannot be "
+            "followed. Trace and prune it on padded batches; the result runs on nested ones as the whole model does."
+        )
     listed = [*example.args] and isinstance(example.args[0], list) and not example.kwargs
     hint = "A list is one argument: several arguments are a tuple. " if listed else ""
     return (

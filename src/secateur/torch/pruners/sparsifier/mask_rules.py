@@ -103,8 +103,12 @@ def mask_lowest(rule: RowScores, entries: Sequence[Entry], graph: Graph) -> None
             entry.mask[torch.from_numpy(_rows(positions, gone))] = False
 
 
-def check_keys(config: Mapping[str, object]) -> None:
-    """Raise ConfigError for a key that ranking would not read."""
+def check_ranked(config: Mapping[str, object], rule: RowScores) -> None:
+    """Raise ConfigError for a key that ranking would not read, and for a level that is none, be it the rule's own."""
+    level = config.get("sparsity_level")
+    level = rule.sparsity_level if level is None else level
+    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level <= 1:
+        raise ConfigError(f"config: {config['tensor_fqn']}: sparsity_level is a share from 0 to 1, not {level!r}")
     for key in config:
         if key not in _KEYS:
             raise ConfigError(

@@ -34,7 +34,7 @@ from secateur.torch.narrowing.masks import (
 from secateur.torch.narrowing.slices import kept_mask, narrow_tensor
 from secateur.torch.pruners.sparsifier.constants import add, constants
 from secateur.torch.pruners.sparsifier.entries import Config, Entry, names_output, read_entries
-from secateur.torch.pruners.sparsifier.mask_rules import RowScores, check_keys, mask_lowest
+from secateur.torch.pruners.sparsifier.mask_rules import RowScores, check_ranked, mask_lowest
 from secateur.torch.pruners.sparsifier.units import Leftover, leftovers, plan_of_masks
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.restoring import all_or_nothing
@@ -108,8 +108,9 @@ class Sparsifier:
         entries = read_entries(model, graph, config, self._defaults)
         if not entries:
             raise ConfigError("there is nothing to mask: the model has no weight whose rows may go")
-        for entry in entries if isinstance(self._rule, RowScores) else ():
-            check_keys(entry.config)
+        if isinstance(self._rule, RowScores):
+            for entry in entries:
+                check_ranked(entry.config, self._rule)
         self._model, self._graph, self._entries = model, graph, entries
         self._carriers: dict[str, Mask] = {}
         self._bias_masks: list[tuple[Entry, Mask]] = []
