@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.errors import ConfigError, Infeasible, InputError, TraceError
 from secateur.pruners import SaliencyRule, Sparsifier
+from secateur.torch.compensation.evidence import Compensation
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 _DRAWN = torch.Generator().manual_seed(0)
@@ -74,7 +75,7 @@ def test_several_answers_are_told_and_not_fitted() -> None:
     model = Twofold(lambda z: z, lambda z: z * 2)
     result = pruned("magnitude", BATCHES, model, compensate="answers")
     assert "the model gives 2 tensors of numbers" in result.left_as_they_are["all weights together"]
-    assert result.compensation is not None
+    assert isinstance(result.compensation, Compensation)
     assert result.compensation.answers is None
 
 
