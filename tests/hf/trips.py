@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.search.roles import role_of
 from secateur.torch.running.outputs import output_tensors
+from tests.hf.later import later_entries
 from tests.zoo.entry import Entry, Inputs, forward
 from tests.zoo.hf_models import hf_entries
 
@@ -55,6 +56,8 @@ FAMILIES = (
         "persimmon",
         "codegen",
     ),
+    *("eurobert", "vaultgemma", "glm4_moe", "ernie4_5_moe", "dots1", "flex_olmo", "granitemoeshared", "lfm2_moe"),
+    *("modernbert_decoder", "minimax", "doge", "nanochat", "mpt", "pegasus", "olmo_hybrid", "jetmoe"),
 )
 _WRITTEN = ("architectures", "dtype")  # by save_pretrained
 
@@ -74,7 +77,7 @@ class Trip:
 
 def entries() -> dict[str, Entry]:
     """The families of the table, by name."""
-    known = {entry.name.removeprefix("hf/"): entry for entry in hf_entries()}
+    known = {entry.name.removeprefix("hf/"): entry for entry in (*hf_entries(), *later_entries())}
     return {name: known[name] for name in FAMILIES if name in known}
 
 

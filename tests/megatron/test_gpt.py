@@ -94,3 +94,11 @@ def test_a_hybrid_of_mixers_attention_and_feed_forward_loses_hidden_and_feed_for
     assert {name: getattr(model.config, name) for name in asked} == asked
     stock = hybrid(**asked)
     _same(model, stock)
+
+
+def test_what_only_a_mixers_decoding_goes_by_stays_whole() -> None:
+    pytest.importorskip("mamba_ssm", reason="mamba-ssm is not installed")
+    graph = sc.trace(hybrid(), inputs())
+    inside = [width for width in graph.widths if ".mixer." in width.name]
+    assert inside
+    assert all("where no run came" in str(width.frozen) for width in inside)
