@@ -146,6 +146,8 @@ BY_POSITION: dict[str, Callable[..., Tensor]] = {
 AS_NUMBERS: dict[str, Callable[..., Tensor]] = {
     "calculated with": lambda h, values, ids: values.sum(1) + ids.sum(1),
     "compared": lambda h, values, ids: torch.where(ids < 4, values, -values).sum(1),
+    "compared with one of them": lambda h, values, ids: torch.where(ids == 4, values, -values).sum(1),
+    "told from one of them": lambda h, values, ids: torch.where(h.argmax(1) != 2, values.sum(1), -values.sum(1)),
     "returned": lambda h, values, ids: ids,
     "cast, then calculated with": lambda h, values, ids: values.sum(1) * ids.to(values.dtype).mean(1),
     "beside a constant of that size": lambda h, values, ids: torch.arange(8.0)[ids].sum(1) + values.sum(1),

@@ -29,14 +29,16 @@ _BY_POSITION = frozenset({*_TAKE, "scatter", "scatter_add", "scatter_reduce", "h
 def check_numbers(name: str, inputs: Sequence[Value], where: str, *, view: bool) -> None:
     """Freeze what an operator reads positions along as if they were numbers."""
     said = [known for known in inputs if known.says is not None]
-    if not (view or name in _CARRY or name.rstrip("_") in _BY_POSITION or (name in _OF_SEVERAL and _are_alike(inputs))):
+    if not (view or name in _CARRY or name.rstrip("_") in _BY_POSITION or _is_of_alike(name, inputs)):
         freeze_along(said, f"positions along it are read as numbers in {where}", ("positions",))
     if not (view or name in _CARRY_COUNTS or name == "_grouped_mm"):
         freeze_along(said, f"how many come before each of it is read as a number in {where}", ("offsets",))
 
 
-def _are_alike(values: Sequence[Value]) -> bool:
-    """Whether all are positions along one dimension."""
+def _is_of_alike(name: str, values: Sequence[Value]) -> bool:
+    """Whether an operator takes several tensors, all of them positions along one dimension; not one and a number of the code."""
+    if name not in _OF_SEVERAL or len(values) < 2:
+        return False
     said = [value.says for value in values]
     along = {None if says is None or says[0] != "positions" else says[1].root() for says in said}
     return len(along) == 1 and None not in along
@@ -55,7 +57,7 @@ def carry(name: str, inputs: Sequence[Value], outputs: Sequence[tuple[torch.Tens
     if says is None:
         return
     kept = view or name in (_CARRY | _TAKE if says[0] == "positions" else _CARRY_COUNTS)
-    kept = kept or (name in _OF_SEVERAL and _are_alike(inputs))
+    kept = kept or _is_of_alike(name, inputs)
     for tensor, known in outputs if view else outputs[:1]:
         if kept and tensor.dtype is not torch.bool:
             known.says = says
