@@ -181,11 +181,17 @@ def _answers(model: nn.Module, inputs: Inputs, training: bool, now: Mapping[str,
 
 
 class _Asked(TorchDispatchMode):
-    """Asks group norm for the gradient of its input: a channels-last one that wants none kills the process (PyTorch 2.13)."""
+    """Keeps two kernels of PyTorch 2.13 from what they do wrong.
+
+    Group norm is asked for the gradient of its input: a channels-last one that wants none kills the process. What batch norm
+    is given back lies in memory as its input does: else the gradients of a batch of one are other numbers.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.native_group_norm_backward.default:
             args = (*args[:-1], [True, *args[-1][1:]])
+        if func is torch.ops.aten.native_batch_norm_backward.default and args[0] is not None:
+            args = (torch.empty_like(args[1]).copy_(args[0]), *args[1:])
         return func(*args, **(kwargs or {}))
 
 
