@@ -47,6 +47,8 @@ def attends(h: Tensor, is_causal: bool = False) -> Tensor:
 
 
 NUMBERED: dict[str, Between] = {
+    "cumsum of what is zero without a unit": lambda h: h.cumsum(1),
+    "how many before it are positive": lambda h: h * (h > 0).cumsum(1),
     "cumsum of ones like it": lambda h: h * torch.ones_like(h).cumsum(1),
     "cumsum of ones": lambda h: h * torch.ones(h.shape[1]).cumsum(0),
     "cumsum in place": lambda h: h * torch.ones_like(h).cumsum_(1),
@@ -72,8 +74,6 @@ NUMBERED: dict[str, Between] = {
     "an area under ones": lambda h: h * F.pad(torch.cumulative_trapezoid(torch.ones_like(h), dim=1), (1, 0)),
 }
 UNNUMBERED: dict[str, Between] = {
-    "cumsum of what is zero without a unit": lambda h: h.cumsum(1),
-    "how many before it are positive": lambda h: h * (h > 0).cumsum(1),
     "attention between units": attends,
     "rank by comparison": lambda h: h * (h[:, :, None] >= h[:, None, :]).sum(2),
     "numbers drawn without a seed": lambda h: h + torch.randn_like(h),

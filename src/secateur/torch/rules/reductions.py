@@ -1,7 +1,7 @@
 """Reductions and scans along a dimension.
 
 sum     exact where removed units are zero         mean, max, var, softmax, …   a statistic: inexact
-cumsum  likewise; of anything else, and cumprod, …   the order of units: frozen
+cumsum, cumprod, …   the order of units: frozen
 """
 
 from __future__ import annotations
@@ -109,12 +109,12 @@ def softmax(trace: Trace, out: Tensor, x: Tensor, dim: int, *args: object, **kwa
 
 @rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
 def scan(trace: Trace, out: Outputs, x: Tensor, dim: int, *args: object, **kwargs: object) -> None:
-    """What comes before a unit goes into it: where that is not nothing at removed units, its place is told by a number."""
-    space, adds_nothing = trace.spaces(x)[dim], trace.name == "cumsum" and trace.zero(x)[dim]
-    trace.contract(space, zero=adds_nothing)
+    """What comes before a unit goes into it: its place is told by a number, and units are what they are by their order."""
+    space = trace.spaces(x)[dim]
+    trace.contract(space, zero=trace.name == "cumsum" and trace.zero(x)[dim])
     if trace.name == "cumsum" and trace.said(x, "counts") is not None:
         trace.say(tensors_of(out)[0], "offsets", space)
-    elif not adds_nothing:
+    else:
         freeze(space, f"its positions are numbers in {trace.where}")
     for result in tensors_of(out):
         trace.put(result, trace.spaces(x), [z and i != dim % x.dim() for i, z in enumerate(trace.zero(x))])

@@ -11,9 +11,7 @@ Invariant: an origin that arrives where no reader is known makes what it stands 
 from __future__ import annotations
 
 import contextlib
-import operator
 from collections.abc import Callable, Iterable, Iterator
-from functools import reduce
 from typing import Any
 
 import torch
@@ -53,7 +51,6 @@ _DROPOUTS = frozenset(
 )
 _SIMPLE = frozenset({torch.Tensor, torch.nn.Parameter, int, bool, float, str, type(None), torch.dtype, torch.device})
 _SHAPE = torch.Tensor.shape
-_COUNTS = frozenset({"numel", "nelement"})
 _DATA = torch.Tensor.data
 
 
@@ -103,8 +100,6 @@ class Sizes(Listening):
             return out
         if name == "size" and isinstance(args[0], torch.Tensor):
             return self._sized_size(args, kwargs, out)
-        if name in _COUNTS and isinstance(args[0], torch.Tensor):
-            return reduce(operator.mul, self._sized_shape(args[0], args[0].shape), 1)
         if _has_sized(args) or (kwargs and _has_sized(kwargs.values())):
             self._read(name, out, args, kwargs)
         return out
