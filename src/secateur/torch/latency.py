@@ -161,9 +161,8 @@ def _beside_multiples(graph: Graph, limits: Limits, multiple: int, step: int) ->
     except InputError:  # other limits leave no such counts
         return
     free = {width.name: set(width.choices) for width in restrict(graph, limits).configurable}
-    odd = {
-        w.name: [n for n in w.choices[:-1] if n % (2 * multiple)] for w in stepped if w.kind != LAYERS
-    }  # blocks stay
+    units = (width for width in stepped if width.kind != LAYERS)  # blocks stay
+    odd = {width.name: [count for count in width.choices[:-1] if count % (2 * multiple)] for width in units}
     odd = {name: counts for name, counts in odd.items() if 0 < len(counts) < len(free[name]) - 1}
     for share in _SHARES if odd else ():
         at = {

@@ -46,9 +46,8 @@ def batch_norm(
             mark_inexact(space, f"in training a statistic runs over it in {trace.where}")
     for space in spaces[2:]:
         if not is_frozen(space):
-            trace.at_least(
-                space, 2
-            )  # one number has no spread: PyTorch trains on none, and one sample may be all there is
+            # one number has no spread: PyTorch trains on none, and one sample may be all there is
+            trace.at_least(space, 2)
     for tensor in [t for t in (weight, bias) if t is not None] + buffers:
         spaces[1] = trace.same(spaces[1], trace.spaces(tensor)[0])
     shifts_zero = all(trace.zero(t)[0] for t in (bias, *buffers[:1]) if isinstance(t, Tensor))
@@ -111,9 +110,8 @@ def group_norm(
         raise ValueError("the channels cannot be seen as groups")
     trace.statistic(pieces[1])
     if area == 1 and channels > groups:
-        trace.at_least(
-            pieces[1], 2
-        )  # one number has no spread: PyTorch refuses a batch of one, and gives zero otherwise
+        # one number has no spread: PyTorch refuses a batch of one, and gives zero otherwise
+        trace.at_least(pieces[1], 2)
     for space in spaces[2:]:
         trace.statistic(space)
     zero = [False] * x.dim()

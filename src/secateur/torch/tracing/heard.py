@@ -74,14 +74,8 @@ def call_of(func: Function, args: Args, kwargs: Kwargs, *, of_tensors: bool = Tr
 def steady(calls: Sequence[Call], others: Sequence[Call]) -> list[Call]:
     """Calls without the numbers that another run of the same code had otherwise; open-ended where its course was another."""
     found: list[Call] = []
-    for one, other in zip_longest(calls, others):
-        if (
-            one is OPEN
-            or other is OPEN
-            or one is None
-            or other is None
-            or (one[0], len(one[1])) != (other[0], len(other[1]))
-        ):
+    for one, other in zip_longest(calls, others, fillvalue=OPEN):
+        if OPEN in (one, other) or (one[0], len(one[1])) != (other[0], len(other[1])):
             return [*found, OPEN]
         found.append((one[0], tuple(a if a == b else None for a, b in zip(one[1], other[1], strict=True))))
     return found
