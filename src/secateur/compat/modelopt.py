@@ -8,14 +8,15 @@ Invariant: what is read is meant: two things said of one option are an error tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from secateur.errors import ConfigError
-from secateur.modes.given import ModeOption, one_mode
+from secateur.modes.given import ModeOption, modes_in_turn, one_mode
 from secateur.modes.result import PruneResult
+from secateur.torch.prune import Constraints
 from secateur.torch.prune import prune as ours
 
 _RULE_KEYS = {
@@ -29,11 +30,15 @@ _RULE_KEYS = {
 def prune(
     model: nn.Module,
     mode: ModeOption,
-    constraints: Mapping[str, Any] | None = None,
+    constraints: Constraints | Sequence[Constraints] = None,
     dummy_input: object = None,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, PruneResult]:
     """`secateur.prune`, called as ``modelopt.torch.prune.prune`` is."""
+    named = modes_in_turn(mode)
+    if len(named) > 1 and config is None:
+        listed = [read((name, options or {})) for name, options in named]
+        return ours(model, listed, constraints, dummy_input)
     name, options = read(mode, config)
     return ours(model, name, constraints, dummy_input, options)
 

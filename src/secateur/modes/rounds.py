@@ -46,7 +46,7 @@ class Outcome:
 
 def outcome_of(recipe: Mode, frontend: Frontend, budget: Budget, tell: Tell) -> Outcome:
     """Search, narrow and compensate as the mode says."""
-    tell = _within(tell, 0.1, 0.7)
+    tell = within(tell, 0.1, 0.7)
     if not frontend.has_data and recipe.steps == 1:
         task = Task(graph=frontend.graph, frontend=frontend, budget=budget, tell=tell)
         found = _search(recipe, task)
@@ -100,12 +100,12 @@ class _Rounds:
         check_reachable(self.search_space, budget)
         steps = self.recipe.steps
         for step in range(steps):
-            part = _within(tell, 0.1 + 0.9 * step / steps, 0.1 + 0.9 * (step + 1) / steps)
+            part = within(tell, 0.1 + 0.9 * step / steps, 0.1 + 0.9 * (step + 1) / steps)
             plan = self._round(step, _approach(budget, (step + 1) / steps), part)
             if compensator is not None:
                 if step == steps - 1:
                     self._appraise(self._known.narrowed)
-                self.compensation = compensator.fit(plan, last=step == steps - 1, tell=_within(part, 0.5, 1.0))
+                self.compensation = compensator.fit(plan, last=step == steps - 1, tell=within(part, 0.5, 1.0))
         # a compensator sees to running statistics itself
         if self.has_data and compensator is None and self._plan().kept:
             self.working.remeasure()
@@ -176,7 +176,7 @@ class _Rounds:
         if method == "none" or not self.has_data:
             return None
         return self.working.compensator(
-            method, ridge=self.recipe.ridge, samples=self.recipe.calibration_samples, tell=_within(tell, 0.0, 0.1)
+            method, ridge=self.recipe.ridge, samples=self.recipe.calibration_samples, tell=within(tell, 0.0, 0.1)
         )
 
 
@@ -210,5 +210,5 @@ def _approach(budget: Budget, progress: float) -> Budget:
     return Budget(entries=tuple(entries))
 
 
-def _within(tell: Tell, start: float, end: float) -> Tell:
+def within(tell: Tell, start: float, end: float) -> Tell:
     return lambda share, word: tell(start + (end - start) * share, word)

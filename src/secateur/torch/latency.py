@@ -15,11 +15,11 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from secateur.modes.result import Latency
 from secateur.modes.rounds import Outcome
 from secateur.progress import Tell
 from secateur.search.limits import Limits, restrict
-from secateur.torch.evaluating.stopwatch import Stopwatch
+from secateur.torch.evaluating.known_times import Clock
 
 WORD = "latency_ms"
 _SAMPLES = 16  # random networks that the model of time is fitted to
@@ -44,6 +44,7 @@ _CLOSE = 0.95  # of the bound: nearer is not searched for
 _LARGEST_STEP = 1.3  # by which the predicted bound is raised at once
 
 Search = Callable[[Graph, Budget], Outcome]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,18 @@ class TimeBound:
 
     most_ms: float
     model: TimeModel
-    stopwatch: Stopwatch
+    stopwatch: Clock
     counts: Sequence[Mapping[str, int]]
     times_ms: Sequence[float]
 
     @classmethod
-    def of(cls, most: float, graph: Graph, limits: Limits, stopwatch: Stopwatch, tell: Tell) -> TimeBound:
-        """A bound of so many milliseconds, with a model of time that is fitted to what these limits allow."""
+    def of(
+        cls, most: float, graph: Graph, limits: Limits, stopwatch: Clock, tell: Tell, known: Clock | None = None
+    ) -> TimeBound:
+        """A bound of so many milliseconds, with a model of time that is fitted to what these limits allow.
+
+        ``known`` is asked for the times that are fitted to; the ``stopwatch``, which measures, for those of results.
+        """
         space = restrict(graph, limits)
         counts: list[Mapping[str, int]] = [graph.full()]
         times = [stopwatch.whole_ms]
@@ -66,7 +72,7 @@ class TimeBound:
         for number, plan in enumerate(plans):
             tell(0.1 * number / len(plans), f"timing network {number + 1} of {len(plans)}")
             counts.append(plan.sizes)
-            times.append(stopwatch(plan))
+            times.append((known or stopwatch)(plan))
         return cls(most, fitted(graph, counts, times), stopwatch, counts, times)
 
     def met(self, graph: Graph, others: Mapping[str, Any], search: Search) -> tuple[Outcome, Latency]:
@@ -120,6 +126,20 @@ class TimeBound:
         )  # fmt: skip
 
 
+class Replayed(Iterable[_T]):
+    """What an iterator gives, each made when it is first asked for; state, because it is kept for whoever asks again."""
+
+    def __init__(self, given: Iterator[_T]) -> None:
+        self._rest = given
+        self._made: list[_T] = []
+
+    def __iter__(self) -> Iterator[_T]:
+        yield from self._made
+        for one in self._rest:
+            self._made.append(one)
+            yield one
+
+
 def warn_of_a_miss(latency: Latency) -> None:
     """Say by how much a bound is missed, as measured."""
     if latency.met:
@@ -128,11 +148,11 @@ def warn_of_a_miss(latency: Latency) -> None:
         f"{WORD} ≤ {latency.most_ms:.3g} is missed by {latency.after_ms / latency.most_ms - 1:.1%}: {latency.after_ms:.3g} ms as "
         f"measured, {latency.predicted_ms:.3g} ms as predicted, after {latency.attempts} corrections. Below some width, time no "
         "longer falls",
-        stacklevel=7,
+        stacklevel=8,
     )
 
 
-def fastest_multiple(graph: Graph, limits: Limits, stopwatch: Stopwatch, tell: Tell) -> int:
+def fastest_multiple(graph: Graph, limits: Limits, stopwatch: Clock, tell: Tell) -> int:
     """The multiple at which narrowing saves more time for its MACs than at the counts around it; 1 if there is none."""
     found = 1
     for number, multiple in enumerate(_MULTIPLES):
@@ -147,7 +167,7 @@ def fastest_multiple(graph: Graph, limits: Limits, stopwatch: Stopwatch, tell: T
     return found
 
 
-def _saved(plan: Plan, graph: Graph, stopwatch: Stopwatch) -> float:
+def _saved(plan: Plan, graph: Graph, stopwatch: Clock) -> float:
     """Milliseconds for each MAC that a plan takes."""
     taken = graph.macs - int(graph.cost("macs", plan.sizes))
     return (stopwatch.whole_ms - stopwatch(plan)) / taken if taken > 0 else 0.0

@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -26,15 +26,17 @@ from secateur.core.plan import Plan
 from secateur.core.show import constraint_table
 from secateur.errors import ConfigError, Infeasible, VerificationError
 from secateur.modes import MODES, Mode
-from secateur.modes.given import ModeOption, one_mode
+from secateur.modes.given import ModeOption, modes_in_turn
 from secateur.modes.result import Latency, PruneResult, result_of
-from secateur.modes.rounds import Outcome, outcome_of
+from secateur.modes.rounds import Outcome, outcome_of, within
 from secateur.progress import Tell, progress, say
 from secateur.search.limits import FASTEST, Limits, restrict
 from secateur.torch.apply import DIFFERED, apply_fitted, verification_of
+from secateur.torch.evaluating.known_times import KnownTimes, times_path
 from secateur.torch.evaluating.stopwatch import Stopwatch
 from secateur.torch.frontend import TorchFrontend
-from secateur.torch.latency import WORD, TimeBound, fastest_multiple, most_ms, warn_of_a_miss
+from secateur.torch.in_turn import pruned_in_turn
+from secateur.torch.latency import WORD, Replayed, TimeBound, fastest_multiple, most_ms, warn_of_a_miss
 from secateur.torch.narrowing.history import history_of
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example
@@ -42,13 +44,14 @@ from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.interface import Interface
 from secateur.torch.trace import trace
 
+Constraints = Mapping[str, Any] | None
 _LARGE_CUT = 0.8  # of the MACs, and less, is left
 
 
 def prune(
     model: nn.Module,
     mode: ModeOption = "magnitude",
-    constraints: Mapping[str, Any] | None = None,
+    constraints: Constraints | Sequence[Constraints] = None,
     dummy_input: object = None,
     config: Mapping[str, Any] | None = None,
     *,
@@ -63,52 +66,64 @@ def prune(
     tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments. ``interface`` says which outputs keep their
     dimensions, as for `trace`. Of a DistributedDataParallel a copy of the network inside is narrowed: wrap what comes back.
 
+    Several modes, ``["gradnas", ("progressive", {…})]``, follow one another, each with its entry in a list of constraints;
+    shares are of what the mode before left. The model is narrowed once, when all are through.
+
     Raises ConfigError for an option that is unknown or of the wrong type, Infeasible where no network of the search space
     meets the constraints, VerificationError where the result does not compute what it should. The model is then unchanged.
     """
-    given = _recipe(mode, config)
+    recipes = _recipes(mode, config)
+    wanted = _one_each(constraints, len(recipes))
     # what is made in inference mode could never be trained
-    with progress("prune") as tell, asked_for() as asked, torch.inference_mode(False):
-        recipe, constraints = given.with_constraints(constraints)
-        tell(0.0, "tracing")
+    with progress("prune") as tell, torch.inference_mode(False):
         if (network := unwrapped(model)) is not model:
             model = copy.deepcopy(network)  # the wrapper would go on to synchronise the parameters that it was given
-        done = _prune(
-            model,
-            trace(model, dummy_input, interface=interface, depth=recipe.looks_for_blocks),
-            recipe,
-            constraints,
-            tell,
-        )
+        steps = [
+            partial(_step, recipe, bounds, dummy_input, interface)
+            for recipe, bounds in zip(recipes, wanted, strict=True)
+        ]
+        if len(steps) == 1:
+            return model, steps[0](tell, model)
+        graph = trace(model, dummy_input, interface=interface, depth=any(recipe.looks_for_blocks for recipe in recipes))
+        parts = [partial(step, within(tell, n / len(steps), (n + 1) / len(steps))) for n, step in enumerate(steps)]
+        return model, pruned_in_turn(model, graph, parts, verify=all(recipe.verify for recipe in recipes))
+
+
+def _step(
+    given: Mode, constraints: Constraints, dummy_input: object, interface: Interface, tell: Tell, model: nn.Module
+) -> PruneResult:
+    with asked_for() as asked:
+        recipe, constraints = given.with_constraints(constraints)
+        tell(0.0, "tracing")
+        graph = trace(model, dummy_input, interface=interface, depth=recipe.looks_for_blocks)
+        result = _prune(model, graph, recipe, constraints, tell)
     if idle := given.idle(asked):
         warnings.warn(
             f"config: {', '.join(idle)} had no effect: nothing in this call asked for {'it' if len(idle) == 1 else 'them'}. "
             "Options of data need a data_loader, those of compensation a compensate=",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return done
+    return result
 
 
-def _prune(
-    model: nn.Module, graph: Graph, recipe: Mode, constraints: Mapping[str, Any] | None, tell: Tell
-) -> tuple[nn.Module, PruneResult]:
+def _prune(model: nn.Module, graph: Graph, recipe: Mode, constraints: Constraints, tell: Tell) -> PruneResult:
     bounds = {metric: bound for metric, bound in (constraints or {}).items() if bound is not None}
     latency, graph = bounds.pop(WORD, None), with_sizes(graph, bounds)
     budget = _budget(bounds, graph, recipe, needed=latency is None)
     if recipe.multiple_of == FASTEST:
-        recipe = recipe.model_copy(
-            update={"multiple_of": fastest_multiple(graph, _no_steps(recipe), _stopwatch(model, graph, recipe), tell)}
-        )
+        _, known = _clocks(model, graph, recipe)
+        multiple = fastest_multiple(graph, _no_steps(recipe), known, tell)
+        recipe = recipe.model_copy(update={"multiple_of": multiple})
         if recipe.verbose:
             say(f"multiple_of: {recipe.multiple_of} was measured to be the fastest")
     if recipe.verbose:
         search_space = restrict(graph, recipe.limits())
         say(search_space, constraint_table(search_space, budget) if budget.entries else "")
     freezes = recipe.verify and recipe.on_mismatch == "freeze"
+    wish = _Wish(recipe=recipe, bounds=bounds, budget=budget, times=_time_bounds(model, graph, recipe, latency, tell))
     while True:
         try:
-            wish = _Wish(recipe=recipe, bounds=bounds, budget=budget, latency=latency)
-            return model, _searched_and_applied(model, graph, wish, tell)
+            return _searched_and_applied(model, graph, wish, tell)
         except VerificationError as error:
             if not freezes or not error.widths:
                 raise
@@ -117,41 +132,51 @@ def _prune(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wish:
-    """What is asked for."""
+    """What is asked for; ``times`` are ways to bound time, the better first, or None where it is not bounded."""
 
     recipe: Mode
     bounds: Mapping[str, Any]
     budget: Budget
-    latency: object | None
+    times: Iterable[tuple[Mode, TimeBound]] | None
 
 
 def _no_steps(recipe: Mode) -> Limits:
     return recipe.model_copy(update={"multiple_of": 1}).limits()
 
 
-def _time_bounds(frontend: TorchFrontend, wish: _Wish, tell: Tell) -> Iterator[tuple[Mode, TimeBound]]:
+def _time_bounds(
+    model: nn.Module, graph: Graph, recipe: Mode, latency: object, tell: Tell
+) -> Iterable[tuple[Mode, TimeBound]] | None:
     """In the steps that are fast here, where nobody said in which; then in single units."""
-    recipe, graph = wish.recipe, frontend.graph
-    stopwatch = _stopwatch(frontend.model, graph, recipe)
-    most = most_ms(wish.latency, stopwatch.whole_ms)
-    if "multiple_of" not in recipe.model_fields_set:
-        multiple = fastest_multiple(graph, recipe.limits(), stopwatch, tell)
-        if multiple > 1:
-            stepped = recipe.model_copy(update={"multiple_of": multiple})
-            yield stepped, TimeBound.of(most, graph, stepped.limits(), stopwatch, tell)
-    yield recipe, TimeBound.of(most, graph, recipe.limits(), stopwatch, tell)
+    if latency is None:
+        return None
+    stopwatch, known = _clocks(model, graph, recipe)
+    most = most_ms(latency, stopwatch.whole_ms)
+
+    def bounds() -> Iterator[tuple[Mode, TimeBound]]:
+        if "multiple_of" not in recipe.model_fields_set:
+            multiple = fastest_multiple(graph, recipe.limits(), known, tell)
+            if multiple > 1:
+                stepped = recipe.model_copy(update={"multiple_of": multiple})
+                yield stepped, TimeBound.of(most, graph, stepped.limits(), stopwatch, tell, known)
+        yield recipe, TimeBound.of(most, graph, recipe.limits(), stopwatch, tell, known)
+
+    return Replayed(bounds())
 
 
-def _stopwatch(model: nn.Module, graph: Graph, recipe: Mode) -> Stopwatch:
-    return Stopwatch(model, Example.of(model, graph.example.as_dummy_input()), recipe.target)
+def _clocks(model: nn.Module, graph: Graph, recipe: Mode) -> tuple[Stopwatch, KnownTimes]:
+    """One that measures, and one that looks up what was measured before."""
+    example = Example.of(model, graph.example.as_dummy_input())
+    stopwatch = Stopwatch(model, example, recipe.target)
+    return stopwatch, KnownTimes(stopwatch, times_path(graph.fingerprint, example, recipe.target))
 
 
 def _searched(frontend: TorchFrontend, wish: _Wish, tell: Tell) -> tuple[Outcome, Latency | None]:
-    if wish.latency is None:
+    if wish.times is None:
         return outcome_of(wish.recipe, frontend, wish.budget, tell), None
     found: list[tuple[Outcome, Latency]] = []
     refused: Infeasible | None = None
-    for recipe, bound in _time_bounds(frontend, wish, tell):
+    for recipe, bound in wish.times:
         try:
             outcome, latency = bound.met(frontend.graph, wish.bounds, partial(_search, recipe, frontend, bound, tell))
         except Infeasible as error:
@@ -198,7 +223,7 @@ def _warn_of_blindness(graph: Graph, plan: Plan) -> None:
         warnings.warn(
             f"{1 - left:.0%} of the MACs went with no data looked at, which usually costs much of the quality. Give a "
             'data_loader and mode="progressive", or compensate="least_squares", or fine-tune',
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -210,9 +235,31 @@ def _budget(bounds: Mapping[str, Any], graph: Graph, recipe: Mode, *, needed: bo
     return Budget(entries=())
 
 
-def _recipe(given: ModeOption, config: Mapping[str, Any] | None) -> Mode:
-    """The mode with its options."""
-    mode, beside = one_mode(given)
+def _one_each(constraints: Constraints | Sequence[Constraints], count: int) -> Sequence[Constraints]:
+    """The constraints of each of so many modes."""
+    several = isinstance(constraints, list | tuple)
+    listed = cast(list[Constraints], list(constraints) if several else [constraints])
+    if count > 1 and len(listed) == 1:
+        raise ConfigError(
+            f"mode names {count} modes: constraints is then a list with an entry for each, such as "
+            '[{"macs": "80%"}, {"macs": "70%"}], where shares are of what the mode before left'
+        )
+    if len(listed) != count:
+        raise ConfigError(f"constraints lists {len(listed)} entries, mode names {count}: one entry for each mode")
+    return listed
+
+
+def _recipes(given: ModeOption, config: Mapping[str, Any] | None) -> list[Mode]:
+    """The modes in their order, with their options."""
+    named = modes_in_turn(given)
+    if len(named) > 1 and config is not None:
+        raise ConfigError(
+            "config beside several modes could be meant for any: put options beside each, as in (name, {…})"
+        )
+    return [_recipe(mode, beside, config) for mode, beside in named]
+
+
+def _recipe(mode: str | Mode, beside: Mapping[str, Any] | None, config: Mapping[str, Any] | None) -> Mode:
     twice = sorted(set(beside or ()) & set(config or ()))
     if twice:
         raise ConfigError(f"{twice[0]!r} is given beside the mode and in config: once will do")
