@@ -23,6 +23,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.torch.compensation import Compensator
+from secateur.torch.compensation.compensator import Method
 from secateur.torch.running.batch_norm import reestimate_batch_norm
 from secateur.torch.running.data import Data
 
@@ -109,6 +110,7 @@ def main(
     shares: Annotated[list[float] | None, typer.Option(help="of MACs")] = None,
     seed: Annotated[int, typer.Option(help="of the crops")] = 0,
     plan_by: Annotated[str, typer.Option(help="progressive, or a criterion")] = "progressive",
+    method: Annotated[Method, typer.Option(help="of fitting")] = "least_squares",
 ) -> None:
     """Prune, compensate, compare."""
     try:
@@ -122,7 +124,7 @@ def main(
     a_pass = seconds_of_a_pass(whole, seen)
     print(f"one forward-and-backward pass over {crops_} crops: {a_pass:.0f} s\n")
     started = time.process_time()
-    compensator = Compensator(whole, Data(loader=list(seen.split(_BATCH)), num_batches=crops_))
+    compensator = Compensator(whole, Data(loader=list(seen.split(_BATCH)), num_batches=crops_), method=method)
     recorded = time.process_time() - started  # once for all rounds
     print(
         "| MACs | | KL, seen | same answer | KL, unseen | same answer | s | passes |\n|---|---|---|---|---|---|---|---|"

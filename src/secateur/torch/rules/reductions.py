@@ -111,8 +111,8 @@ def softmax(trace: Trace, out: Tensor, x: Tensor, dim: int, *args: object, **kwa
 def scan(trace: Trace, out: Outputs, x: Tensor, dim: int, *args: object, **kwargs: object) -> None:
     """What comes before a unit goes into it: its place is told by a number, and units are what they are by their order."""
     space = trace.spaces(x)[dim]
-    trace.contract(space, zero=trace.name == "cumsum" and trace.zero(x)[dim])
     if trace.name == "cumsum" and trace.said(x, "counts") is not None:
+        trace.contract(space, zero=trace.zero(x)[dim])
         trace.say(tensors_of(out)[0], "offsets", space)
     else:
         freeze(space, f"its positions are numbers in {trace.where}")
