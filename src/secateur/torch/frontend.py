@@ -39,6 +39,7 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.switches import process_kept
 from secateur.torch.running.twin import twin
+from secateur.torch.running.written import is_written, note_written
 from secateur.torch.trace import trace
 
 _OUTPUTS_SECOND = ("_ConvTransposeNd", "Embedding")  # layers whose weight has its units along axis 1
@@ -203,5 +204,12 @@ def _with_model(graph: Graph, model: nn.Module) -> Graph:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A twin with weights of its own."""
-    return twin(model, lambda name, tensor: renewed(tensor, tensor.detach().clone()))
+    """A twin with weights of its own, of which the same is known."""
+
+    def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        made = renewed(tensor, tensor.detach().clone())
+        if is_written(tensor):
+            note_written(made)
+        return made
+
+    return twin(model, stand_in)

@@ -16,9 +16,10 @@ from secateur.core.plan import Plan
 from secateur.torch.narrowing.fingerprint import check_fingerprint
 from secateur.torch.narrowing.host_config import said_of_depth
 from secateur.torch.narrowing.installing import install
-from secateur.torch.narrowing.slices import slices_of
+from secateur.torch.narrowing.slices import renewed, slices_of
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.twin import twin
+from secateur.torch.running.written import is_written
 
 
 def beside(model: nn.Module, plan: Plan) -> nn.Module:
@@ -33,6 +34,8 @@ def beside(model: nn.Module, plan: Plan) -> nn.Module:
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if name in slices:
             return slices[name]
+        if is_written(tensor):
+            return renewed(tensor, tensor.detach().clone())
         return tensor if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
 
     made = twin(model, stand_in)

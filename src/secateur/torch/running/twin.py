@@ -23,6 +23,7 @@ from secateur.errors import InputError
 from secateur.torch.running.copying import CHANGED, Copier, Uncopyable
 from secateur.torch.running.restoring import relink
 from secateur.torch.running.walking import modules_of, named_modules
+from secateur.torch.running.written import is_written
 
 StandIn = Callable[[str, torch.Tensor], torch.Tensor]
 T = TypeVar("T")
@@ -38,13 +39,14 @@ def twin(model: nn.Module, stand_in: StandIn) -> nn.Module:
 
 
 def in_use(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """The same numbers for a twin that is only run: a parameter in the same memory, a buffer, which code writes, copied.
+    """The same numbers for a twin that is only run: a parameter in the same memory, what code writes to (a buffer, and what a
+    trace saw written) copied.
 
     Gradients, and whether any are asked for, are the twin's own.
     """
     if not isinstance(tensor, nn.Parameter):
         return tensor.detach().clone()
-    made = tensor.detach()
+    made = tensor.detach().clone() if is_written(tensor) else tensor.detach()
     if type(tensor) is nn.Parameter or not issubclass(type(tensor), nn.Parameter):
         return nn.Parameter(made, requires_grad=False)
     return torch.Tensor._make_subclass(type(tensor), made, False)  # a subclass may ask for other arguments

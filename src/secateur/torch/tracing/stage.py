@@ -83,7 +83,8 @@ def let_go_of_frames(error: BaseException | None) -> None:
 def _perform(
     example: Example, tracer: Tracer, staging: Staging, look: Callable[[Any], Seen], interrupts: Interrupts
 ) -> Seen:
-    model = twin(example.model, staging.stand_in)
+    watching = tracer.watch
+    model = twin(example.model, lambda name, tensor: watching.stands_in(staging.stand_in(name, tensor), tensor))
     modules = named_modules(model)
     try:
         for _, module in modules:

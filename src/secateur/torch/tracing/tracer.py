@@ -26,6 +26,7 @@ from secateur.torch.rules.protocol import Says
 from secateur.torch.rules.registry import find
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
 from secateur.torch.running.generators import Generators, draws_the_same
+from secateur.torch.running.written import Watch
 from secateur.torch.tracing.answers import Answers, writes
 from secateur.torch.tracing.blocks import Borders
 from secateur.torch.tracing.heard import Call, code_running
@@ -57,8 +58,7 @@ class Tracer(TorchDispatchMode):
         self.records: list[Record] = []
         self.macs: list[CostTerm] = []
         self.allocations, self.scratch = Holdings(), Scratch()
-        self.unknown: Counter[str] = Counter()
-        self.facts = SizeFacts()
+        self.unknown, self.facts = Counter[str](), SizeFacts()
         self.kept: set[int] = set()  # numbers of the contents of tensors that the run began with
         self.returned: list[int] = []  # and of those that it gave
         self.borders, self._weighed = Borders(), 0
@@ -69,8 +69,7 @@ class Tracer(TorchDispatchMode):
         self._over: list[Space] = []
         self._ahead: Space | None = None
         self.made: list[weakref.ref[torch.Tensor]] = []
-        self.generators = Generators()
-        self._run = object()
+        self.generators, self.watch, self._run = Generators(), Watch(), object()
         self._strangers: dict[int, tuple[torch.Tensor, Value]] = {}  # held, so that an identity stays theirs
 
     # -- what rules call ------------------------------------------------------------------------------------------
@@ -183,6 +182,7 @@ class Tracer(TorchDispatchMode):
     def forget(self) -> None:
         """Let go of tensors that are not the run's: constants of the model's code."""
         self._strangers.clear()
+        self.watch.forget()
 
     def multiply(self, coefficient: int, *spaces: Space) -> None:
         """Count multiply-accumulates, on the account of the module that is running."""
@@ -223,6 +223,7 @@ class Tracer(TorchDispatchMode):
         self, func: Operator, types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> Result:
         kwargs = kwargs or {}
+        self.watch.sees(func, args, kwargs)
         if torch.is_inference_mode_enabled():  # code that turns it on: composite operators arrive whole
             with self:
                 parts = func.decompose(*args, **kwargs)
