@@ -24,6 +24,7 @@ WRONG_ONCE = {  # seed -> whether it is of plain code, and what was wrong
     1000490: (False, "a number in the code behind an einsum that goes another way with one head"),
     1003339: (False, "a size taken by numel where only numbers run"),
     1007538: (False, "a rounded share of the channels, tried in proportion"),
+    1016462: (False, "a number behind a scale by the head width, where whole heads meet sizes of one"),
     1008580: (False, "a picture of one pixel before a batch norm that trains on one sample"),
 }
 

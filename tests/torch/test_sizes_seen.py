@@ -266,3 +266,30 @@ class Held(nn.Linear):
 )
 def test_only_code_that_may_run_counts(part: Callable[[], nn.Module], counts: bool) -> None:
     assert may_count(part()) is counts
+
+
+class _Pixels(nn.Module):
+    """Attention between pixels: its scale follows the head width, and einsum goes another way where there is one head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_qkv, self.to_out = nn.Conv2d(7, 12, 1, bias=False), nn.Conv2d(4, 7, 1)
+        self.up, self.down = nn.Conv2d(7, 24, 1), nn.Conv2d(24, 7, 1)
+        self.wide, self.last = nn.Conv2d(7, 12, 1), nn.Conv2d(12, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, _, h, w = x.shape
+        q, k, v = (t.reshape(b, 2, -1, h * w) for t in self.to_qkv(x).chunk(3, dim=1))
+        sim = torch.einsum("bndi,bndj->bnij", q * q.shape[2] ** -0.5, k)
+        out = torch.einsum("bnij,bndj->bndi", sim.softmax(-1), v)
+        y = self.up(x + self.to_out(out.reshape(b, -1, h, w)))
+        y = self.wide(self.down(y * (2.0 / (y.shape[1] + 1))))
+        return self.last(y / math.log(y.shape[1]))
+
+
+def test_a_number_behind_a_size_of_one_that_runs_otherwise_is_heard() -> None:
+    graph = sc.trace(_Pixels().eval(), torch.randn(1, 7, 3, 5))
+    frozen = {width.name: width.frozen or "" for width in graph.widths}
+    lines = {name: frozen[f"{name}.out_channels"] for name in ("up", "wide")}
+    assert "where it cannot be followed (mul at" in lines["up"]
+    assert "where it cannot be followed (div at" in lines["wide"]

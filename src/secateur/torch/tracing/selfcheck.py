@@ -139,24 +139,24 @@ def _written(run: Run, rehearsal: Rehearsal) -> list[Space]:
 def _freeze_told(seen: Observation, run: Run, graph: Graph, plan: Plan, leaf_of: Mapping[str, Space]) -> str | None:
     """Freeze the widths on whose size depends what the code calls, in a way that no equation says; what was frozen."""
     known = counted(seen.tracer.facts)
-    where = ""
+    where: dict[str, str] = {}  # by width, the narrower the trial the later it was
 
     def differs(names: Sequence[str]) -> bool:
-        nonlocal where
         try:
             part = graph.plan({name: plan.arrays[name] for name in names})
         except PlanError:
             return False
-        rehearsal = Rehearsal(run, {id(leaf_of[w.name].root()): part.sizes[w.name] for w in graph.free})
+        rehearsal = Rehearsal(run, {})
+        rehearsal.compares = False  # only numbers are asked for, and what stays whole may now meet sizes of one
         with contextlib.suppress(Exception):  # on another course it may not come to its end
             run_narrowed(run, part, rehearsal, seen.outside)
-        where = rehearsal.differs or where
+        where.update(dict.fromkeys(names, rehearsal.differs) if rehearsal.differs else {})
         return rehearsal.differs is not None
 
     suspects = [name for name in plan.kept if id(leaf_of[name].root()) not in known]
     found = _those(suspects, differs)
     for name in found:
-        freeze(leaf_of[name], f"the code uses its size where it cannot be followed ({where})")
+        freeze(leaf_of[name], f"the code uses its size where it cannot be followed ({where[name]})")
     return ", ".join(found) or None
 
 
