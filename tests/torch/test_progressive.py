@@ -226,6 +226,22 @@ def test_rounds_without_compensation_are_the_final_plan_applied_at_once(
     assert {w.kind for w in result.plan.graph.widths if w.name in result.plan.kept} & {"groups", "rank", "channels"}
 
 
+@pytest.mark.parametrize(("build", "data"), [(network, BATCHES), (attention, TOKENS)], ids=["grouped", "heads"])
+@pytest.mark.parametrize("compensate", ["bias", "least_squares"])
+def test_weights_after_several_rounds_are_fitted_once_from_the_originals(
+    build: Any, data: Any, compensate: Any
+) -> None:
+    """What a round gives back serves the next round's scores; held on to, fits would add up their errors."""
+    model = build()
+    config = {"data_loader": data, "steps": 3, "compensate": compensate}
+    _, result = sc.prune(model, "progressive", {"params": "35%"}, data[0][0][:1], config)
+    compensator = Compensator(build(), Data(loader=data), method=compensate)
+    at_once = sc.apply(build(), reread(result.plan), verify=False)
+    compensator.fit(at_once, result.plan)
+    assert result.refitted
+    assert_same(state(at_once), state(model))
+
+
 def reread(plan: Plan) -> Plan:
     """A plan as from a file, for another instance of the model."""
     return sc.Plan.from_json(plan.to_json())

@@ -30,7 +30,7 @@ from secateur.torch.evaluating.evaluator import Evaluator, keep_freed_memory
 from secateur.torch.evaluating.worth import SAMPLES, Agreement, Worth, constant_score
 from secateur.torch.measuring.targets import with_a_loss
 from secateur.torch.narrowing.host_config import admits, said_by_config
-from secateur.torch.narrowing.slices import renewed
+from secateur.torch.narrowing.slices import narrowed, renewed
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Data
 from secateur.torch.running.digests import digest_of_data, digest_of_weights
@@ -148,7 +148,7 @@ class TorchWorking(TorchFrontend):
             fitter = Compensator(
                 self.model, self.data, method=method, ridge=ridge, samples=samples, original=self.original, tell=tell
             )
-        return _BoundCompensator(self.model, fitter)
+        return _BoundCompensator(self.model, self.original, fitter)
 
     def appraiser(self, score_func: Any, *, seed: int) -> Worth | None:
         if score_func is None and self.data is None:
@@ -166,12 +166,25 @@ class TorchWorking(TorchFrontend):
 
 @dataclass(frozen=True, slots=True)
 class _BoundCompensator:
+    """A fit starts from the original's weights: those of the round before were fitted to fewer samples and for other units, and
+    what they were held to would add up.
+    """
+
     model: nn.Module
+    original: nn.Module
     fitter: Compensator
 
     def fit(self, plan: Plan, *, last: bool, tell: Tell) -> RefitReport:
+        self._begin_again(plan)
         with process_kept():  # the model's code may draw random numbers
             return self.fitter.fit(self.model, plan, last=last, tell=tell)
+
+    def _begin_again(self, plan: Plan) -> None:
+        original = narrowed(named_tensors(self.original), plan)
+        with torch.no_grad():
+            for name, tensor in named_tensors(self.model).items():
+                if name in original:  # code may have made others since
+                    tensor.copy_(original[name])
 
 
 def _data(model: nn.Module, options: Mode) -> Data | None:
