@@ -10,7 +10,7 @@ from torch import nn
 
 import secateur as sc
 
-SAMPLES, ROUNDS = 64, 3
+SAMPLES, ROUNDS = 64, 6  # as many rounds as the mode has by itself
 TEXT = torch.randint(0, 30, (SAMPLES, 6), generator=torch.Generator().manual_seed(0))
 BATCHES = [{"ids": ids} for ids in TEXT.split(8)]
 SEEN = {"forward": 0, "backward": 0}

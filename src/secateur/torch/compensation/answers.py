@@ -36,10 +36,12 @@ from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.padding import Padding
 
 _DOING = "fitting answers"
-_STEPS = 4
+_TIMES = 6  # over the samples, at most
+_PARTS = 4  # each step looks at one in turn: several short steps go further than a long one
+_ENOUGH = 128  # samples of a part
 _DAMPINGS = (0.1, 0.01)
 _SCALES = (1.0, 0.5, 0.25)  # of a step, until samples left out agree
-_LITTLE = 0.02  # of the distance: a step that gives less is the last
+_LITTLE = 0.02  # of the distance: going over the samples once for less is the last time
 _NUDGE = 2e-3  # of a weight's norm: how far a direction is tried to see what it changes
 _HELD_OUT = 48  # samples that a step is judged on
 _KEPT = 2**26  # numbers of the original's answers that are held
@@ -153,6 +155,7 @@ class _Fitter:
         self.parameters = dict(student.named_parameters())
         self.generator = torch.Generator().manual_seed(0)
         self.wanted: dict[int, Answer] = {}
+        self.turns = self._turns()
         self.judged = self._judged()
         self.start = self.now = self._distance()
         self.steps = 0
@@ -179,16 +182,16 @@ class _Fitter:
         return found
 
     def fit(self, part: dict[str, Curved], told: Callable[[float], None]) -> None:
-        """Steps until they give little."""
+        """Steps until going over the samples gives little."""
         last: Change = {}
-        for number in range(_STEPS if part else 0):
-            gradient = self._looked(part, curvature=number == 0)
-            ways = [self._way(part, gradient, damping) for damping in _DAMPINGS]
-            step = self._along([*ways, last] if last else ways)
+        for time in range(_TIMES if part else 0):
             before = self.now
-            last = self._taken(step)
-            told((number + 1) / _STEPS)
-            if not last or self.now > (1 - _LITTLE) * before:
+            for number, turn in enumerate(self.turns):
+                gradient = self._looked(part, turn, curvature=time == number == 0)
+                ways = [self._way(part, gradient, damping) for damping in _DAMPINGS]
+                last = self._taken(self._along([*ways, last] if last else ways, turn[0]))
+            told((time + 1) / _TIMES)
+            if self.now > (1 - _LITTLE) * before:
                 return
 
     def _way(self, part: Mapping[str, Curved], gradient: Change, damping: float) -> Change:
@@ -198,14 +201,15 @@ class _Fitter:
                 way |= curved.way_down(gradient, damping)
         return way
 
-    def _looked(self, part: Mapping[str, Curved], *, curvature: bool) -> Change:
+    def _looked(self, part: Mapping[str, Curved], turn: Sequence[int], *, curvature: bool) -> Change:
         """One pass: the gradient of the distance by each parameter, and the factors of each weight."""
         names = [name for curved in part.values() for name in (curved.site.name, curved.bias) if name is not None]
         asked = [self.parameters[name] for name in names]
         total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in asked]
         for parameter in asked:
             parameter.requires_grad_()
-        for number, batch in enumerate(self.lesson.batches):
+        for number in turn:
+            batch = self.lesson.batches[number]
             tap = Curvature(dict(part) if curvature else {}, number, self._padding(batch))
             with taps(self.student, tap):
                 given = self._answer(self.student, batch)
@@ -225,13 +229,13 @@ class _Fitter:
         reduce_sum(total, self.lesson.group)
         return dict(zip(names, total, strict=True))
 
-    def _along(self, ways: Sequence[Change]) -> Change:
+    def _along(self, ways: Sequence[Change], number: int) -> Change:
         """As far along each way as least squares on the answers of one batch has it."""
-        batch, held = self.lesson.batches[0], self.lesson.held_out[0]
+        batch, held = self.lesson.batches[number], self.lesson.held_out[number]
         with torch.no_grad():
             here = self._answer(self.student, batch)
             counts_R = self._counts(here, batch, ~held)
-            pull_RK = here.pull(self._wanted(0)) * counts_R[:, None]
+            pull_RK = here.pull(self._wanted(number)) * counts_R[:, None]
             changes = [self._changed(way, batch, here) for way in ways]
             bent = [(here.stretched(change) * counts_R.sqrt()[:, None]).flatten() for change in changes]
             curvature = torch.stack([torch.stack([(a * b).sum() for b in bent]) for a in bent]).double()
@@ -287,6 +291,15 @@ class _Fitter:
                 total += torch.stack([apart, counts_R.sum()]).double().cpu()
         reduce_sum([total], self.lesson.group)
         return float(total[0] / total[1])
+
+    def _turns(self) -> list[list[int]]:
+        """The passes that each step looks at in turn; none is without, in whatever process."""
+        samples = torch.tensor([sum(map(len, self.lesson.held_out))])
+        reduce_sum([samples], self.lesson.group)
+        batches = len(self.lesson.batches)
+        parts = max(min(int(samples) // _ENOUGH, _PARTS), 1)
+        each = -(-batches // parts)
+        return [[(part * each + place) % batches for place in range(each)] for part in range(parts)]
 
     def _judged(self) -> list[int]:
         """The passes that distances are measured on: as few as have enough of the samples left out, or half of them."""
