@@ -11,7 +11,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.torch.compensation import Compensator
-from secateur.torch.compensation.answers import Lesson, fit_to_answers, has_no_answer
+from secateur.torch.compensation.answers import Lesson, _Fitter, fit_to_answers, has_no_answer
 from secateur.torch.running.data import Data
 
 
@@ -124,6 +124,21 @@ def test_weights_with_two_places_and_frozen_ones_stay_bit_for_bit() -> None:
     changed = {name for name, tensor in student.state_dict().items() if not torch.equal(tensor, was[name])}
     assert changed <= {"a.weight", "b.weight", "frozen.bias"}
     assert "a.weight" in changed
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "turns"),
+    [
+        (512, 32, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]),
+        (300, 60, [[0, 1, 2], [3, 4, 0]]),
+        (128, 16, [list(range(8))]),
+        (512, 512, [[0], [0], [0], [0]]),
+    ],
+    ids=["parts", "the last part is filled up", "too few for parts", "a single batch"],
+)
+def test_steps_look_at_parts_of_the_samples_in_turn(samples: int, size: int, turns: list[list[int]]) -> None:
+    model = nn.Linear(4, 3)
+    assert _Fitter(model, copy.deepcopy(model), _lesson(torch.randn(samples, 4), size)).turns == turns
 
 
 def test_with_nothing_to_leave_out_nothing_changes() -> None:

@@ -156,5 +156,7 @@ class Compensating(Protocol):
     """Fits weights of the working copy to what the whole network computes."""
 
     def fit(self, plan: Plan, *, last: bool, tell: Tell) -> RefitReport:
-        """Fit after all that ``plan`` removed so far; what is not the ``last`` fit need not be thorough."""
+        """Fit what ``plan``, all that went so far, leaves of the whole network's weights; a fit that is not the ``last`` need not
+        be thorough.
+        """
         ...

@@ -3,7 +3,8 @@
     6 × ( score (∂L/∂gate)² per MAC saved ──► narrow to a geometric share ──► re-fit every contraction by least squares )
     then  fit all weights together, so that the answers are the original's
 
-What is left after each round computes nearly what the original did, so the next scores are those of a working network.
+What is left after each round computes nearly what the original did, so the next scores are those of a working network. Each
+fit starts from the original's weights.
 
 Without labels the loss is that of the next token where the model is causal, else agreement with what the network answers.
 

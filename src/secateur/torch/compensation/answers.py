@@ -1,11 +1,11 @@
 """All weights fitted together, so that the narrowed network answers what the original answers.
 
-    4 ×  ( one pass: distance of the answers, its gradient in all weights, its curvature
-           ways down  −B⁻¹ G A⁻¹ (two dampings), and the last step once more
-           how far along each: what they change in the answers, least squares    ──►  kept if samples left out agree )
+    6 ×  4 ×  ( a part of the samples: distance of the answers, its gradient in all weights, its curvature
+                ways down  −B⁻¹ G A⁻¹ (two dampings), and the last step once more
+                how far along each: what they change in the answers, least squares    ──►  kept if samples left out agree )
 
 Layer by layer (`compensator`), every layer copies what the original's layer gave, whether the answer depends on it or not; this
-gives up what no answer needs. Gauss and Newton's method: no label, no rate, each step in closed form from one pass over the data.
+gives up what no answer needs. Gauss and Newton's method: no label, no rate, each step in closed form from one pass over its part.
 
 Invariant: a step is kept only where it brings answers to samples that it was not made from nearer to the original's.
 """
