@@ -156,13 +156,13 @@ fifth). How long a network was trained decides how much it can spare, so the tab
 same calibration text, windows of 128 bytes of the training part, and the same bound on the parameters without embedding
 and head; what was met is in brackets where it is another share. A cell is the held-out perplexity over that of the whole
 network, straight after pruning; lower is better.
-"compensated" is `compensate="answers"`, as `progressive` has it: Gauss-Newton steps towards what the whole network
-answers on that text, at most six times over it, no label and no optimizer (all rows of 900 steps, and of 3,000 those called
-compensated, are older: four steps on all of the text); "layers alone" is `"least_squares"`, without gradients. "gate
-gradient" and "brain surgeon" are these criteria in one step, per parameter saved; "progressive" is gate gradients in six.
-"depth too" and "depth only" are `{"depth": True}` and `"only"`; "no labels" is `progressive` with batches that have none. "distilled" is after
-one short distillation from the whole network (batches of 16 windows, AdamW at 2e-3 with a warm-up and a cosine, temperature 1,
-four fifths of the loss), the same for all. "s" is processor time on one thread, the mean over the shares; means are over the
-seeds that were run; bold is who is ahead of everybody else on the seeds that both have. Torch-Pruning takes no grouped queries:
-it is given the same function with a key and a value head for each query head, and the same bound. Methods that have no row
-were not run."""
+"compensated" is `compensate="answers"`, as `progressive` has it: Gauss-Newton steps towards what the whole network answers on
+that text, at most six times over it, no label and no optimizer (all rows of 900 steps, and of 3,000 those called compensated,
+are older: four steps on all of the text); "layers alone" is `"least_squares"`, without gradients. "gate gradient" and "brain
+surgeon" are these criteria in one step, per parameter saved; "progressive" is gate gradients in six. "depth too" and "depth
+only" are `{"depth": True}` and `"only"`; "no labels" is `progressive` with batches that have none. "distilled" is after one
+short distillation from the whole network (batches of 16 windows, AdamW at 2e-3 with a warm-up and a cosine, temperature 1, four
+fifths of the loss), the same for all. "s" is processor time on one thread, the mean over the shares; means are over the seeds
+that were run; bold is who is ahead of everybody else on the seeds that both have. Torch-Pruning takes no grouped queries: it is
+given the same function with a key and a value head for each query head, and the same bound. Methods that have no row were not
+run."""
