@@ -132,7 +132,7 @@ def test_weights_with_two_places_and_frozen_ones_stay_bit_for_bit() -> None:
         (512, 32, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]),
         (300, 60, [[0, 1, 2], [3, 4, 0]]),
         (128, 16, [list(range(8))]),
-        (512, 512, [[0], [0], [0], [0]]),
+        (512, 512, [[0]]),
     ],
     ids=["parts", "the last part is filled up", "too few for parts", "a single batch"],
 )

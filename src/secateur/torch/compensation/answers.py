@@ -30,7 +30,7 @@ from secateur.torch.measuring.answers import Answer
 from secateur.torch.measuring.judging import judging
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
-from secateur.torch.running.distributed import Group, reduce_sum
+from secateur.torch.running.distributed import Group, reduce_sum, world_size
 from secateur.torch.running.example import Example
 from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.padding import Padding
@@ -294,10 +294,10 @@ class _Fitter:
 
     def _turns(self) -> list[list[int]]:
         """The passes that each step looks at in turn; none is without, in whatever process."""
-        samples = torch.tensor([sum(map(len, self.lesson.held_out))])
-        reduce_sum([samples], self.lesson.group)
-        batches = len(self.lesson.batches)
-        parts = max(min(int(samples) // _ENOUGH, _PARTS), 1)
+        group, batches = self.lesson.group, len(self.lesson.batches)
+        all_of = torch.tensor([sum(map(len, self.lesson.held_out)), batches])
+        reduce_sum([all_of], group)
+        parts = max(min(int(all_of[0]) // _ENOUGH, int(all_of[1]) // world_size(group), _PARTS), 1)
         each = -(-batches // parts)
         return [[(part * each + place) % batches for place in range(each)] for part in range(parts)]
 
