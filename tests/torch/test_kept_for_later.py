@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -152,3 +157,76 @@ class Heads(nn.Module):
 def test_where_a_module_stands_in_its_list_is_no_size() -> None:
     graph = sc.trace(nn.Sequential(*(Heads(number) for number in (1, 2, 3))), X)
     assert graph["1.scale.out_features"].frozen is None
+
+
+SETTINGS: dict[str, Callable[[], object]] = {
+    "a namespace": lambda: argparse.Namespace(hidden=10, depth=12),
+    "a dict": lambda: {"hidden": 10, "depth": 12},
+    "a tuple": lambda: (1, 10),
+    "a list": lambda: [6, 10],
+    "a tensor": lambda: torch.rand(10),
+    "an array": lambda: np.random.default_rng(0).random(10),
+}
+
+
+def _kept_in(make: Callable[[], object]) -> nn.Module:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept = make()
+            self.encoder, self.decoder = nn.Linear(6, 10), nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.decoder(torch.tanh(self.encoder(x)))
+
+        def sample(self, number: int) -> Tensor:
+            kept = self.kept.hidden if isinstance(self.kept, argparse.Namespace) else self.kept
+            kept = kept["hidden"] if isinstance(kept, dict) else kept
+            return self.decoder(torch.randn(number, 10) * torch.as_tensor(kept))
+
+    return Keeps()
+
+
+@pytest.mark.parametrize("kept", SETTINGS)
+def test_a_size_that_is_kept_among_settings_or_by_a_tensor_keeps_its_width_whole(kept: str) -> None:
+    graph = sc.trace(_kept_in(SETTINGS[kept]), X)
+    assert "sample()" in str(graph["encoder.out_features"].frozen)
+    assert graph["decoder.0.out_features"].frozen is None
+
+
+class OfClass(nn.Module):
+    LATENT = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(6, 10), nn.Linear(10, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(torch.tanh(self.encoder(x)))
+
+    def sample(self, number: int) -> Tensor:
+        return self.decoder(torch.randn(number, self.LATENT))
+
+
+def test_a_size_that_a_class_says_keeps_its_width_whole() -> None:
+    assert "LATENT" in str(sc.trace(OfClass(), X)["encoder.out_features"].frozen)
+
+
+class Shows(nn.Module):
+    """The tensor that it holds is kept anew by the code that runs; its shape is that of the last output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.seen = nn.Linear(6, 12), nn.Linear(12, 6), torch.rand(12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(torch.relu(self.up(x)))
+        self.seen = y.detach()[0, :3]
+        return y
+
+    def last(self) -> Tensor:
+        return self.seen
+
+
+def test_a_tensor_that_code_which_ran_keeps_anew_is_no_size() -> None:
+    assert sc.trace(Shows(), X)["up.out_features"].frozen is None

@@ -7,24 +7,29 @@
 
 By its number alone it cannot be told (6 may be a count of layers), so it is not changed either: what is near and has that
 size stays whole. Only integers are meant that no run used, or none but to compare them, and that code names beside a function
-that takes sizes: a method, or a function of its file that it names. What code that did run names as well is no size: it
-would have been heard.
+that takes sizes: a method, or a function of its file that it names. They are held by the module, its class, or what it keeps
+of settings (``self.args.latent``, ``self.cfg["latent"]``, ``self.sizes[1]``). What code that did run names as well is no size:
+it would have been heard. A tensor that is no buffer, and that only such code names, is the same by its shape.
 
 Invariant: nothing is run and nothing changed; widths are only frozen.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 
+import numpy as np
+import torch
 from torch import nn
 
 from secateur.core.equations import Attribute
 from secateur.core.settle import SizeFacts, attributes_in
 from secateur.core.space import freeze, leaves
+from secateur.torch.narrowing.host_building import is_config
 from secateur.torch.tracing.blocks import entries_of, numbered
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.unreached import Reach
@@ -60,16 +65,25 @@ def freeze_kept_sizes(seen: Observation) -> None:
     reach: Reach | None = None
     ran = frozenset[CodeType]().union(*(run.tracer.ran for run in seen.runs))
     places = _places(seen.example.model)
-    for attribute, value, kept in _kept(seen.modules, ran):
-        named = kept.on_a_branch if attribute in compared else {} if attribute in heard else kept.apart
-        function = named.get(attribute.path)
-        if function is None or attribute in said | places or attribute not in facts.attributes:
+    named = _by_module(seen.modules, ran)
+    elsewhere = {(_words(each.path)[-1], facts.attributes.get(each)) for each in heard | said}
+    found: list[tuple[Attribute, set[int], str]] = []
+    for attribute, value in facts.attributes.items():
+        if attribute in said | places or attribute.module not in named:
             continue
+        kept, words = named[attribute.module], _words(attribute.path)
+        uses = kept.on_a_branch if attribute in compared else {} if attribute in heard else kept.apart
+        # what a configuration says, and another module was heard to use, is rewritten with it
+        follows = (words[-1], value) in elsewhere and is_config(vars(seen.modules[attribute.module]).get(words[0]))
+        if all(word in uses for word in words) and not follows:
+            found.append((attribute, {value}, f"{uses[words[-1]]}() makes tensors with it"))
+    found += _tensors(seen.modules, named)
+    for attribute, sizes, use in found:
         reach = reach or Reach(seen)
         near = reach.near(attribute.module)
         for space in {id(s): s for whole in near for s in (whole, *leaves(whole))}.values():
-            if space.size == value:
-                freeze(space, f"{attribute} has this size, and {function}() makes tensors with it where no run came")
+            if space.size in sizes:
+                freeze(space, f"{attribute} has this size, and {use} where no run came")
 
 
 def _places(model: nn.Module) -> set[Attribute]:
@@ -97,6 +111,7 @@ class _Named:
 
     on_a_branch: Mapping[str, str]
     apart: Mapping[str, str]
+    unheard: Mapping[str, str]  # whatever it takes: names that no code spoke which ran
 
     @classmethod
     def by(cls, kind: type, built: AbstractSet[str], ran: AbstractSet[CodeType]) -> _Named:
@@ -110,21 +125,34 @@ class _Named:
         spoken = {name for f in came for name in names_in(f.__code__)}
         idle = _beside_sizes(f for f in led.values() if f not in came)
         left_out = {name: function for name, function in idle.items() if name not in spoken}
-        return cls(_beside_sizes(led.values()), _beside_sizes(apart) | left_out)
+        still = [*apart, *(f for f in led.values() if f not in came)]
+        unheard = {name: f.__name__ for f in still for name in names_in(f.__code__) if name not in spoken}
+        return cls(_beside_sizes(led.values()), _beside_sizes(apart) | left_out, unheard)
 
 
-def _kept(modules: Mapping[str, nn.Module], ran: AbstractSet[CodeType]) -> Iterator[tuple[Attribute, int, _Named]]:
-    """The integers that modules of classes other than PyTorch's keep, and what the code of their class names."""
+def _by_module(modules: Mapping[str, nn.Module], ran: AbstractSet[CodeType]) -> dict[str, _Named]:
+    """For modules of classes other than PyTorch's, what the code of their class names."""
     named: dict[type, _Named] = {}
-    kinds = {base for module in modules.values() for base in type(module).__mro__}
-    built = {name for kind in kinds for name in asked_by(kind)}
-    for name, module in modules.items():
-        kind = type(module)
-        if not kind.__module__.startswith("torch."):
-            named[kind] = named.get(kind) or _Named.by(kind, built, ran)
-            for key, value in list(vars(module).items()):
-                if type(value) is int and value > 1:
-                    yield Attribute(name, key), value, named[kind]
+    built = {name for kind in {base for m in modules.values() for base in type(m).__mro__} for name in asked_by(kind)}
+    own = {name: type(module) for name, module in modules.items() if not type(module).__module__.startswith("torch.")}
+    for kind in own.values():
+        named[kind] = named.get(kind) or _Named.by(kind, built, ran)
+    return {name: named[kind] for name, kind in own.items()}
+
+
+def _tensors(
+    modules: Mapping[str, nn.Module], named: Mapping[str, _Named]
+) -> Iterator[tuple[Attribute, set[int], str]]:
+    """Tensors and arrays that modules hold outside of PyTorch's tables, with their sizes and the method that reads them."""
+    for module, kept in named.items():
+        for key, value in list(vars(modules[module]).items()):
+            if isinstance(value, torch.Tensor | np.ndarray) and key in kept.unheard:
+                yield Attribute(module, key), set(value.shape) - {1}, f"{kept.unheard[key]}() reads it"
+
+
+def _words(path: str) -> list[str]:
+    """The names in a path: ``args.latent``, ``cfg["latent"]``, ``sizes[1]``."""
+    return re.findall(r"[^\W\d]\w*", path) or [path]
 
 
 def _beside_sizes(functions: Iterable[FunctionType]) -> dict[str, str]:
