@@ -79,3 +79,22 @@ def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
     assert len(kept) < 16
     assert torch.equal(model[1].running_mean, frozen[kept])  # type: ignore[arg-type]
     assert model[4].running_mean.shape != trained.shape or not torch.equal(model[4].running_mean, trained)  # type: ignore[union-attr,arg-type]
+
+
+class _OverChannels(nn.Module):
+    """Efficient channel attention: a convolution over the channels, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.over, self.last = nn.Conv2d(3, 16, 3), nn.Conv1d(1, 1, 3, padding=1), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        gate = self.over(x.mean((2, 3))[:, None])[:, 0].sigmoid()
+        return self.last((x * gate[:, :, None, None]).amax((2, 3)))
+
+
+def test_units_that_stand_side_by_side_for_a_convolution_are_kept_whole_and_said_so() -> None:
+    graph = sc.trace(_OverChannels(), torch.randn(2, 3, 8, 8))
+    assert graph["first.out_channels"].frozen == "spatial size"
+    assert "first.out_channels" in str(graph)

@@ -17,7 +17,9 @@ from secateur.core.equations import Attribute
 from secateur.core.space import Space, leaves
 from secateur.torch.tracing.observe import Observation
 
-HIDDEN = frozenset({"kernel", "spatial size", "size one"})
+SPATIAL = "spatial size"
+HIDDEN = frozenset({"kernel", SPATIAL, "size one"})
+_OF_UNITS = ("out_channels", "in_channels", "out_features", "in_features", "embedding_dim", "num_features")
 
 
 _KINDS = (
@@ -122,7 +124,9 @@ class Names:
                 self._assign(found[-1], f"{origin.module}.{label}" if origin.module else label, "experts")
 
     def _claim(self, space: Space, label: str, kind: str, projection: str) -> None:
-        found = [leaf for leaf in leaves(space) if leaf.size > 1 and leaf.frozen not in HIDDEN]
+        # a layer's whole outputs or inputs are units, whatever is made of them: ``conv1d`` over channels
+        hidden = HIDDEN - {SPATIAL} if label.endswith(_OF_UNITS) and len(leaves(space)) == 1 else HIDDEN
+        found = [leaf for leaf in leaves(space) if leaf.size > 1 and leaf.frozen not in hidden]
         for place, leaf in enumerate(found):
             if id(leaf) not in self.by_leaf:
                 named = self._around_head_dim(found, place, projection)
