@@ -30,6 +30,7 @@ from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.memory import free_beside
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.verifying.blame import at_fault
+from secateur.torch.verifying.branches import Branches
 from secateur.torch.verifying.comparing import (
     Inconclusive,
     Setup,
@@ -44,6 +45,7 @@ from secateur.torch.verifying.reordering import Reordered
 from secateur.torch.verifying.running import Numbers, Scene, run
 
 _OWN = Numbers()
+_ALSO = "Calls that take them can be given beside the example: secateur.Examples(dummy_input, also=[…])"
 EXAMPLE, FRESH, REORDERED = "the example", "fresh inputs", "the example, inexact units in another order"
 
 
@@ -59,9 +61,12 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
         model = unwrapped(model)
         proof = _Proof(Setup.of(model, graph, plan), dtype)
         try:
-            proof.run()
+            with Branches() as branches:
+                proof.run()
         except _Disagreement as found:
             raise _error(model, found) from found.__cause__
+    if plan.kept and (not_taken := branches.not_taken()):
+        proof.notes.append(f"branches of the code that no run took: {not_taken}. {_ALSO}")
     return Verification(
         comparisons=tuple(proof.comparisons),
         compared=tuple(name for name in plan.kept if graph[name].exact),

@@ -22,6 +22,8 @@ from secateur.torch.running.interrupts import Interrupts
 Given = TypeVar("Given")
 Decided = TypeVar("Decided")
 
+_A_WHILE = 0.05  # seconds after which whoever waits looks whether it was interrupted
+
 
 class _Stopped(BaseException):
     """Raised in parked passes when another one failed."""  # not an Exception: a model's own `except` must not swallow it
@@ -48,16 +50,18 @@ class Lockstep(Generic[Given, Decided]):
             threading.Thread(target=contextvars.copy_context().run, args=(self._body, number, body), daemon=True)
             for number, body in enumerate(passes)
         ]
-        try:
-            for number, thread in enumerate(threads):
-                self._resume(number, thread)
-            while self._parked and self._error is None:
-                for number in self._settle():
-                    self._resume(number, None)
-        except BaseException as error:  # Ctrl-C comes to this thread, which is only waiting
-            self._error = self._error or error
-        finally:
-            self._stop(threads)
+        # Ctrl-C comes to this thread, which is only waiting; in the middle of a condition's own code it would leave that locked
+        with Interrupts() as interrupts:
+            try:
+                for number, thread in enumerate(threads):
+                    self._resume(number, thread, interrupts)
+                while self._parked and self._error is None:
+                    for number in self._settle(interrupts):
+                        self._resume(number, None, interrupts)
+            except BaseException as error:
+                self._error = self._error or error
+            finally:
+                self._stop(threads)
         if self._error is not None:
             raise self._error
 
@@ -75,14 +79,15 @@ class Lockstep(Generic[Given, Decided]):
                 raise _Stopped
             return self._decided.pop(number)
 
-    def _settle(self) -> list[int]:
+    def _settle(self, interrupts: Interrupts) -> list[int]:
         """Decide for those at the earliest point; their numbers."""
         # The earliest in the original's order, so that a pass on another route never waits for one that will not come;
         # a point that the original never saw is decided at once.
         point = min((point for point, _ in self._parked.values()), key=lambda point: self._order.get(point, -1))
         here = {number: given for number, (at, given) in sorted(self._parked.items()) if at == point}
         try:
-            decided = self._decide(point, here)
+            with interrupts.welcome():
+                decided = self._decide(point, here)
         except BaseException as error:
             self._error = error
             return []
@@ -91,18 +96,19 @@ class Lockstep(Generic[Given, Decided]):
             self._decided[number] = decided
         return list(here)
 
-    def _resume(self, number: int, thread: threading.Thread | None) -> None:
+    def _resume(self, number: int, thread: threading.Thread | None, interrupts: Interrupts) -> None:
         """Let one pass run until it parks or ends."""
         if self._error is not None:
             return
         with self._turn:
             self._running = number
             if thread is not None:
-                with Interrupts():  # half started it would be joined by nobody
-                    thread.start()
+                thread.start()
             self._turn.notify_all()
             while self._running is not None:
-                self._turn.wait()
+                self._turn.wait(_A_WHILE)
+                with interrupts.welcome():
+                    pass
 
     def _body(self, number: int, body: Callable[[int], None]) -> None:
         try:
@@ -120,7 +126,7 @@ class Lockstep(Generic[Given, Decided]):
         """Wake whoever is parked, one by one, so that each unwinds its own context managers while no other runs."""
         with self._turn:
             while self._running is not None and threads[self._running].is_alive():
-                self._turn.wait(0.1)  # interrupted while a pass ran: it stops at its next point
+                self._turn.wait(_A_WHILE)  # interrupted while a pass ran: it stops at its next point
         for number in list(self._waiting):
             with self._turn:
                 self._running = number

@@ -1,0 +1,109 @@
+"""Which branches of the user's own code the comparisons took, and which they did not: of what stands there nothing is proved.
+
+    with Branches() as branches: …          every run of the model's code in here
+    branches.not_taken()                    "Net.forward (net.py): 9, 12"      the lines where each begins
+
+Code of installed packages is not looked at: of its many branches each model takes a few. Nor are branches that only raise.
+
+Invariant: nothing is heard where something else traces this thread (a debugger, a measure of coverage), and none is disturbed.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+_MOST = 4  # functions that are named
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_OURS = str(Path(__file__).parents[2])
+_ENDS = ("RETURN", "JUMP", "POP_JUMP", "RAISE", "RERAISE")
+
+
+class Branches:
+    """The instructions that run inside a ``with`` block, by function. State, because they come one by one."""
+
+    def __init__(self) -> None:
+        self._ran: dict[CodeType, set[int]] = {}
+        self._listens = False
+
+    def __enter__(self) -> Branches:
+        self._listens = sys.gettrace() is None
+        if self._listens:
+            sys.settrace(self._enters)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._listens:
+            sys.settrace(None)
+
+    def not_taken(self) -> str | None:
+        """Where the branches begin that no run took, of functions that ran, in words; None where there are none."""
+        named: list[str] = []
+        for code, ran in self._ran.items():
+            parted = (sides for at, sides in _branches(code) if at in ran)
+            lines = sorted({line for sides in parted for line, starts in sides if ran.isdisjoint(starts)})
+            if lines:
+                named.append(f"{code.co_qualname} ({Path(code.co_filename).name}): {', '.join(map(str, lines))}")
+        more = f"; and in {len(named) - _MOST} more functions" if len(named) > _MOST else ""
+        return "; ".join(named[:_MOST]) + more or None
+
+    def _enters(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
+        if not _is_users(frame.f_code):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        self._ran.setdefault(frame.f_code, set())
+        return self._goes_on
+
+    def _goes_on(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
+        if event == "opcode":
+            self._ran[frame.f_code].add(frame.f_lasti)
+        return self._goes_on
+
+
+@cache
+def _is_users(code: CodeType) -> bool:
+    name = code.co_filename
+    installed = name.startswith(_INSTALLED) or not {"site-packages", "dist-packages"}.isdisjoint(Path(name).parts)
+    return not (installed or name.startswith(("<", _OURS)) or code.co_name == "<module>")
+
+
+@cache
+def _branches(code: CodeType) -> Sequence[tuple[int, Sequence[tuple[int, frozenset[int]]]]]:
+    """The instructions at which the course divides, and its sides: the line that each begins on, and its first instructions."""
+    steps = list(dis.get_instructions(code))
+    place = {step.offset: number for number, step in enumerate(steps)}
+    line = _lines(steps)
+    found = []
+    for number, step in enumerate(steps):
+        if step.opname.startswith("POP_JUMP") and step.argval in place:
+            sides = [at for at in (number + 1, place[step.argval]) if at < len(steps) and not _only_raises(steps, at)]
+            found.append((step.offset, [(line[at], frozenset(_starts(steps, at))) for at in sides]))
+    return found
+
+
+def _lines(steps: Sequence[dis.Instruction]) -> list[int]:
+    """The line of each instruction, or that of the one before."""
+    lines: list[int] = []
+    for step in steps:
+        known = step.positions.lineno if step.positions is not None else None
+        lines.append(known or (lines[-1] if lines else 0))
+    return lines
+
+
+def _starts(steps: Sequence[dis.Instruction], at: int) -> Iterator[int]:
+    """The first instruction of a side, and what only goes before it."""
+    for step in steps[at:]:
+        yield step.offset
+        if step.opname not in ("EXTENDED_ARG", "NOP", "NOT_TAKEN", "CACHE"):
+            return
+
+
+def _only_raises(steps: Sequence[dis.Instruction], at: int) -> bool:
+    end = next((step for step in steps[at:] if step.opname.startswith(_ENDS)), None)
+    return end is not None and end.opname == "RAISE_VARARGS"

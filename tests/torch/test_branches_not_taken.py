@@ -1,0 +1,90 @@
+"""A proof says which branches of the user's code no run took; of what they do it knows nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.torch.verifying.branches import Branches
+
+X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor, turned: bool = False, scale: float | None = None) -> Tensor:
+        if x.dim() != 2:
+            raise ValueError(f"two dimensions are needed, not {x.dim()}")
+        h = self.first(x).relu()
+        h = h.flip(1) if len(x) > 8 else h
+        if turned:
+            h = torch.roll(h, 1, 1)
+            h = h * 2
+        for _ in range(2):
+            h = h + 1 if scale is None else h * scale
+        with torch.enable_grad():
+            return self.last(h)
+
+    def sample(self, number: int) -> Tensor:
+        return self(torch.randn(number, 6), number > 2)
+
+
+def proof(dummy_input: Any, model: nn.Module | None = None) -> sc.Verification:
+    model = (model or Branching()).eval()
+    return sc.prune(model, "magnitude", {"macs": "85%"}, dummy_input)[1].verification
+
+
+def lines_of(what: str) -> list[int]:
+    with open(__file__) as file:
+        return [number for number, line in enumerate(file, start=1) if what in line and "lines_of" not in line]
+
+
+def test_branches_that_no_run_took_are_named_by_the_lines_they_begin_on() -> None:
+    (note,) = proof(X).notes
+    lines = [*lines_of("h.flip(1)"), *lines_of("torch.roll(h, 1, 1)"), *lines_of("if scale is None")]
+    assert len(lines) == 3
+    assert f"Branching.forward (test_branches_not_taken.py): {', '.join(map(str, lines))}." in note
+    assert "also=" in note
+
+
+def test_what_further_examples_take_is_not_named() -> None:
+    given = sc.Examples(X, also=[(X, True), (torch.randn(9, 6), False, 2.0)])
+    with pytest.raises(sc.Infeasible):  # the units have an order there
+        proof(given)
+    (note,) = proof(sc.Examples(X, also=[(X, False, 2.0)])).notes
+    assert f"): {lines_of('h.flip(1)')[0]}, {lines_of('torch.roll(h, 1, 1)')[0]}." in note
+
+
+def test_code_of_packages_is_not_looked_at() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    assert proof(torch.randn(2, 3, 8), layer).notes == ()
+
+
+def test_a_debugger_or_a_measure_of_coverage_is_left_alone() -> None:
+    def trace(*_: object) -> None:
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with Branches() as branches:
+            Branching()(X)
+        assert sys.gettrace() is trace
+        assert branches.not_taken() is None
+    finally:
+        sys.settrace(before)
+
+
+def test_tracing_ends_with_the_block_also_where_it_raises() -> None:
+    before = sys.gettrace()
+    with pytest.raises(ValueError, match="two dimensions"), Branches():
+        Branching()(X[0])
+    assert sys.gettrace() is before
