@@ -98,3 +98,19 @@ def test_units_that_stand_side_by_side_for_a_convolution_are_kept_whole_and_said
     graph = sc.trace(_OverChannels(), torch.randn(2, 3, 8, 8))
     assert graph["first.out_channels"].frozen == "spatial size"
     assert "first.out_channels" in str(graph)
+
+
+def test_a_model_that_takes_a_dict_is_told_how_it_is_given() -> None:
+    class Takes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.last(self.first(batch["x"]).relu())
+
+    batch = {"x": torch.randn(2, 4)}
+    for given in (batch, (batch,)):
+        with pytest.raises(sc.TraceError, match=r"\(batch, \{\}\)"):
+            sc.trace(Takes(), given)
+    assert sc.trace(Takes(), (batch, {})).free

@@ -54,6 +54,8 @@ def does_not_run(example: Example, error: Exception) -> str:
         )
     listed = [*example.args] and isinstance(example.args[0], list) and not example.kwargs
     hint = "A list is one argument: several arguments are a tuple. " if listed else ""
+    if example.kwargs and isinstance(error, TypeError):
+        hint = "A dict at the end is keyword arguments: to pass one as it is, put an empty one behind it, (batch, {}). "
     return (
         f"{kind} does not run on this dummy_input: {type(error).__name__}: {error}. {hint}"
         "Pass what model(...) takes: a tensor, a tuple, or a tuple ending in a dict of keyword arguments."
