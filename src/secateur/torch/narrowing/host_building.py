@@ -74,12 +74,22 @@ def _integers(module: nn.Module) -> list[tuple[str, int]]:
 
 def _further_arguments(model: nn.Module) -> dict[str, object]:
     """What the constructor takes beside the configuration, as far as the model holds it by that name."""
-    parameters = list(inspect.signature(type(model)).parameters.values())[1:]
     held = vars(model)
     return {
-        parameter.name: held[parameter.name]
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and parameter.name in held
-        and not isinstance(held[parameter.name], (nn.Module, torch.Tensor))
+        name: held[name]
+        for name in _parameters(type(model))
+        if name in held and not isinstance(held[name], (nn.Module, torch.Tensor))
     }
+
+
+def _parameters(kind: type) -> list[str]:
+    """What a constructor takes by name beside the configuration, with what it hands on as ``**kwargs`` to those it inherits."""
+    found: dict[str, None] = {}
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[2:]  # itself, and the configuration
+        found |= {p.name: None for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(found)
