@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tests.megatron import shim
 
@@ -35,8 +36,7 @@ _LLAMA = {
     "num_query_groups": 2,
     "add_bias_linear": False,
 }
-_EXPERTS = {
-    **_LLAMA,
+EXPERTS: dict[str, Any] = {
     "num_moe_experts": 4,
     "moe_router_topk": 2,
     "moe_ffn_hidden_size": 24,
@@ -50,7 +50,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"normalization": "RMSNorm", "qk_layernorm": True},
         {"position_embedding_type": "rope", "share_embeddings_and_output_weights": True},
     ),
-    "experts": (_EXPERTS, {"normalization": "RMSNorm", "num_experts": 4, "moe_grouped_gemm": False}, {}),
+    "experts": ({**_LLAMA, **EXPERTS}, {"normalization": "RMSNorm", "num_experts": 4, "moe_grouped_gemm": False}, {}),
 }
 
 
@@ -93,32 +93,29 @@ def again(model: nn.Module, config: Any) -> nn.Module:
     return made.eval()
 
 
-def hybrid(**more: Any) -> nn.Module:
-    """Mamba's mixers, attention and a feed-forward in one list: MambaModel, which later versions call HybridModel."""
-    import inspect
+HYBRIDS = ("MambaModel", "HybridModel")  # what it was called before, and what later versions call it
 
-    from megatron.core.models import mamba
+
+def hybrid(name: str = "MambaModel", pattern: str = "M*-M*-", **more: Any) -> nn.Module:
+    """Mamba's mixers, attention and a feed-forward (``E``: experts) in one list."""
     from megatron.core.post_training.modelopt.mamba.model_specs import get_mamba_stack_modelopt_spec
     from megatron.core.transformer.transformer_config import TransformerConfig
 
     shim.state_space_on_cpu()
+    new = name == "HybridModel"
+    kind = getattr(
+        importlib.import_module(f"megatron.core.models.{'hybrid.hybrid' if new else 'mamba.mamba'}_model"), name
+    )
     sizes = {"mamba_state_dim": 10, "mamba_head_dim": 14, "mamba_num_heads": 6, "mamba_num_groups": 2}
-    config = {
-        **_CONFIG,
-        **_LLAMA,
-        **sizes,
-        "num_layers": 6,
-        "gated_linear_unit": False,
-        "activation_func": F.silu,
-        **more,
-    }
+    config = {**_CONFIG, **_LLAMA, **sizes, "num_layers": len(pattern), "gated_linear_unit": False, **more}
     wanted = inspect.signature(get_mamba_stack_modelopt_spec).parameters
-    spec = {"local_core_attention": True, "remap_te_layernorm": False}
+    local = {"local_core_attention": True, "remap_te_layernorm": False}
+    spec = get_mamba_stack_modelopt_spec(**{k: v for k, v in local.items() if k in wanted})
+    named = ("hybrid_stack_spec", "hybrid_layer_pattern") if new else ("mamba_stack_spec", "hybrid_override_pattern")
     torch.manual_seed(0)
-    return mamba.MambaModel(
+    return kind(
         config=TransformerConfig(**config),
-        mamba_stack_spec=get_mamba_stack_modelopt_spec(**{k: v for k, v in spec.items() if k in wanted}),
         vocab_size=VOCABULARY,
         max_sequence_length=LENGTH,
-        hybrid_override_pattern="M*-M*-",
+        **dict(zip(named, (spec, pattern), strict=True)),
     ).eval()

@@ -1,5 +1,6 @@
-"""GPTModel of Megatron-Core: narrowed, its configuration rewritten, built again from that by Megatron's own code."""
+"""Models of Megatron-Core: narrowed, their configuration rewritten, built again from that by Megatron's own code."""
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import secateur as sc
 pytest.importorskip("megatron.core", reason="megatron-core is not installed")
 
 from tests.megatron import shim
-from tests.megatron.models import again, built, hybrid, inputs
+from tests.megatron.models import EXPERTS, HYBRIDS, again, built, hybrid, inputs
 
 DATA = {"data_loader": [inputs(1), inputs(2)], "collect_func": lambda batch: batch}
 ASKED = {"hidden_size": 24, "ffn_hidden_size": 32, "num_attention_heads": 4, "num_layers": 2}
@@ -87,13 +88,51 @@ def _sharded(model: Any) -> dict[str, tuple[Any, ...]]:
     return {name: tuple(getattr(entry, part, None) for part in parts) for name, entry in found}
 
 
-def test_a_hybrid_of_mixers_attention_and_feed_forward_loses_hidden_and_feed_forward_width() -> None:
+def _asked_of(model: nn.Module) -> None:
+    """Forward, backward and shards of a model, whatever its layers' widths are."""
+    model.train()(**inputs(), labels=inputs()["input_ids"]).mean().backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    assert all(shape == torch.Size(_sharded(model)[name][3][-len(shape) :]) for name, shape in shapes.items())
+
+
+@pytest.mark.parametrize("kind", ["llama", "experts"])
+def test_each_layer_has_widths_of_its_own_by_gradients_and_what_is_left_is_fitted(kind: str) -> None:
+    config = {**DATA, "depth": kind == "experts", "steps": 2}
+    model, result = sc.prune(built(kind), "progressive", {"params": "70%"}, inputs(), config)
+    assert result.after["params"] <= 0.7 * result.before["params"]
+    _asked_of(model)
+
+
+def _there(name: str) -> None:
     pytest.importorskip("mamba_ssm", reason="mamba-ssm is not installed")
-    asked = {"hidden_size": 24, "ffn_hidden_size": 32}
-    model: Any = sc.prune(hybrid(), "minitron", {"export_config": asked}, inputs(), DATA)[0]
+    if name == "HybridModel" and importlib.util.find_spec("megatron.core.models.hybrid") is None:
+        pytest.skip("this version has no HybridModel")
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_a_hybrid_of_mixers_attention_and_feed_forward_loses_hidden_and_feed_forward_width(name: str) -> None:
+    _there(name)
+    asked: dict[str, Any] = {"hidden_size": 24, "ffn_hidden_size": 32}
+    model: Any = sc.prune(hybrid(name), "minitron", {"export_config": asked}, inputs(), DATA)[0]
     assert {name: getattr(model.config, name) for name in asked} == asked
-    stock = hybrid(**asked)
-    _same(model, stock)
+    _same(model, hybrid(name, **asked))
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_a_hybrid_has_experts_too(name: str) -> None:
+    _there(name)
+    asked: dict[str, Any] = {"hidden_size": 24, "moe_ffn_hidden_size": 16}
+    model = sc.prune(hybrid(name, "M*E-", **EXPERTS), "minitron", {"export_config": asked}, inputs(), DATA)[0]
+    _same(model, hybrid(name, "M*E-", **{**EXPERTS, **asked}))
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_a_hybrid_is_pruned_in_rounds(name: str) -> None:
+    _there(name)
+    model, result = sc.prune(hybrid(name), "progressive", {"params": "75%"}, inputs(), {**DATA, "steps": 2})
+    assert result.after["params"] <= 0.75 * result.before["params"]
+    _asked_of(model)
 
 
 def test_what_only_a_mixers_decoding_goes_by_stays_whole() -> None:

@@ -10,7 +10,8 @@ Invariant: a tap that returns its arguments changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from secateur.torch.running.calls import Args, Function, Kwargs, Result
+from secateur.torch.running.functions import functions_opened
 from secateur.torch.running.listening import Listening
 
 
@@ -76,12 +78,15 @@ class WideTap(Tap, Protocol):
         ...
 
 
-def taps(model: nn.Module, tap: Tap, called: Callable[[str], str] = str) -> Listening:
+@contextmanager
+def taps(model: nn.Module, tap: Tap, called: Callable[[str], str] = str) -> Iterator[None]:
     """While this is open, every contraction of a parameter of the model passes through the tap, in this thread.
 
     ``called`` gives each parameter the name that sites have.
     """
-    return _Watch(model, tap, called)
+    watch = _Watch(model, tap, called)
+    with functions_opened(watch), watch:
+        yield
 
 
 class _Watch(Listening):
@@ -91,15 +96,37 @@ class _Watch(Listening):
         self.other = getattr(tap, "other", _run)
         self.names = {id(p): called(name) for name, p in model.named_parameters()}
         self.flipped: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # transposed view -> (view, parameter)
+        self.copies: list[torch.Tensor] = []  # kept, so that no other tensor has their id
+        self.passed: list[str] | None = None
+
+    @contextmanager
+    def away(self) -> Iterator[list[str]]:
+        """Look away, and note what is passed by."""
+        self.passed = found = []
+        try:
+            yield found
+        finally:
+            self.passed = None
+
+    def known_as(self, tensor: torch.Tensor, copy: torch.Tensor) -> None:
+        """A copy goes by the name of a parameter, or is the transposed view that the tensor is."""
+        if id(tensor) in self.names:
+            self.names[id(copy)] = self.names[id(tensor)]
+            self.copies.append(copy)
+        elif id(tensor) in self.flipped:
+            self.flipped[id(copy)] = (copy, self.flipped[id(tensor)][1])
 
     def called(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
         read = _READERS.get(func)
         site = None if read is None else read(self, func, *args, **kwargs)
         if site is None:
-            out = self.other(func, args, kwargs)
+            out = (self.other if self.passed is None else _run)(func, args, kwargs)
             if func in _TRANSPOSES and id(args[0]) in self.names and args[0].dim() == 2:
                 self.flipped[id(out)] = (out, args[0])
             return out
+        if self.passed is not None:
+            self.passed.append(site.name)
+            return func(*args, **kwargs)
         given, position = site.x, next(i for i, a in enumerate(args) if a is site.x)
         x = self.tap.before(site)
         if x is not given:
