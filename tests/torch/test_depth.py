@@ -307,6 +307,41 @@ def test_a_block_whose_place_matters_to_others_stays(kind: type[nn.Module]) -> N
     assert "is not given what it gets now" in str(reasons[wrong[kind.__name__]])
 
 
+class OfAKind(nn.Module):
+    """Adds what a table of its kind makes of its input."""
+
+    def __init__(self, kind: int) -> None:
+        super().__init__()
+        self.kind, self.body = kind, nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return x + self.body(x * table)
+
+
+class Tables(nn.Module):
+    """Makes a table for each kind of layer that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.layers = nn.Linear(4, 8), nn.ModuleList(OfAKind(kind) for kind in (2, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        kinds = dict.fromkeys(layer.kind for layer in self.layers)
+        tables = {kind: x.new_full((1,), 0.5 * kind).cos() for kind in kinds}
+        for layer in self.layers:
+            x = layer(x, tables[layer.kind])
+        return x.tanh()
+
+
+def test_what_only_blocks_need_that_are_gone_need_not_be_made() -> None:
+    torch.manual_seed(0)
+    model = Tables().eval()
+    graph = sc.trace(model, torch.randn(2, 4), depth=True)
+    assert _blocks(graph) == ["layers.0", "layers.1", "layers.2"]
+    sc.apply(model, graph.plan({"layers.0": ()}))
+
+
 class Strides(nn.Module):
     """Rolls by a number of its own, which is its place in the list, too."""
 

@@ -59,3 +59,44 @@ def test_what_a_constructor_asks_for_is_taken_from_the_model() -> None:
 def test_so_is_what_a_constructor_hands_on_to_the_one_it_inherits() -> None:
     assert _narrowed(_OldName(_Config(), vocabulary=30)).config.inner == 10
     assert _narrowed(_Named(_Config(), "a title", words=30)).config.inner == 10
+
+
+@dataclass
+class _Depths:
+    layers: int = 3
+    plain_first: int = 1
+
+
+class _Layer(nn.Module):
+    def __init__(self, *, plain: bool) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, 8)
+        self.norm = nn.Identity() if plain else nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(self.norm(x))
+
+
+class _Front(nn.Module):
+    """Its first layers are of another kind."""
+
+    def __init__(self, config: _Depths) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = nn.Linear(4, 8)
+        self.layers = nn.ModuleList(_Layer(plain=i < config.plain_first) for i in range(config.layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_a_field_may_say_how_many_layers_at_the_front_are_of_another_kind() -> None:
+    model, x = _Front(_Depths()).eval(), torch.randn(2, 4)
+    small: Any = sc.apply(model, sc.trace(model, x, depth=True).plan({"layers.0": ()}))
+    assert (small.config.layers, small.config.plain_first) == (2, 0)
+    stock = _Front(small.config)
+    stock.load_state_dict(small.state_dict())
+    assert torch.equal(small(x), stock(x))

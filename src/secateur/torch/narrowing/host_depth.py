@@ -2,6 +2,7 @@
 
     num_hidden_layers 12, layer_types ["full", "sliding", …]     without layers 3 and 7 ──► 10, and the list without these two
     depths [3, 3, 9, 3]                                          without two of the third stage ──► [3, 3, 7, 3]
+    num_dense_layers 2 (the first two are of another kind)       without the first ──► 1
 
 Nothing is known of names: a field is proposed where its value, or its length, is the number of entries of a stack.
 
@@ -35,6 +36,8 @@ def shallower(config: Config, plan: Plan) -> Iterator[dict[str, Value]]:
         for path in [path for path, value in fields if type(value) is int and value == number]:
             yield {**each, path: len(places)}
             yield {path: len(places)}
+            for first, left in _leading(fields, number, places):
+                yield {**each, path: len(places), first: left}
         if each:
             yield each
     for path, value in fields:
@@ -61,6 +64,15 @@ def _entries(plan: Plan, name: str) -> Sequence[str]:
     start = f"{name}." if name else ""
     keys = {tensor.removeprefix(start).partition(".")[0] for tensor in plan.layouts if tensor.startswith(start)}
     return [start + key for key in sorted(keys, key=lambda key: (len(key), key))]
+
+
+def _leading(fields: Sequence[tuple[str, object]], number: int, places: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Fields that may say how many at the front are of another kind, with how many of these stay."""
+    for path, value in fields:
+        if type(value) is int and 0 < value < number:
+            left = sum(place < value for place in places)
+            if left != value:
+                yield path, left
 
 
 def _tells_of_each(value: object, number: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.core.depth import LAYERS, Pairs, Passes, Stack, all_blocks, priced
+from secateur.core.depth import LAYERS, Pairs, Passes, Stack, all_blocks, inside, priced
 from secateur.core.equations import Attribute
 from secateur.core.graph import Graph, Width
 from secateur.core.plan import Plan
@@ -137,7 +137,7 @@ def _held_once(model: nn.Module) -> Callable[[nn.Module], bool]:
 def _tried(seen: Observation, graph: Graph, stacks: Sequence[Stack]) -> tuple[tuple[Stack, ...], dict[str, str]]:
     """The stacks with the counts that their code goes by, and why some blocks have to stay."""
     trial = Trial(seen)
-    if not any(trial.problem(graph, _most(stacks, first=first)) for first in (True, False)):
+    if not any(trial.problem(graph, _innermost(_most(stacks, first=first))) for first in (True, False)):
         return tuple(stacks), {}
     made: list[Stack] = []
     reasons: dict[str, str] = {}
@@ -199,6 +199,11 @@ def _most(stacks: Sequence[Stack], *, first: bool) -> list[str]:
         whole = len(blocks) == len(stack.entries)
         found += (blocks[1:] if whole else blocks) if first else (blocks[:-1] or (() if whole else blocks))
     return found
+
+
+def _innermost(blocks: Sequence[str]) -> list[str]:
+    """Without those around others: a block that is gone says nothing of those inside it."""
+    return [name for name in blocks if not any(other != name and inside(other, [name]) for other in blocks)]
 
 
 def _of(graph: Graph, stack: Stack) -> Graph:

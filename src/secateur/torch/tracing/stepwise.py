@@ -4,16 +4,16 @@
     expected   a = embed(x)                   n = norm0(a)   c = layer1(n)   norm1(c)      without layer0
     run        a = embed(x)   c = layer0(a)   n = norm0(c)                                 zip(layers, norms): frozen
 
-Operators are held against each other one by one: which one, where, on what, and with which numbers. What only brings a tensor
-into another form is left out, since PyTorch itself does that as memory lies. Where zeros stand for what a block gave, they are
-the one thing for the other.
+Operators that the result comes of are held against each other one by one: which one, where, on what, and with which numbers.
+What only brings a tensor into another form is left out, since PyTorch itself does that as memory lies. Where zeros stand for what
+a block gave, they are the one thing for the other.
 
 Invariant: numbers of contents mean something within their run only; parameters and inputs go by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,43 +85,64 @@ def _plain(item: object, *, known: object) -> object:
 
 def differs_without(whole: Stepwise, passes: Mapping[str, Passes], other: Stepwise) -> str | None:
     """Where a run without some blocks is not the whole one without their steps; ``passes``: of each block that is gone."""
-    same = _Likeness(whole, other)
-    instead = [range(visit.start, visit.end) for visit in other.borders.visits]  # what stands in the place of blocks
-    left = iter([at for at in range(len(other.records)) if not any(at in steps for steps in instead)])
-    for place in _outside(whole, passes, same):
+    same = _Likeness(whole, other, _instead(whole, passes))
+    theirs = iter(_live(other, _outside(other, [visit.name for visit in other.borders.visits]), {}))
+    for place in _live(whole, _outside(whole, passes), same.instead):
         mine = whole.records[place]
-        if mine.name in LAYOUT:
-            continue
-        match = next((at for at in left if other.records[at].name not in LAYOUT), None)
+        match = next(theirs, None)
         if match is None or not same.step(place, match):
             return f"{mine.name} in {mine.module or 'the model'}"
-    more = next((at for at in left if other.records[at].name not in LAYOUT), None)
+    more = next(theirs, None)
     if more is not None:
         return f"{other.records[more].name} in {other.records[more].module or 'the model'}"
     return None if same.all(whole.results, other.results) else "what the model returns"
 
 
-def _outside(whole: Stepwise, passes: Mapping[str, Passes], same: _Likeness) -> Iterator[int]:
-    """The places of steps outside these blocks; past each block, what it gives is what it was given."""
-    ends = {visit.start: visit for visit in whole.borders.visits if visit.name in passes}
-    visits = sorted(ends.values(), key=lambda visit: visit.start)
-    place = 0
-    for visit in visits:
-        yield from range(place, visit.start)
-        for out, source in () if passes[visit.name].zeros else passes[visit.name].pairs:
+def _instead(whole: Stepwise, passes: Mapping[str, Passes]) -> dict[int, int]:
+    """Past each block, what it gives is what it was given."""
+    found: dict[int, int] = {}
+    for visit in (visit for visit in whole.borders.visits if visit.name in passes and not passes[visit.name].zeros):
+        for out, source in passes[visit.name].pairs:
             gave, given = visit.gave[out], visit.given[source]
             if gave is not None and given is not None and gave.number != given.number:
-                same.instead[gave.number] = given.number
-        place = visit.end
-    yield from range(place, len(whole.records))
+                found[gave.number] = given.number
+    return found
+
+
+def _outside(run: Stepwise, blocks: Collection[str]) -> list[int]:
+    """The places of steps outside these."""
+    inside = {at for visit in run.borders.visits if visit.name in blocks for at in range(visit.start, visit.end)}
+    return [at for at in range(len(run.records)) if at not in inside]
+
+
+def _live(run: Stepwise, places: Sequence[int], instead: Mapping[int, int]) -> list[int]:
+    """Those of these steps that the results come of, or that write what the run began with; no changes of form.
+
+    What only blocks read that are gone (a table of positions of their kind) may be made or not.
+    """
+    needed = {_past(number, instead) for number in run.results}
+    found: list[int] = []
+    for place in reversed(places):
+        record = run.records[place]
+        wrote = {_past(number, instead) for number in record.writes}
+        if not wrote or not needed.isdisjoint(wrote) or not run.owners.keys().isdisjoint(wrote):
+            needed.update(_past(number, instead) for number in record.reads)
+            if record.name not in LAYOUT:
+                found.append(place)
+    return found[::-1]
+
+
+def _past(number: int, instead: Mapping[int, int]) -> int:
+    while number in instead:
+        number = instead[number]
+    return number
 
 
 class _Likeness:
     """Which contents of one run are which of the other; state, since this is learnt as they are met."""
 
-    def __init__(self, whole: Stepwise, other: Stepwise) -> None:
-        self.whole, self.other = whole, other
-        self.instead: dict[int, int] = {}
+    def __init__(self, whole: Stepwise, other: Stepwise, instead: Mapping[int, int]) -> None:
+        self.whole, self.other, self.instead = whole, other, instead
         self._there: dict[int, int] = {}
         self._here: dict[int, int] = {}
 
@@ -137,8 +158,7 @@ class _Likeness:
         return len(mine) == len(theirs) and all(map(self._is, mine, theirs))
 
     def _is(self, mine: int, theirs: int) -> bool:
-        while mine in self.instead:
-            mine = self.instead[mine]
+        mine = _past(mine, self.instead)
         names = self.whole.owners.get(mine), self.other.owners.get(theirs)
         if names != (None, None):
             return names[0] == names[1]
