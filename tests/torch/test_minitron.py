@@ -68,6 +68,7 @@ def test_sizes_under_a_bound_that_they_do_not_meet_are_refused() -> None:
         ({"num_attention_heads": 5}, "cannot be shared out among 2 query groups.*there can be 4, 6, 8"),
         ({"hidden_size": 40}, "hidden_size=40 is not possible.*there are at most 32"),
         ({"hidden_sise": 24}, "hidden_sise is unknown. Did you mean 'hidden_size'.*This model has ffn_hidden_size"),
+        ({"vocab_size": 10}, "vocab_size is unknown.*This model has ffn.*how many layers there are is num_layers"),
         ({"mamba_num_heads": 2}, "no mamba_num_heads that can be changed; it has ffn_hidden_size"),
         ({"num_layers": 4}, "num_layers=4 is not possible: model.layers has 3 layers, 1 must stay"),
         ({"num_layers": 0}, "num_layers=0 is not possible: model.layers has 3 layers, 1 must stay"),

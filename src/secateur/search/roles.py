@@ -198,9 +198,11 @@ def _nothing(name: str, role: str | None, graph: Graph, ties: Sequence[Tie]) -> 
     frozen = next((w for w in graph.widths if w.frozen and role is not None and role_of(w, graph) == role), None)
     if frozen is not None:
         return f"export_config: {name} stays {frozen.size}: {frozen.name} is left whole: {frozen.frozen}"
+    has = f"{', '.join(sorted(here - {'num_layers'}))}; how many layers there are is num_layers"
     if role is None:
-        return f"export_config: {name} is unknown.{nearest(name, _ROLE_OF)} This model has {', '.join(sorted(here))}"
-    return f"export_config: this model has no {name} that can be changed; it has {', '.join(sorted(here))}"
+        close = nearest(name, [known for known, of in _ROLE_OF.items() if of in here | {"num_layers"}])
+        return f"export_config: {name} is unknown.{close} This model has {has}"
+    return f"export_config: this model has no {name} that can be changed; it has {has}"
 
 
 def _beside_a_state(width: Width, graph: Graph) -> bool:

@@ -29,7 +29,7 @@ _THREAD = threading.local()
 _open = 0
 
 
-class Watch(Protocol):
+class LooksInside(Protocol):
     """What looks for contractions."""
 
     def away(self) -> AbstractContextManager[list[str]]:
@@ -42,7 +42,7 @@ class Watch(Protocol):
 
 
 @contextmanager
-def functions_opened(watch: Watch) -> Iterator[None]:
+def functions_opened(watch: LooksInside) -> Iterator[None]:
     """While this is open, what functions of autograd do in their forward passes by the watch of this thread."""
     global _open
     before = getattr(_THREAD, "watch", None)
@@ -61,7 +61,7 @@ def functions_opened(watch: Watch) -> Iterator[None]:
 
 
 def _apply(kind: type[Function], *args: object, **kwargs: object) -> Result:
-    watch: Watch | None = getattr(_THREAD, "watch", None)
+    watch: LooksInside | None = getattr(_THREAD, "watch", None)
     if watch is None or not torch.is_grad_enabled():
         return _APPLY.__func__(kind, *args, **kwargs)
     before = _versions(args, kwargs)
@@ -77,7 +77,7 @@ def _versions(args: Args, kwargs: Kwargs) -> list[int]:
     return [t._version for t in given if isinstance(t, torch.Tensor) and not t.is_inference()]
 
 
-def _again(kind: Any, watch: Watch, args: Args, kwargs: Kwargs) -> Result:
+def _again(kind: Any, watch: LooksInside, args: Args, kwargs: Kwargs) -> Result:
     """The forward, run on copies that lead nowhere."""
 
     def cut(value: object) -> object:
