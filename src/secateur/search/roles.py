@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from secateur.core.equations import Attribute
 from secateur.core.graph import Graph, Use, Width
 from secateur.core.layout import Axis, Product, alongs_of, size_of
 from secateur.errors import InputError, nearest
@@ -126,10 +127,37 @@ def sizes_asked(export: Mapping[str, object], graph: Graph) -> dict[str, int]:
             own = (
                 _in_each_group(name, asked, tie, ties, roles, chosen)
                 if shared
-                else _in_its_groups(name, count, tie, graph)
+                else _in_parts(name, _in_its_groups(name, count, tie, graph), tie, graph)
             )
+            _only_once(name, asked, own, tie, chosen, export)
             chosen[tie.name] = _checked(name, own, tie, asked)
     return chosen
+
+
+def _only_once(
+    name: str, asked: int, own: int, tie: Tie, chosen: Mapping[str, int], export: Mapping[str, object]
+) -> None:
+    """Raise InputError where another name asks for another count of the same."""
+    if chosen.get(tie.name, own) != own:
+        other = next(n for n in export if n != name and _ROLE_OF.get(n) == _ROLE_OF.get(name))
+        raise InputError(
+            f"export_config: {name}={asked} and {other}={export[other]} are one size of this model ({tie.name}): give one of them"
+        )
+
+
+def _in_parts(name: str, count: int, tie: Tie, graph: Graph) -> int:
+    """How many units there are in a head of so many channels: rotary positions take two together."""
+    width = graph[tie.widths[0]]
+    owner, _, label = width.name.rpartition(".")
+    whole = label.removesuffix("_pairs").removesuffix("_parts")
+    channels = graph.attributes.get(Attribute(owner, whole), width.size) if whole != label else width.size
+    together = channels // width.size
+    if count % together:
+        possible = ", ".join(str(choice * together) for choice in tie.choices[-4:])
+        raise InputError(
+            f"export_config: {name}={count} is not possible: {together} channels of {tie.name} go together, so {possible} are"
+        )
+    return count // together
 
 
 def _groups_for(name: str, count: int, groups: Sequence[Tie], graph: Graph) -> int:
