@@ -18,7 +18,8 @@ Invariant: whoever raises one of these has changed nothing.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class SecateurError(Exception):
@@ -94,6 +95,16 @@ class VerificationError(SecateurError):
 
 class ArtifactError(SecateurError, ValueError):
     """A saved folder is damaged or does not belong to this model."""
+
+
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """What is raised inside says where: ``"stage 3 (prune): …"``; kind and fields stay as they are."""
+    try:
+        yield
+    except SecateurError as error:
+        error.args = (f"{where}: {error}", *error.args[1:])
+        raise
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -261,3 +261,23 @@ class _Bar:
 
     def update(self, task: int, *, completed: float, word: str) -> None:
         self.shown.append(f"{completed} {word}")
+
+
+@pytest.mark.parametrize("command", ["prune", "apply", "finetune"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    out = tmp_path / "file" / "small"
+    arguments = {
+        "prune": ["zoo:digits", "-c", "macs=50%", "--input", "1x1x8x8"],
+        "apply": [tmp_path / "no.json", "zoo:digits", "--input", "1x1x8x8"],
+        "finetune": [tmp_path / "no", "zoo:digits", "--data", "digits"],
+    }[command]
+    result = call(command, *arguments, "--out", out, code=2)
+    assert f"{out.name} cannot be written: " in result.stderr.replace("\n", "")
+
+
+def test_an_error_names_the_file_and_the_stage(tmp_path: Path) -> None:
+    file = written(tmp_path, {**SMALL, "stages": [{"do": "train"}, {"do": "measure", "metrics": ["acuracy"]}]})
+    for arguments in (["run", file], ["run", file, "--dry-run"], ["optimize", "test", "--json-cfg", file]):
+        said = call(*arguments, code=2).stderr.replace("\n", "")
+        assert "small.json: stage 2 (measure): no metric is called 'acuracy'" in said

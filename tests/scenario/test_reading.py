@@ -56,6 +56,17 @@ def _with(**changes: Any) -> dict[str, Any]:
         (_with(stages=[{"do": "fly"}]), "there is no stage 'fly': write do: train, "),
         (_with(seed="x"), "seed: a whole number is needed, not 'x'."),
         ([1], "a dict is needed"),
+        ({"name": "x"}, "model: it is needed, and is not there."),
+        (_with(stages=[]), "stages: at least one entry is needed, not []."),
+        (_with(stages=["train"]), "stage 1: a dict is needed, not 'train'."),
+        (_with(stages=[{"do": "measure"}, {"do": "train", "epoch": 1}]), "stage 2 (train): epoch: unknown key."),
+        (_with(stages=[{"do": "export", "name": "work"}]), "stage 1 (export): name: 'work' is what the run itself"),
+        (_with(stages=[{"do": "export", "name": "Measurements"}]), "what the run itself writes"),
+        (_with(stages=[{"do": "export", "name": "report.html"}]), "what the run itself writes"),
+        (_with(stages=[{"do": "export", "name": "../../evil"}]), "without / and \\, is needed"),
+        (_with(stages=[{"do": "export", "name": ".."}]), "is no name"),
+        (_with(stages=[{"do": "export"}, {"do": "export"}]), "stages 1 and 2 (export): both write model"),
+        (_with(stages=[{"do": "export", "name": "a b"}, {"do": "export", "name": "A-b.onnx"}]), "both write A-b.onnx"),
     ],
 )
 def test_what_is_wrong_is_told_by_its_place(data: object, said: str, tmp_path: Path) -> None:

@@ -165,12 +165,15 @@ def plan(
     with exit_codes():
         from secateur.cli.pruning import example_for, network
         from secateur.cli.pruning import plan as made_of
+        from secateur.cli.writing import tried, written
 
+        if out:
+            tried(Path(out))
         model = network(spec, read_options(options), weights)
         limits = read_pairs(bounds, "--constraint")
         made = made_of(model, example_for(model, spec, inputs or []), limits, read_pairs(settings, "--set"))
         if out:
-            Path(out).write_text(made.to_json(), encoding="utf-8")
+            written(Path(out), made.to_json())
         show(made.to_json() if as_json else str(made))
 
 

@@ -25,6 +25,7 @@ from secateur.core.json import Json
 from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.errors import ConfigError, InputError
+from secateur.io.atomic import try_folder
 from secateur.io.weights import load_weights
 from secateur.modes import MODES
 from secateur.modes.result import PruneResult
@@ -70,6 +71,7 @@ def plan(model: nn.Module, example: object, bounds: Mapping[str, Json], settings
 
 def apply(file: Path, model: nn.Module, example: object, out: Path) -> nn.Module:
     """Apply a plan that was written to a file, verify, and save the artefact."""
+    try_folder(out)
     try:
         text = file.read_bytes()
     except OSError as problem:
@@ -84,6 +86,7 @@ def pruned(
 ) -> PruneResult:
     """Prune with any mode and save; with data the mode looks at them. Raises what `secateur.prune` does."""
     spec, wanted = _read(Model, source), _read(Prune, stage)
+    try_folder(out)
     if data:
         context = _context(spec, data, wanted)
         model, example = context.network(None), context.splits.example()
@@ -99,6 +102,7 @@ def pruned(
 def finetuned(source: Mapping[str, object], stage: Mapping[str, object], data: str, out: Path) -> str:
     """Train a network that Secateur saved, and save it; what there is to say."""
     wanted = _read(Finetune, stage)
+    try_folder(out)
     context = _context(_read(Model, source), data, wanted)
     with tempfile.TemporaryDirectory() as folder:
         found = train_stage(context, wanted, None, None, Path(folder))

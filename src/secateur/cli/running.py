@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur.cli.options import show, show_json, tell
+from secateur.cli.writing import tried, written
 from secateur.core.json.strict import MAX_BYTES
 from secateur.core.measurement import Measurement
 from secateur.core.show import graph_summary, text_table
 from secateur.core.text import visible
-from secateur.errors import ArtifactError, InputError
+from secateur.errors import ArtifactError, InputError, placed
 from secateur.report import write_report
 from secateur.report.facts import Facts
 from secateur.scenario.reading import read_file
@@ -36,7 +37,8 @@ def folder_for(scenario: Path, out: str) -> Path:
 def run_all(path: Path, out: str, code: str, as_json: bool) -> None:
     """Run every stage and show what was measured."""
     scenario, folder = read_file(path), folder_for(path, out)
-    found = run(scenario, path.parent, folder, code=code, heard=_heard)
+    with placed(visible(path)):
+        found = run(scenario, path.parent, folder, code=code, heard=_heard)
     _show(found, as_json)
     tell(f"everything is in {folder}")
 
@@ -66,10 +68,11 @@ def dry_run(path: Path, out: str, code: str, as_json: bool) -> None:
     from secateur.torch.trace import trace
 
     scenario, folder = read_file(path), folder_for(path, out)
-    context = context_of(scenario, path.parent)
-    steps = steps_of(context, code)
-    ready = done(folder, steps)
-    graph = trace(context.network(None), context.splits.example())
+    with placed(visible(path)):
+        context = context_of(scenario, path.parent)
+        steps = steps_of(context, code)
+        ready = done(folder, steps)
+        graph = trace(context.network(None), context.splits.example())
     if as_json:
         show_json(
             [
@@ -95,20 +98,29 @@ def chain(words: Sequence[str], path: Path, out: str, measurements: str, code: s
     for word in words:
         if word not in _CHAIN:
             raise InputError(f"cannot chain {visible(word)!r}: known are {', '.join(_CHAIN)}")
+    if measurements:
+        tried(Path(measurements))
     scenario, folder = read_file(path), folder_for(path, out)
+    with placed(visible(path)):
+        return _chained(words, scenario, path, folder, measurements, code)
+
+
+def _chained(
+    words: Sequence[str], scenario: Scenario, path: Path, folder: Path, measurements: str, code: str
+) -> list[Measurement]:
     last = _last_change(scenario)
     steps = steps_of(context_of(scenario, path.parent), code)
     if "optimize" in words:
         run(scenario, path.parent, folder, code=code, upto=last + 1, heard=_heard)
     elif not all(done(folder, [s for s in steps[:last] if isinstance(s.stage, Train | Prune | Finetune)])):
-        tell("the network is not optimized yet: call  secateur optimize test --json-cfg …  to do both")
-        raise InputError(f"there is no optimized network for {visible(path)} in {visible(folder)}: call optimize first")
+        raise InputError(
+            f"there is no optimized network in {visible(folder)}: call optimize first, or both with  secateur optimize test"
+        )
     if "test" not in words and "report" not in words:
         return []
     found = run(scenario, path.parent, folder, code=code, upto=_last_measure(scenario) + 1, heard=_heard)
     if measurements:
-        Path(measurements).parent.mkdir(parents=True, exist_ok=True)
-        Path(measurements).write_text(found[-1].to_json(), encoding="utf-8")
+        written(Path(measurements), found[-1].to_json())
     return found
 
 

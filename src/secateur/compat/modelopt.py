@@ -16,8 +16,8 @@ from torch import nn
 from secateur.errors import ConfigError
 from secateur.modes.given import ModeOption, modes_in_turn, one_mode
 from secateur.modes.result import PruneResult
-from secateur.torch.prune import Constraints
 from secateur.torch.prune import prune as ours
+from secateur.torch.recipes import Constraints
 
 _RULE_KEYS = {
     "channel_divisor": "multiple_of",

@@ -76,6 +76,17 @@ def activation(model: nn.Module, options: Mapping[str, object]) -> Activation:
 
     Raises ConfigError for a key, a name or a type that is not known, and for what cannot be meant.
     """
+    theirs, ours = _two_kinds(options)
+    return Activation.read({**ours, "remove": read_config_list(model, theirs)})
+
+
+def activation_options(options: Mapping[str, object]) -> Activation:
+    """The same without the config_list, which is about a model. Raises ConfigError for all else that `activation` does."""
+    _, ours = _two_kinds(options)
+    return Activation.read(ours)
+
+
+def _two_kinds(options: Mapping[str, object]) -> tuple[ActivationOptions, dict[str, object]]:
     theirs = ActivationOptions.read({key: options[key] for key in options if key in ActivationOptions.model_fields})
     ours = {key: value for key, value in options.items() if key not in ActivationOptions.model_fields}
     if "data_loader" not in ours and "forward_loop" not in ours:
@@ -85,9 +96,7 @@ def activation(model: nn.Module, options: Mapping[str, object]) -> Activation:
             raise ConfigError("config: training_steps and num_batches are the same thing: one of them")
         ours["num_batches"] = theirs.training_steps
     kind = APoZ if theirs.pruner_type == "apoz" else MeanRank
-    return Activation.read(
-        {**ours, "criterion": kind(activation=theirs.activation), "remove": read_config_list(model, theirs)}
-    )
+    return theirs, {**ours, "criterion": kind(activation=theirs.activation)}
 
 
 def read_config_list(model: nn.Module, options: ActivationOptions) -> Removal:

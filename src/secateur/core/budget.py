@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from secateur.core.cached import is_of_cache, sized
+from secateur.core.cached import KV_CACHE, check_cache_name, is_of_cache, sized
 from secateur.core.text import human
 from secateur.errors import ConfigError, InputError, nearest
 
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
     from secateur.core.cost import Counts
     from secateur.core.graph import Graph
 
+LATENCY = "latency_ms"  # a bound beside those on costs: it is measured
+COSTS = (
+    "macs",
+    "params",
+    "params_without_batchnorm",
+    "weight_bytes",
+    KV_CACHE,
+    "peak_activation_bytes",
+    "peak_memory_bytes",
+)
 _TIMES = {"flops": ("macs", 2)}  # metrics that are a multiple of another one
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)\s*([%kKMGT]?)\s*")
 _MOST_DIGITS, _LARGEST = 40, 10**30  # text to read, and what to make of it: a power of ten costs its own length
@@ -117,15 +127,17 @@ def measure(graph: Graph, metric: str, counts: Counts | None = None) -> Any:
     return times * graph.cost(base, counts)
 
 
+def check_bounds(bounds: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what no network can be bounded by: an unknown cost, a bound that is no positive number."""
+    for metric, bound in bounds.items():
+        _check_name(metric, (*COSTS, *_TIMES, LATENCY))
+        _checked(metric, bound)
+
+
 def _bound(metric: str, bound: object, graph: Graph) -> Bound:
     _check_metric(metric, graph)
     whole = int(measure(graph, metric))
-    number, is_share = _read(metric, bound)
-    if is_share and not 0 < number <= 1:
-        raise ConfigError(f"{metric}: {bound!r} is no share of the network; write more than 0% and at most 100%")
-    if not is_share and number < 1:
-        way_out = f" For a share of the network write '{100 * float(number):g}%'." if number > 0 else ""
-        raise ConfigError(f"{metric}: a bound must be at least 1, not {bound!r}.{way_out}")
+    number, is_share = _checked(metric, bound)
     value = math.floor(whole * number if is_share else number)
     if value < 1:
         raise ConfigError(f"{metric}: {bound!r} of {whole} leaves nothing")
@@ -137,14 +149,34 @@ def _check_metric(metric: str, graph: Graph) -> None:
         sized(graph.costs, metric)
         return
     known = [*graph.costs, *(name for name, (base, _) in _TIMES.items() if base in graph.costs)]
-    if metric not in known:
+    if metric == LATENCY and metric not in known:
         raise ConfigError(
-            f"no cost is called {metric!r}.{nearest(str(metric), known)} Known are {', '.join(sorted(set(known)))}."
+            f"{metric} is measured, which secateur.prune does: prune under it, or bound what is counted, such as macs"
         )
+    _check_name(metric, known)
     if metric in graph.costs and not graph.costs[metric].monotone:
         raise ConfigError(
             f"{metric} cannot be bounded: a wider network may cost less of it, and a search relies on more"
         )
+
+
+def _check_name(metric: str, known: Collection[str]) -> None:
+    if is_of_cache(metric):
+        check_cache_name(metric)
+    elif metric not in known:
+        told = sorted({*known, KV_CACHE, f"{KV_CACHE}@8x4096"})
+        raise ConfigError(f"no cost is called {metric!r}.{nearest(str(metric), known)} Known are {', '.join(told)}.")
+
+
+def _checked(metric: str, bound: object) -> tuple[Fraction, bool]:
+    """The number, and whether it is a share; it is one that a network can have."""
+    number, is_share = _read(metric, bound)
+    if is_share and not 0 < number <= 1:
+        raise ConfigError(f"{metric}: {bound!r} is no share of the network; write more than 0% and at most 100%")
+    if not is_share and number < 1:
+        way_out = f" For a share of the network write '{100 * float(number):g}%'." if number > 0 else ""
+        raise ConfigError(f"{metric}: a bound must be at least 1, not {bound!r}.{way_out}")
+    return number, is_share
 
 
 def _read(metric: str, bound: object) -> tuple[Fraction, bool]:

@@ -31,6 +31,14 @@ def is_of_cache(metric: str) -> bool:
     return str(metric).partition("@")[0] == KV_CACHE
 
 
+def check_cache_name(metric: str) -> None:
+    """Raise ConfigError for a cache's size that is written in another way."""
+    if metric != KV_CACHE and not _SIZED.fullmatch(metric):
+        raise ConfigError(
+            f"{metric!r} is no cost; write {KV_CACHE}, or {KV_CACHE}@8x4096 for 8 sequences of 4096 tokens"
+        )
+
+
 def sized(costs: Mapping[str, Cost], metric: str) -> Cost:
     """The bytes of the caches under a name such as ``kv_cache_bytes@8x4096``.
 
@@ -44,11 +52,8 @@ def sized(costs: Mapping[str, Cost], metric: str) -> Cost:
             f"{metric}: the model gives no cache back on this example. Trace it as it generates: called with its defaults, "
             "or with use_cache=True"
         )
-    if sizes is None:
-        raise ConfigError(
-            f"{metric!r} is no cost; write {KV_CACHE}, or {KV_CACHE}@8x4096 for 8 sequences of 4096 tokens"
-        )
-    if not isinstance(cost, Polynomial) or BATCH not in _axes(cost):
+    check_cache_name(metric)
+    if sizes is None or not isinstance(cost, Polynomial) or BATCH not in _axes(cost):
         raise ConfigError(
             f"{metric}: how the cache grows with the batch and the length does not show on this example; give one of at least "
             "two tokens"

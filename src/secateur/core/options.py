@@ -178,6 +178,8 @@ def _sentence(error: ValidationError, options: type[Options]) -> str:
             meant = _ELSEWHERE.get(place)
             hint = f" Here it is called {meant!r}." if meant in known else nearest(place, known)
             sentences.append(f"unknown option {place!r}.{hint} Known are {', '.join(known)}.")
+        elif problem["type"] == "missing":
+            sentences.append(f"option {place!r} is needed, and is not there.")
         elif problem["type"] == "value_error":  # one of ours, which says all there is to say
             sentences.append((f"option {place!r}: " if place else "") + str(problem.get("ctx", {}).get("error")))
         else:

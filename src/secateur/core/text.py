@@ -35,12 +35,15 @@ _PLAINLY = {
     "a valid number": "a number",
     "a valid string": "text",
     "a valid list": "a list",
+    "a valid dictionary or object to extract fields from": "a dict",
     "a valid dictionary": "a dict",
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
     "greater than": "a number above",
     "less than": "a number below",
+    "a valid tuple": "a list",
 }
+_LENGTH = re.compile(r"^\w+ should have (at least|at most) ([0-9]+) (character|item)s?\b.*$")
 
 
 def plainly(complaint: str) -> str:
@@ -50,6 +53,9 @@ def plainly(complaint: str) -> str:
     'at least 1'
     """
     complaint = complaint.partition(", unable to parse")[0]
+    if length := _LENGTH.match(complaint):
+        what = {"item": ("entry", "entries"), "character": ("character", "characters")}[length[3]]
+        return f"{length[1]} {f'one {what[0]}' if length[2] == '1' else f'{length[2]} {what[1]}'}"
     for theirs, ours in _PLAINLY.items():
         complaint = complaint.replace(f"Input should be {theirs}", ours)
     return _CLASS.sub("", complaint.removeprefix("Input should be "))

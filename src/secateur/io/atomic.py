@@ -70,6 +70,24 @@ def replace_artifact(
                 folder.rmdir()
 
 
+def try_folder(folder: Path) -> None:
+    """Raise ArtifactError unless an artefact could be written there, now rather than when there is one."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_ours(folder)
+        with _staging(folder):
+            pass
+    except OSError as problem:
+        raise ArtifactError(
+            f"{visible(folder)} cannot be written: {visible(problem.strerror)}. Choose another folder"
+        ) from None
+    finally:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
 def check_ours(folder: Path) -> None:
     """Raise ArtifactError unless the folder is empty or holds an artefact of ours."""
     if not folder.is_dir():

@@ -21,9 +21,11 @@ import torch
 from secateur.core.json import Json
 from secateur.core.measurement import Measurement
 from secateur.core.record import Origin, Pruning
-from secateur.errors import SecateurError
+from secateur.errors import SecateurError, placed
 from secateur.report import write_report
+from secateur.scenario.checking import check_scenario
 from secateur.scenario.data import DATA
+from secateur.scenario.naming import slug
 from secateur.scenario.schema import Export, Finetune, Measure, Prune, Report, Scenario, Train
 from secateur.scenario.stages import (
     MEASUREMENT,
@@ -37,7 +39,7 @@ from secateur.scenario.stages import (
 from secateur.scenario.work import Outcome, Work, publish
 from secateur.version import __version__
 
-REPORT = "report"
+REPORT, _MEASUREMENTS = "report", "measurements"
 _CHANGES = (Train, Prune, Finetune)
 AnyStage = Train | Prune | Finetune | Measure | Export | Report
 
@@ -65,7 +67,8 @@ class Step:
 
 
 def context_of(scenario: Scenario, base: Path) -> Context:
-    """The scenario with its data. Raises InputError where the data are not there."""
+    """The scenario, checked, with its data. Raises ConfigError as `check_scenario`, InputError where data are not there."""
+    check_scenario(scenario)
     source = DATA[scenario.data.source].read(scenario.data.options)
     return Context(scenario=scenario, base=base, splits=source.load(base))
 
@@ -111,8 +114,10 @@ def run(
     ``heard`` is told what each stage gave. Raises what a stage raises; what was done before it stays done.
     """
     context = context_of(scenario, base)
-    steps = [step for step in steps_of(context, code) if upto is None or step.number < upto]
+    every = steps_of(context, code)
+    steps = [step for step in every if upto is None or step.number < upto]
     with Work(out / "work") as work:
+        _forget_measurements(out, every)
         runner = _Runner(context, work, out, steps)
         for step in steps:
             heard(step, runner.do(step))
@@ -148,7 +153,8 @@ class _Runner:
             outcome = self.work.make(step.folder, lambda folder: self._outcome(step, folder))
         except SecateurError as error:
             self.work.tell(step.folder, "refused", detail=str(error)[:500])
-            raise
+            with placed(f"stage {step.number} ({step.stage.do})"):
+                raise
         self.work.tell(step.folder, "done", seconds=time.perf_counter() - started, detail=str(outcome.get("said", "")))
         return outcome
 
@@ -188,17 +194,29 @@ class _Runner:
         folder = self.work.folder(step.folder)
         match step.stage:
             case Measure():
-                target = self.out / "measurements" / f"{step.number:02d}-{_slug(step.name)}.json"
+                target = self.out / _MEASUREMENTS / _measured_file(step)
                 _write(target, self._measurement(step).to_json())
             case Export() as stage:
                 for source in _exported(folder):
                     suffix = "" if source.is_dir() else source.suffix
-                    publish(source, self.out / f"{_slug(stage.name)}{suffix}")
+                    publish(source, self.out / f"{slug(stage.name)}{suffix}")
             case Report():
                 for suffix in (".html", ".md"):
                     publish(folder / f"{REPORT}{suffix}", self.out / f"{REPORT}{suffix}")
             case _:
                 return
+
+
+def _measured_file(step: Step) -> str:
+    return f"{step.number:02d}-{slug(step.name)}.json"
+
+
+def _forget_measurements(out: Path, steps: Sequence[Step]) -> None:
+    """Take away what stages left that are no longer in the scenario; what they gave stays in the work folder."""
+    present = {_measured_file(step) for step in steps if isinstance(step.stage, Measure)}
+    for file in (out / _MEASUREMENTS).glob("[0-9][0-9]*-*.json"):
+        if file.name not in present:
+            file.unlink()
 
 
 def _exported(folder: Path) -> Iterator[Path]:
@@ -227,11 +245,6 @@ def _name(stage: AnyStage, pruned: str) -> str:
 def _words(stage: Prune) -> str:
     bounds = [f"{metric} {bound}" for metric, bound in stage.constraints.items()]
     return " ".join([stage.mode, *bounds])
-
-
-def _slug(name: str) -> str:
-    kept = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.")
-    return kept[:80] or "unnamed"
 
 
 def _digest(**parts: object) -> str:

@@ -18,7 +18,7 @@ Invariant: a scenario is data. Names in it are looked up in registries; none is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -26,6 +26,7 @@ from pydantic_core import ErrorDetails
 from secateur.core.json import Json
 from secateur.core.text import plainly, visible
 from secateur.errors import ConfigError, nearest
+from secateur.scenario.naming import Name, check_exports
 
 Values = dict[str, JsonValue]
 
@@ -125,7 +126,7 @@ class Export(Part):
     """Write the network to a folder of its own (an artefact, or its weights), and as ONNX, checked."""
 
     do: Literal["export"]
-    name: str = "model"
+    name: Name = "model"
     onnx: bool = False
 
 
@@ -143,13 +144,18 @@ class Scenario(Part):
     """One experiment; see the module."""
 
     format_version: Literal[1] = 1
-    name: str = Field(default="scenario", pattern=r"^[^/\\\x00-\x1f]{1,80}$")
+    name: Name = "scenario"
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
     model: Model
     data: DataSpec
     loss: str = "cross_entropy"
     stages: list[Stage] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _exports_have_places_of_their_own(self) -> Self:
+        check_exports((n, stage.name) for n, stage in enumerate(self.stages, start=1) if isinstance(stage, Export))
+        return self
 
 
 def read_scenario(data: object, what: str) -> Scenario:
@@ -167,7 +173,7 @@ def json_schema() -> Mapping[str, Json]:
 
 def _sentences(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False)[:5]:
-        place = " → ".join(visible(part) for part in problem["loc"])
+        place = _place(problem["loc"])
         if problem["type"] == "extra_forbidden":
             key, known = str(problem["loc"][-1]), _known(problem["loc"][:-1])
             yield f"{place}: unknown key.{nearest(key, known)} Known are {', '.join(known)}."
@@ -175,12 +181,30 @@ def _sentences(error: ValidationError) -> Iterator[str]:
             yield f"{place}: a stage says what to do: write do: {_ALL_STAGES}."
         elif problem["type"] == "union_tag_invalid":
             yield f"{place}: there is no stage {visible(problem.get('ctx', {}).get('tag'))!r}: write do: {_ALL_STAGES}."
+        elif problem["type"] == "value_error":  # one of ours, which says all there is to say
+            yield f"{visible(problem.get('ctx', {}).get('error'))}."
         else:
-            yield f"{place}: {wanted(problem)}."
+            yield f"{place}: {wanted(problem)}." if place else f"{wanted(problem)}."
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """Where it is: stages are counted from 1, as a run counts them."""
+    match loc:
+        case "stages", int() as number, str() as do, *rest if do in _STAGES:
+            places = [f"stage {number + 1} ({do})", *rest]
+        case "stages", int() as number, *rest:
+            places = [f"stage {number + 1}", *rest]
+        case _:
+            places = list(loc)
+    return ": ".join(filter(None, [visible(places[0]) if places else "", " → ".join(map(visible, places[1:]))]))
 
 
 def wanted(problem: ErrorDetails) -> str:
     """What a validator wants in place of what was given."""
+    if problem["type"] == "missing":
+        return "it is needed, and is not there"
+    if problem["type"] == "string_pattern_mismatch":
+        return f"a name of at most 80 characters, without / and \\, is needed, not {visible(repr(problem.get('input')))[:60]}"
     return f"{plainly(problem['msg'])} is needed, not {visible(repr(problem.get('input')))[:60]}"
 
 

@@ -18,11 +18,13 @@ from torch import nn
 from secateur.compat.nni import activation
 from secateur.core.json import Json
 from secateur.core.measurement import Measurement
-from secateur.errors import ConfigError, InputError
+from secateur.errors import InputError
 from secateur.io.artifact import restore, save
 from secateur.io.weights import load_weights, save_weights
 from secateur.modes import MODES, Mode
+from secateur.scenario.checking import own_options
 from secateur.scenario.data import Splits, batches, inputs_of
+from secateur.scenario.devices import device_of
 from secateur.scenario.exporting import export_onnx
 from secateur.scenario.models import build
 from secateur.scenario.recording import record_of
@@ -40,7 +42,6 @@ from secateur.torch.training.distillation import Distillation
 from secateur.torch.training.finetune import finetune
 
 ARTEFACT, WEIGHTS, MEASUREMENT, ONNX = "model", "weights.safetensors", "measurement.json", "model.onnx"
-_FROM_THE_SCENARIO = ("data_loader", "collect_func", "forward_loop", "loss_func", "score_func", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,18 +79,6 @@ class Context:
         samples = getattr(self.splits, part)
         loader = batches(samples, size or self.scenario.data.batch_size, seed)
         return Data(loader=loader, collect=inputs_of, num_batches=sys.maxsize, loss=LOSSES[self.scenario.loss])
-
-
-def device_of(name: str) -> torch.device:
-    """A device by name. Raises ConfigError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ConfigError(f"there is no device {name!r} here; write cpu, cuda or auto") from None
-    return device
 
 
 def keep_network(model: nn.Module, folder: Path) -> None:
@@ -166,21 +155,17 @@ def prune_stage(context: Context, stage: Prune, before: Path | None, search: Pat
 
 def mode_of(context: Context, stage: Prune, model: nn.Module, search: Path | None) -> Mode:
     """The mode with the scenario's data. Raises ConfigError for options that are the scenario's own."""
-    own = [key for key in stage.options if key in _FROM_THE_SCENARIO]
-    if own:
-        raise ConfigError(f"prune: {own[0]} comes from the scenario's data and loss: take it out of options")
+    options = own_options(stage)
     data = context.loader("train")
     given: dict[str, object] = {"data_loader": data.loader, "collect_func": inputs_of, "loss_func": data.loss}
     if stage.compat is not None:
-        if stage.options or stage.mode != "activation":
-            raise ConfigError("prune: compat stands in place of options, beside mode: activation")
-        return activation(model, {**stage.compat, **given})
+        return activation(model, {**options, **given})
     kind = MODES[stage.mode]
     if "score_func" in kind.model_fields:
         given["score_func"] = score_with(context, stage.score)
     if "checkpoint" in kind.model_fields and search is not None:
         given["checkpoint"] = str(search)
-    return kind.read({**stage.options, **given})
+    return kind.read({**options, **given})
 
 
 def measure_stage(context: Context, stage: Measure, name: str, before: Path | None, folder: Path) -> Mapping[str, Json]:

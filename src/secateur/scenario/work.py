@@ -22,7 +22,7 @@ from secateur.core.json import Json
 from secateur.core.json.strict import read_json
 from secateur.core.record import Event
 from secateur.core.text import visible
-from secateur.errors import ArtifactError
+from secateur.errors import ArtifactError, InputError
 
 try:
     import fcntl
@@ -39,8 +39,13 @@ class Work:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
-        self._lock = (root / _LOCK).open("w")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._lock = (root / _LOCK).open("w")
+        except OSError as problem:
+            raise InputError(
+                f"{visible(root)} cannot be written: {visible(problem.strerror)}: give another --out"
+            ) from None
         try:
             if fcntl is not None:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from secateur.core.budget import LATENCY as WORD
 from secateur.core.budget import Budget
 from secateur.core.depth import LAYERS
 from secateur.core.graph import Graph
@@ -35,7 +36,6 @@ from secateur.progress import Tell
 from secateur.search.limits import Limits, restrict
 from secateur.torch.evaluating.known_times import Clock
 
-WORD = "latency_ms"
 _SAMPLES = 16  # random networks that the model of time is fitted to
 _MULTIPLES, _SHARES = (4, 8, 16, 32), (0.45, 0.6, 0.75)
 _WORTH_IT = 1.1  # times what is saved at the counts around a multiple

@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,9 +24,9 @@ from secateur.core.graph import Graph
 from secateur.core.options import asked_for
 from secateur.core.plan import Plan
 from secateur.core.show import constraint_table
-from secateur.errors import ConfigError, Infeasible, VerificationError
-from secateur.modes import MODES, Mode
-from secateur.modes.given import ModeOption, modes_in_turn
+from secateur.errors import Infeasible, VerificationError, placed
+from secateur.modes import Mode
+from secateur.modes.given import ModeOption
 from secateur.modes.result import Latency, PruneResult, result_of
 from secateur.modes.rounds import Outcome, outcome_of, within
 from secateur.progress import Tell, progress, say
@@ -38,13 +38,13 @@ from secateur.torch.frontend import TorchFrontend
 from secateur.torch.in_turn import pruned_in_turn
 from secateur.torch.latency import WORD, Replayed, TimeBound, fastest_multiple, most_ms, warn_of_a_miss
 from secateur.torch.narrowing.history import history_of
+from secateur.torch.recipes import Constraints, one_each, recipes_of
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example
 from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.interface import Interface
 from secateur.torch.trace import trace
 
-Constraints = Mapping[str, Any] | None
 _LARGE_CUT = 0.8  # of the MACs, and less, is left
 
 
@@ -72,8 +72,8 @@ def prune(
     Raises ConfigError for an option that is unknown or of the wrong type, Infeasible where no network of the search space
     meets the constraints, VerificationError where the result does not compute what it should. The model is then unchanged.
     """
-    recipes = _recipes(mode, config)
-    wanted = _one_each(constraints, len(recipes))
+    recipes = recipes_of(mode, config)
+    wanted = one_each(constraints, recipes)
     # what is made in inference mode could never be trained
     with progress("prune") as tell, torch.inference_mode(False):
         if (network := unwrapped(model)) is not model:
@@ -85,8 +85,15 @@ def prune(
         if len(steps) == 1:
             return model, steps[0](tell, model)
         graph = trace(model, dummy_input, interface=interface, depth=any(recipe.looks_for_blocks for recipe in recipes))
-        parts = [partial(step, within(tell, n / len(steps), (n + 1) / len(steps))) for n, step in enumerate(steps)]
+        parts = [partial(_part, step, tell, n, len(steps)) for n, step in enumerate(steps)]
         return model, pruned_in_turn(model, graph, parts, verify=all(recipe.verify for recipe in recipes))
+
+
+def _part(
+    step: Callable[[Tell, nn.Module], PruneResult], tell: Tell, n: int, count: int, model: nn.Module
+) -> PruneResult:
+    with placed(f"mode {n + 1} of {count}"):
+        return step(within(tell, n / count, (n + 1) / count), model)
 
 
 def _step(
@@ -109,7 +116,7 @@ def _step(
 def _prune(model: nn.Module, graph: Graph, recipe: Mode, constraints: Constraints, tell: Tell) -> PruneResult:
     bounds = {metric: bound for metric, bound in (constraints or {}).items() if bound is not None}
     latency, graph = bounds.pop(WORD, None), with_sizes(graph, bounds)
-    budget = _budget(bounds, graph, recipe, needed=latency is None)
+    budget = Budget.of(bounds, graph) if bounds else Budget(entries=())
     if recipe.multiple_of == FASTEST:
         _, known = _clocks(model, graph, recipe)
         multiple = fastest_multiple(graph, _no_steps(recipe), known, tell)
@@ -225,55 +232,6 @@ def _warn_of_blindness(graph: Graph, plan: Plan) -> None:
             'data_loader and mode="progressive", or compensate="least_squares", or fine-tune',
             stacklevel=6,
         )
-
-
-def _budget(bounds: Mapping[str, Any], graph: Graph, recipe: Mode, *, needed: bool) -> Budget:
-    if bounds:
-        return Budget.of(bounds, graph)
-    if recipe.needs_budget and needed:
-        raise ConfigError('constraints are needed, for example {"macs": "60%"} or {"params": 3e6}')
-    return Budget(entries=())
-
-
-def _one_each(constraints: Constraints | Sequence[Constraints], count: int) -> Sequence[Constraints]:
-    """The constraints of each of so many modes."""
-    several = isinstance(constraints, list | tuple)
-    listed = cast(list[Constraints], list(constraints) if several else [constraints])
-    if count > 1 and len(listed) == 1:
-        raise ConfigError(
-            f"mode names {count} modes: constraints is then a list with an entry for each, such as "
-            '[{"macs": "80%"}, {"macs": "70%"}], where shares are of what the mode before left'
-        )
-    if len(listed) != count:
-        raise ConfigError(f"constraints lists {len(listed)} entries, mode names {count}: one entry for each mode")
-    return listed
-
-
-def _recipes(given: ModeOption, config: Mapping[str, Any] | None) -> list[Mode]:
-    """The modes in their order, with their options."""
-    named = modes_in_turn(given)
-    if len(named) > 1 and config is not None:
-        raise ConfigError(
-            "config beside several modes could be meant for any: put options beside each, as in (name, {…})"
-        )
-    return [_recipe(mode, beside, config) for mode, beside in named]
-
-
-def _recipe(mode: str | Mode, beside: Mapping[str, Any] | None, config: Mapping[str, Any] | None) -> Mode:
-    twice = sorted(set(beside or ()) & set(config or ()))
-    if twice:
-        raise ConfigError(f"{twice[0]!r} is given beside the mode and in config: once will do")
-    options = config if beside is None else {**beside, **(config or {})}
-    if isinstance(mode, str):
-        recipe = MODES[mode].read(options)
-    elif options is not None:
-        raise ConfigError("config has no effect beside a mode object: put its options into the object")
-    else:
-        recipe = mode
-    criterion = getattr(recipe, "criterion", None)
-    if criterion is not None:
-        TorchFrontend.check_criterion(criterion)
-    return recipe
 
 
 def _result(model: nn.Module, graph: Graph, outcome: Outcome, searching: float, applying: float) -> PruneResult:
