@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from typer.testing import CliRunner, Result
 import secateur as sc
 from secateur.cli.main import app
 from secateur.cli.options import read_pairs
+from secateur.cli.pruning import example_for
 from secateur.core.show import lines_within, text_table
 from secateur.errors import InputError
 from secateur.progress import lines_every, progress
-from secateur.scenario.models import build
+from secateur.report import write_report
+from secateur.scenario.models import build, default_inputs
 
 torch.set_num_threads(1)
 pytest.importorskip("sklearn")
@@ -90,7 +94,7 @@ def test_plan_and_apply_and_prune_and_finetune_go_together(tmp_path: Path) -> No
     tuned = call(
         "finetune", tmp_path / "two", *model[:3], "--data", "digits", "--epochs", "1", "-o", tmp_path / "three"
     )
-    assert "1 epochs" in tuned.stdout
+    assert "1 epoch, loss" in tuned.stdout
     sc.restore(build("zoo:digits", "cpu", {"widths": [4, 8, 8]}), tmp_path / "three")
 
 
@@ -281,3 +285,50 @@ def test_an_error_names_the_file_and_the_stage(tmp_path: Path) -> None:
     for arguments in (["run", file], ["run", file, "--dry-run"], ["optimize", "test", "--json-cfg", file]):
         said = call(*arguments, code=2).stderr.replace("\n", "")
         assert "small.json: stage 2 (measure): no metric is called 'acuracy'" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import torch\n\n1 / 0\n", "line 3: ZeroDivisionError: division by zero"),
+        ("def x(:\n", "line 1: SyntaxError: invalid syntax"),
+        ("x = 1\nraise SystemExit('enough')\n", "line 2: SystemExit: enough"),
+        ("import secateur as sc\nsc.criteria.CRITERIA['l7']\n", "line 2: no criterion is called 'l7'"),
+    ],
+)
+def test_a_mistake_in_a_users_own_code_is_told_by_its_line(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    stderr = call("run", written(tmp_path), "--code", tmp_path / "mine.py", code=2).stderr
+    assert stderr.startswith("error: --code ")
+    assert f"mine.py: {said}" in stderr
+
+
+def test_a_report_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    for number, measured in enumerate((BEFORE, AFTER)):
+        (tmp_path / f"{number}.json").write_text(measured.to_json(), encoding="utf-8")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    given = ["report", "--measurements", tmp_path / "0.json", "--report-path"]
+    assert "r.md cannot be written" in call(*given, tmp_path / "file" / "r.md", code=2).stderr
+    assert "written as .md or .html, not as '.pdf'" in call(*given, tmp_path / "r.pdf", code=2).stderr
+    with pytest.raises(InputError, match="the report cannot be written to"):
+        write_report([BEFORE], tmp_path / "file" / "r", title="t", html=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_output_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(BEFORE.to_json(), encoding="utf-8")
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-m", "secateur", "compare", tmp_path / "a.json"], stdout=full,
+                               stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+    assert (ended.returncode, ended.stderr.splitlines()) == (
+        2, ["error: the output cannot be written: No space left on device"]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "given"), [("zoo:digits", ["1x1x8x8"]), ("zoo:table", ["1x13"]), ("zoo:text", ["ids:1x16"])]
+)
+def test_networks_of_the_zoo_know_what_they_take(spec: str, given: list[str]) -> None:
+    model = build(spec, "cpu")
+    assert default_inputs(model, spec) == given
+    model(*example_for(model, spec, [])[:-1])

@@ -55,6 +55,11 @@ def test_the_verdict_admits_what_got_worse_and_what_is_not_known() -> None:
     assert "not compared" in Facts((BEFORE, AFTER.model_copy(update={"surroundings": elsewhere}))).verdict
 
 
+def test_times_that_runs_cannot_tell_apart_are_called_so() -> None:
+    near = measurement("near", times=0.0021)
+    assert "no clear difference in time at a batch of 1 on cpu (x)" in Facts((BEFORE, near)).verdict
+
+
 def test_one_measurement_is_no_comparison() -> None:
     assert "Give a second measurement" in Facts((BEFORE,)).verdict
     assert "whole" in as_markdown([BEFORE], title="t")

@@ -52,6 +52,21 @@ def test_a_folder_of_images_is_read_when_it_is_needed(tmp_path: Path) -> None:
         load("images", tmp_path, path="photos")
 
 
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "pictures" / "red").mkdir(parents=True)
+    for number in range(10):
+        image.effect_noise((40, 40), 50).save(tmp_path / "pictures" / "red" / f"{number}.png")
+    cut = tmp_path / "pictures" / "red" / "3.png"
+    cut.write_bytes(cut.read_bytes()[:-300])
+    splits = load("images", tmp_path, path="pictures", size=8)
+    with pytest.raises(InputError, match=r"3\.png cannot be read as a picture: .*take it out"):
+        [list(batches(part, 2)) for part in (splits.train, splits.valid, splits.test)]
+    cut.write_text("no picture", encoding="utf-8")
+    with pytest.raises(InputError, match=r"3\.png cannot be read as a picture"):  # before anything is trained
+        load("images", tmp_path, path="pictures", size=8)
+
+
 def _texts(count: int = 40) -> list[tuple[str, str]]:
     return [
         (("buy now " if n % 2 else "see you at lunch ") * 3 + str(n), "spam" if n % 2 else "ham") for n in range(count)

@@ -147,7 +147,7 @@ def test_a_mode_in_a_list_or_a_dict_is_that_mode(mode: Any) -> None:
 
 
 def test_what_is_said_twice_or_of_several_modes_is_told() -> None:
-    with pytest.raises(ConfigError, match="call prune once for each"):
+    with pytest.raises(ConfigError, match="a list with an entry for each"):
         prune(["magnitude", "gradnas"])
     with pytest.raises(ConfigError, match="once will do"):
         prune({"magnitude": {"criterion": "l2"}}, criterion="l1")

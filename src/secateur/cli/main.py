@@ -281,4 +281,4 @@ def doctor(as_json: AsJson = False) -> None:
 
 def main() -> None:
     """The ``secateur`` command."""
-    app()
+    app(prog_name="secateur")  # under python -m as well: completion is written for the command

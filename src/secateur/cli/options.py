@@ -8,10 +8,13 @@ Invariant: what is printed is data; no name can colour, rewrite or reorder the t
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +58,20 @@ _out, _err = Console(highlight=False, markup=False), Console(stderr=True, highli
 
 def show(text: str) -> None:
     """Print text that is laid out already; the terminal may scroll but must not rearrange."""
-    _out.print(Text(text), soft_wrap=True)
+    try:
+        _out.print(Text(text), soft_wrap=True)
+        _out.file.flush()
+    except BrokenPipeError:
+        raise  # the reader has seen enough
+    except OSError as problem:
+        _give_up_output()
+        raise InputError(f"the output cannot be written: {visible(problem.strerror)}") from None
+
+
+def _give_up_output() -> None:
+    """What could not be written is not tried once more when Python ends."""
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def show_json(data: Json) -> None:
@@ -121,6 +137,25 @@ def run_code(files: Sequence[str] | None) -> str:
         path = Path(name)
         if not path.is_file():
             raise InputError(f"--code: there is no file {visible(name)}")
+        _run_file(path)
         digest.update(path.read_bytes())
-        runpy.run_path(str(path), run_name="secateur_code")
     return digest.hexdigest() if files else ""
+
+
+def _run_file(path: Path) -> None:
+    try:
+        runpy.run_path(str(path), run_name="secateur_code")
+    except SecateurError as error:
+        raise InputError(f"--code {visible(path)}: {_line_in(path, error)}{error}") from error
+    except (Exception, SystemExit) as error:  # it is somebody else's, and may do anything
+        raise InputError(
+            f"--code {visible(path)}: {_line_in(path, error)}{type(error).__name__}: {visible(error)[:300]}"
+        ) from error
+
+
+def _line_in(path: Path, error: BaseException) -> str:
+    """The last line of the file that an error went through."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"line {error.lineno}: "
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"line {lines[-1]}: " if lines else ""

@@ -162,6 +162,9 @@ def _read(file: Path) -> Measurement:
 
 def report(names: Sequence[str], path: Path, html: bool, title: str) -> list[Path]:
     """Write a report of measurements; the files written."""
+    if path.suffix not in ("", ".md", ".html"):
+        raise InputError(f"--report-path: a report is written as .md or .html, not as {visible(path.suffix)!r}")
+    tried(path)
     found = read_measurements(names)
     stem = path.with_suffix("") if path.suffix in (".md", ".html") else path
     return write_report(found, stem, title=title or stem.name, html=html or path.suffix == ".html")

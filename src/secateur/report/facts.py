@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 
-from secateur.core.measurement import Measurement, MetricValue
+from secateur.core.measurement import Measurement, MetricValue, Timing
 from secateur.core.record import Event, Pruning
 from secateur.core.show import label
 from secateur.core.text import human, visible
@@ -97,22 +97,25 @@ class Facts:
         told = f"{self.metric} {shown(self.metric, was.value)} → {shown(self.metric, becomes.value)}"
         return f"{told} ({apart(was, becomes)})"
 
-    def _pair_of_times(self) -> tuple[float, float, int] | None:
+    def _pair_of_times(self) -> tuple[Timing, Timing] | None:
         for timing in self.before.times:
             for other in self.after.times:
                 if timing.batch_size == other.batch_size:
-                    return timing.median_ms, other.median_ms, timing.batch_size
+                    return timing, other
         return None
 
     def _speed(self) -> str:
         pair = self._pair_of_times()
         assert pair is not None
-        was, becomes, size = pair
+        was, becomes = pair
         if self.before.surroundings.device != self.after.surroundings.device:
             return "times were taken on different devices and are not compared"
-        ratio = was / becomes
+        where = f"at a batch of {was.batch_size} on {visible(self.after.surroundings.device)}"
+        if _within(was, becomes) and _within(becomes, was):
+            return f"no clear difference in time {where}"
+        ratio = was.median_ms / becomes.median_ms
         word = f"{ratio:.2f}× as fast" if ratio >= 1 else f"{1 / ratio:.2f}× slower"
-        return f"{word} at a batch of {size} on {visible(self.after.surroundings.device)}"
+        return f"{word} {where}"
 
     def _proof(self) -> str:
         if not self.prunings:
@@ -189,6 +192,12 @@ def _confusions(m: Measurement) -> list[tuple[str, str, int]]:
         if true != said and count
     ]
     return sorted(pairs, key=lambda pair: -pair[2])[:10]
+
+
+def _within(one: Timing, other: Timing) -> bool:
+    """Whether the middle run of one is among the usual runs of the other."""
+    low, high = other.spread_ms
+    return low <= one.median_ms <= high
 
 
 def change(was: float, becomes: float) -> str:

@@ -30,13 +30,16 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>~&$])")
 def write_report(measurements: Sequence[Measurement], path: Path, *, title: str, html: bool = True) -> list[Path]:
     """Write ``path`` with the suffixes .md and (with ``html``) .html; the files written.
 
-    Raises InputError without measurements, and where HTML is wanted and plotly is missing.
+    Raises InputError without measurements, where HTML is wanted and plotly is missing, and where no file can be written.
     """
     made = {".html": as_html(measurements, title=title)} if html else {}
     made[".md"] = as_markdown(measurements, title=title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix, text in made.items():
-        path.with_name(path.name + suffix).write_text(text, encoding="utf-8", newline="\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, text in made.items():
+            path.with_name(path.name + suffix).write_text(text, encoding="utf-8", newline="\n")
+    except OSError as problem:
+        raise InputError(f"the report cannot be written to {visible(path)}: {visible(problem.strerror)}") from None
     return [path.with_name(path.name + suffix) for suffix in made]
 
 

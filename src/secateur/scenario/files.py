@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from secateur.core.text import visible
+from secateur.core.text import few, visible
 from secateur.errors import InputError, nearest
 from secateur.scenario.data import DATA, Columns, Source, Splits, digest_of_files, digest_of_tensors, found, split
 
@@ -35,13 +36,37 @@ class _Images(Dataset[object]):
         return len(self.files)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
         file, label = self.files[number]
-        with Image.open(file) as image:
-            pixels = bytearray(image.convert("RGB").resize((self.size, self.size)).tobytes())
+        pixels = self._pixels(file)
         image_3hw = torch.frombuffer(pixels, dtype=torch.uint8).view(self.size, self.size, 3).permute(2, 0, 1)
         return image_3hw.float() / 127.5 - 1, label
+
+    def check(self) -> None:
+        """Raise InputError for a file that does not begin as a picture does; pixels are read when they are asked for."""
+        from PIL import Image
+
+        for file, _ in self.files:
+            with _told_as_a_picture(file), Image.open(file):
+                pass
+
+    def _pixels(self, file: Path) -> bytearray:
+        from PIL import Image
+
+        with _told_as_a_picture(file), Image.open(file) as image:
+            return bytearray(image.convert("RGB").resize((self.size, self.size)).tobytes())
+
+
+@contextmanager
+def _told_as_a_picture(file: Path) -> Iterator[None]:
+    from PIL.Image import DecompressionBombError
+
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, DecompressionBombError) as problem:  # as broken files have it
+        raise InputError(
+            f"data: {visible(file)} cannot be read as a picture: {visible(problem)[:200]}. Replace it, or take it out of its "
+            "folder"
+        ) from None
 
 
 @DATA.add("images")
@@ -61,8 +86,9 @@ class ImageFolder(Source):
             for file in sorted((folder / name).iterdir())
             if file.suffix.lower() in _IMAGES
         ]
-        digest = digest_of_files([file for file, _ in files])
-        return split(_Images(files, self.size), len(files), classes=classes, digest=digest)
+        images, digest = _Images(files, self.size), digest_of_files([file for file, _ in files])
+        images.check()
+        return split(images, len(files), classes=classes, digest=digest)
 
 
 class _Texts(Source):
@@ -138,7 +164,7 @@ class TextFile(_Texts):
         if missing:
             raise InputError(
                 f"data: {visible(file)} has no column {visible(missing[0])!r}.{nearest(missing[0], rows[0])} "
-                "Say with text and label what the columns are called"
+                f"There are {few(map(visible, rows[0]), 8)}: say with text and label which of them are meant"
             )
         return self.labelled([str(row[self.text]) for row in rows], [str(row[self.label]) for row in rows], base)
 

@@ -23,7 +23,7 @@ from torch import nn
 from secateur.core.registry import Registry
 from secateur.core.text import visible
 from secateur.errors import InputError, SecateurError, nearest
-from secateur.scenario.zoo import NETWORKS
+from secateur.scenario.zoo import NETWORKS, example_inputs
 
 Builder = Callable[[], nn.Module]
 Options = Mapping[str, object]
@@ -70,6 +70,8 @@ def default_inputs(model: nn.Module, spec: str) -> list[str]:
         return ["x".join(map(str, (1, *size)))] if size else []
     if source == "torchvision":
         return ["1x3x224x224"]
+    if source == "zoo":
+        return example_inputs(model)
     return _transformers_inputs(model)
 
 

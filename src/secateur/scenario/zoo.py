@@ -96,6 +96,16 @@ class TextNet(nn.Module):
         return self.head((x_BTD * seen).sum(1) / seen.sum(1))
 
 
+def example_inputs(model: nn.Module) -> list[str]:
+    """What a network of this zoo takes, as the command line writes it: one sample of the smallest of its data."""
+    first = next(iter(model.parameters()))
+    if isinstance(model, TextNet):
+        return [f"ids:1x{min(16, model.places.num_embeddings)}"]
+    if isinstance(model, DigitNet):
+        return [f"1x{first.shape[1]}x8x8"]
+    return [f"1x{first.shape[1]}" if first.dim() == 2 else f"1x{first.shape[1]}x224x224"]
+
+
 @NETWORKS.add("text")
 def text(
     classes: int = 2, width: int = 64, layers: int = 2, heads: int = 4, vocabulary: int = 257, length: int = 256

@@ -57,6 +57,8 @@ def _checked_only(patterns: Collection[str] | None) -> Collection[str] | None:
 
 
 def _checked_multiple(given: object) -> int | Fastest:
+    if isinstance(given, str) and given != FASTEST:
+        raise InputError(f"a whole number is needed, or {FASTEST!r}, which is measured; not {given!r:.60}")
     return FASTEST if given == FASTEST else check_multiple(given)
 
 

@@ -45,6 +45,8 @@ def schedule(name: str, steps: int, constraints: Mapping[str, str]) -> list[dict
 
     Raises ConfigError for an unknown name, InputError for a constraint that is no share, and unless steps ≥ 1.
     """
+    if not isinstance(constraints, Mapping):
+        raise InputError(f'the constraints of a schedule are written {{"macs": "30%"}}, not {constraints!r:.60}')
     shares = {metric: SCHEDULES[name](_share(metric, bound), steps) for metric, bound in constraints.items()}
     rounds = [{metric: f"{100 * at[step]:.10g}%" for metric, at in shares.items()} for step in range(steps)]
     return [*rounds[:-1], dict(constraints)]

@@ -62,6 +62,9 @@ def measure(
     ``metrics`` are names ("accuracy", "top5_accuracy", "cross_entropy", "perplexity"), or your own by name. Without ``data``
     there is no quality. Raises InputError for metrics that do not fit the data, TraceError where the model does not run.
     """
+    named = _named(metrics)
+    if timings is not None and not isinstance(timings, Timings):
+        raise InputError(f"timings are Timings(batch_sizes=…, num_runs=…, num_warmup=…), not {timings!r:.60}")
     source = data if isinstance(data, Data) or data is None else Data(loader=data, num_batches=sys.maxsize)
     given = dummy_input if dummy_input is not None else _first(model, source)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -70,7 +73,7 @@ def measure(
         model.eval()
         graph = trace(model, given, check=False)
         with data_explained(model, source):
-            found, confusion = _quality(model, source, _named(metrics)) if source is not None else ({}, ())
+            found, confusion = _quality(model, source, named) if source is not None else ({}, ())
         times = _times(Example.of(model, given), timings or Timings(), device)
         by_layer = layer_times(Example.of(model, given).beside_model())
     return Measurement(
@@ -98,7 +101,14 @@ def _first(model: nn.Module, data: Data | None) -> object:
 def _named(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric]:
     if isinstance(metrics, str):
         raise InputError(f"metrics: write a list, [{metrics!r}]")
-    return dict(metrics) if isinstance(metrics, Mapping) else {name: METRICS[name] for name in metrics}
+    named = dict(metrics) if isinstance(metrics, Mapping) else {name: METRICS[name] for name in metrics}
+    for name, metric in named.items():
+        if any(not hasattr(metric, part) for part in ("higher_is_better", "per_sample", "of_mean")):
+            raise InputError(
+                f"metrics: {name!r} is no metric: one has higher_is_better, per_sample(output, batch), which gives a number a "
+                f"sample, and of_mean(mean); not {type(metric).__name__}"
+            )
+    return named
 
 
 def _quality(

@@ -24,7 +24,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.verification import Comparison, Verification
-from secateur.errors import PlanError, VerificationError
+from secateur.errors import InputError, PlanError, VerificationError
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.memory import free_beside
@@ -56,6 +56,11 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
     model's own precision. Raises VerificationError where the two disagree, naming the widths in its ``widths``, and where
     nothing could be compared.
     """
+    for name, given, kind in (("plan", plan, Plan), ("graph", graph, Graph)):
+        if not isinstance(given, kind):
+            raise InputError(
+                f"verify: {name} is a {kind.__name__}, as secateur.{_MAKERS[name]} gives it, not {given!r:.60}"
+            )
     started = time.perf_counter()
     with torch.inference_mode(False):
         model = unwrapped(model)
@@ -86,6 +91,9 @@ class _Disagreement(Exception):
 
 class _Unfit(Exception):
     """A scene that the network cannot be run in, or that tells nothing; the text says why."""
+
+
+_MAKERS = {"plan": "plan", "graph": "trace"}
 
 
 @dataclass

@@ -51,7 +51,8 @@ class FinetuneResult:
     seconds: float = field(compare=False)
 
     def __str__(self) -> str:
-        told = f"{len(self.losses)} epochs, loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}"
+        epochs = "1 epoch" if len(self.losses) == 1 else f"{len(self.losses)} epochs"
+        told = f"{epochs}, loss {self.losses[0]:.4g} -> {self.losses[-1]:.4g}"
         if self.score_before is not None:
             best = (self.score_before, *self.scores)[self.best_epoch]
             told += f", score {self.score_before:.4g} -> {best:.4g} (epoch {self.best_epoch})"
@@ -214,6 +215,10 @@ class _Finetuning:
 def _check(epochs: int, score_func: ScoreFunction | None, options: FinetuneConfig) -> None:
     if type(epochs) is not int or epochs < 1:
         raise ConfigError(f"epochs is a whole number from 1, not {epochs!r}")
+    if score_func is not None and not callable(score_func):
+        raise ConfigError(
+            f"score_func is called as score_func(model) and gives a number, higher is better; not {score_func!r:.60}"
+        )
     if options.patience is not None and score_func is None:
         raise ConfigError("patience has no effect without a score_func")
 

@@ -1,0 +1,52 @@
+"""Arguments of another kind than is meant are told in a sentence: what was given, and what is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import secateur as sc
+from secateur.errors import InputError
+
+X = torch.randn(8, 16)
+DATA = [(X, torch.arange(8) % 4)]
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+
+
+def _pruned(constraints: Any, mode: Any = "magnitude", **options: Any) -> object:
+    return sc.prune(net(), mode, constraints, X, options or None)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: _pruned("50%"), 'constraints are written {"macs": "60%"}, not \'50%\''),
+        (lambda: _pruned(["80%", "80%"], ["magnitude", "magnitude"]), "constraints[0]: constraints are written"),
+        (lambda: _pruned([{"macs": "80%"}, {"mac": 1}], ["magnitude"] * 2), "constraints[1]: no cost is called 'mac'"),
+        (lambda: _pruned({"params": "80%"}, target="cuda"), "no target is called 'cuda'"),
+        (lambda: _pruned({"params": "80%"}, multiple_of="fastes"), "'fastest', which is measured; not 'fastes'"),
+        (lambda: sc.plan(sc.trace(net(), X), "l1", {"latency_ms": "50%"}), "latency_ms is measured, which secateur.prune"),
+        (lambda: sc.plan(sc.trace(net(), X), "l1", {"mac": "50%"}), "kv_cache_bytes@8x4096"),
+        (lambda: sc.pruners.schedule("agp", 3, "30%"), 'written {"macs": "30%"}, not \'30%\''),  # type: ignore[arg-type]
+        (lambda: sc.training.finetune(net(), DATA, epochs=1, score_func="accuracy"), "called as score_func(model)"),  # type: ignore[arg-type]
+        (lambda: sc.measure(net(), DATA, {"mine": lambda output, batch: 1.0}, dummy_input=X), "'mine' is no metric"),  # type: ignore[dict-item]
+        (lambda: sc.measure(net(), DATA, timings=3, dummy_input=X), "timings are Timings("),  # type: ignore[arg-type]
+        (lambda: sc.verify(net(), None, None), "plan is a Plan, as secateur.plan gives it, not None"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_what_is_of_another_kind_is_told_in_a_sentence(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        call()
+    assert said in str(refused.value)
+
+
+def test_the_mode_that_cannot_reach_its_bound_is_counted() -> None:
+    with pytest.raises(sc.Infeasible, match=r"^mode 2 of 2: cannot reach params"):
+        _pruned([{"params": "80%"}, {"params": 3}], ["magnitude", "magnitude"])
