@@ -34,8 +34,9 @@ def recipes_of(given: ModeOption, config: Mapping[str, Any] | None) -> list[Mode
 
 def one_each(constraints: Constraints | Sequence[Constraints], recipes: Sequence[Mode]) -> Sequence[Constraints]:
     """The constraints of each mode. Raises ConfigError for others than so many, and for what nothing can be bounded by."""
-    count, several = len(recipes), isinstance(constraints, list | tuple)
-    listed = cast(list[Constraints], list(constraints) if several else [constraints])
+    count = len(recipes)
+    several = list(constraints) if isinstance(constraints, list | tuple) else [constraints]
+    listed = cast(list[Constraints], several)
     if count > 1 and len(listed) == 1:
         raise ConfigError(
             f"mode names {count} modes: constraints is then a list with an entry for each, such as "
