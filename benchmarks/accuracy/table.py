@@ -127,7 +127,7 @@ Percent of the test part that is right, mean ± standard deviation over the seed
 difference to the best other tool of that column, in pairs; a star: significant (paired t test, p < 0.05), the others are
 inside the noise. Where methods have seen different numbers of trained networks (last column), only differences in pairs
 compare. `progressive` fitted layer by layer here (`compensate="least_squares"`): its rows are older than its default,
-which fits all weights together in the end.
+which fits all weights together in the end, and than rounds whose fits begin anew.
 Seconds are the search's processor time on one thread, with every setting tried for it; the one analysis of FastNAS and of
 the iterative pruner serves all budgets and is counted at the largest."""
 
