@@ -1,4 +1,5 @@
-"""Blocks that went whole, judged without asking how: the whole network in which each gives on what it was given.
+"""Blocks that went whole, judged without asking how: the whole network in which each gives on what it was given, or zeros
+where its caller adds what it gives (``x + self.block(x)``) and the plan says so.
 
     layers.0  layers.1  layers.2  ──► apply ──► layers.0  layers.1         which was which? each tensor says its own name
     layers.0  (gives on)  layers.2                                        what that must compute
@@ -8,7 +9,6 @@ Invariant: nothing here knows of stacks, renumbering or what a block was seen to
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -43,23 +43,25 @@ def names_now(model: nn.Module, plan: sc.Plan) -> dict[str, str]:
 class Skipped(nn.Module):
     """Stands where a block stood, without its branch; what the code asks of the block it still gets."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, *, zeros: bool) -> None:
         super().__init__()
-        self.__dict__["block"] = block
+        self.__dict__["block"], self.__dict__["zeros"] = block, zeros
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         block = self.__dict__["block"]
+        if self.__dict__["zeros"]:
+            return torch.zeros_like(args[0])
         return block.skipped(*args, **kwargs) if hasattr(block, "skipped") else args[0]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["block"], name)
 
 
-def skip(model: nn.Module, names: Collection[str]) -> None:
-    """Let these modules give on what they are given."""
-    for name in names:
+def skip(model: nn.Module, plan: sc.Plan) -> None:
+    """Let the modules that go give on what they are given, or zeros."""
+    for name, passes in plan.instead.items():
         stack, _, key = name.rpartition(".")
         entries = model.get_submodule(stack)._modules
         block = entries[key]
         assert block is not None
-        entries[key] = Skipped(block)
+        entries[key] = Skipped(block, zeros=passes is not None and passes.zeros)

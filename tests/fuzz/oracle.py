@@ -132,7 +132,7 @@ class _Trial:
         kept = kept_positions(self.numbered, self.plan)
         if self.now:
             kept = {name: kept[now] for name, now in self.now.items()}
-            skip(model, self.plan.drops)
+            skip(model, self.plan)
         zero_removed(model, here, kept)
         return model.double(), here, kept
 
