@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 import secateur as sc
 from secateur.cli.main import app
-from secateur.cli.options import read_pairs
+from secateur.cli.options import STEP_WORDS, read_pairs
 from secateur.cli.pruning import example_for
 from secateur.core.show import lines_within, text_table
 from secateur.errors import InputError
@@ -332,3 +333,18 @@ def test_networks_of_the_zoo_know_what_they_take(spec: str, given: list[str]) ->
     model = build(spec, "cpu")
     assert default_inputs(model, spec) == given
     model(*example_for(model, spec, [])[:-1])
+
+
+def test_advice_on_the_command_line_is_of_the_command_line() -> None:
+    said = " ".join(call("plan", "zoo:digits", code=2).stderr.split())
+    assert said == "error: what to keep? Say -c macs=60%"
+    said = " ".join(call("plan", "zoo:digits", "-c", "macs=1", code=3).stderr.split())
+    assert "secateur inspect says why" in said
+
+
+@pytest.mark.parametrize("python", sorted(STEP_WORDS))
+def test_what_is_said_otherwise_on_the_command_line_is_said_in_the_library(python: str) -> None:
+    sources = "".join(
+        p.read_text(encoding="utf-8") for p in Path(sc.__file__).parent.rglob("*.py") if "cli" not in p.parts
+    )
+    assert python.replace(" ", "") in re.sub(r"[\"']?\s*\n\s*f?[\"']", "", sources).replace(" ", "")

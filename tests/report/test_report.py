@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -58,6 +59,11 @@ def test_the_verdict_admits_what_got_worse_and_what_is_not_known() -> None:
 def test_times_that_runs_cannot_tell_apart_are_called_so() -> None:
     near = measurement("near", times=0.0021)
     assert "no clear difference in time at a batch of 1 on cpu (x)" in Facts((BEFORE, near)).verdict
+
+
+def test_a_blank_line_stands_before_each_heading() -> None:
+    lines = as_markdown([BEFORE, AFTER], title="t").splitlines()
+    assert [line for above, line in itertools.pairwise(lines) if line.startswith("#") and above] == []
 
 
 def test_one_measurement_is_no_comparison() -> None:

@@ -22,6 +22,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli.options import (
+    STEP_WORDS,
     AsJson,
     Bounds,
     Code,
@@ -162,7 +163,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Choose what to keep, from the weights alone; --out keeps the plan for apply."""
-    with exit_codes():
+    with exit_codes(STEP_WORDS):
         from secateur.cli.pruning import example_for, network
         from secateur.cli.pruning import plan as made_of
         from secateur.cli.writing import tried, written
@@ -188,7 +189,7 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Narrow a network by a plan, verify, and save it to a folder."""
-    with exit_codes():
+    with exit_codes(STEP_WORDS):
         from secateur.cli.pruning import apply as applied
         from secateur.cli.pruning import example_for, network
 
@@ -213,7 +214,7 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Prune a network with any mode, verify, and save it to a folder."""
-    with exit_codes():
+    with exit_codes(STEP_WORDS):
         run_code(code)
         from secateur.cli.pruning import pruned
 
@@ -243,7 +244,7 @@ def finetune(
     as_json: AsJson = False,
 ) -> None:
     """Train a narrowed network and keep the best of it."""
-    with exit_codes():
+    with exit_codes(STEP_WORDS):
         run_code(code)
         from secateur.cli.pruning import finetuned
 

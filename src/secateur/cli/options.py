@@ -84,21 +84,37 @@ def tell(text: str) -> None:
     _err.print(Text(visible(text)), soft_wrap=True)
 
 
+# What the library says for Python, and how the same is said on the command line: for every command, and for single steps.
+WORDS = {"print(secateur.trace(model, dummy_input)) says why": "secateur inspect says why"}
+STEP_WORDS = {
+    **WORDS,
+    'Give constraints such as {"macs": "60%"}, or sizes such as {"conv1.out_channels": 32}': "Say -c macs=60%",
+    'constraints are needed, for example {"macs": "60%"} or {"params": 3e6}': "say how much stays: -c macs=60% or -c params=3M",
+    'Give a data_loader and mode="progressive", or compensate="least_squares", or fine-tune': "Give --data, or fine-tune",
+}
+
+
 @contextmanager
-def exit_codes() -> Iterator[None]:
+def exit_codes(words: Mapping[str, str] = WORDS) -> Iterator[None]:
     """Errors of ours become one line on standard error and the exit code that names their kind.
 
     Tables fit the terminal; where the output goes elsewhere they are 120 characters wide. Warnings are one line each.
     """
     width = _out.width if _out.is_terminal else 120
     with lines_within(width), lines_every(10), warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: tell(f"note: {message}")
+        warnings.showwarning = lambda message, *_, **__: tell(f"note: {_as_typed(str(message), words)}")
         try:
             yield
         except SecateurError as error:
-            tell(f"error: {error}")
+            tell(f"error: {_as_typed(str(error), words)}")
             code = 3 if isinstance(error, Infeasible) else 4 if isinstance(error, VerificationError) else 2
             raise typer.Exit(code) from None
+
+
+def _as_typed(said: str, words: Mapping[str, str]) -> str:
+    for python, here in words.items():
+        said = said.replace(python, here)
+    return said
 
 
 def read_pairs(pairs: Sequence[str] | None, what: str) -> dict[str, Json]:
