@@ -70,6 +70,7 @@ def test_sizes_under_a_bound_that_they_do_not_meet_are_refused() -> None:
         ({"hidden_sise": 24}, "hidden_sise is unknown. Did you mean 'hidden_size'.*This model has ffn_hidden_size"),
         ({"vocab_size": 10}, "vocab_size is unknown.*This model has ffn.*how many layers there are is num_layers"),
         ({"head_dim": 3}, "head_dim=3 is not possible: 2 channels of .* go together, so 2, 4"),
+        ({"hidden_size": 25}, r"cannot say these sizes .* It can with \d+ instead of 25 for model.embed_tokens"),
         ({"head_dim": 2}, "cannot say these sizes"),
         ({"intermediate_size": 24, "ffn_hidden_size": 20}, "ffn_hidden_size=20 and intermediate_size=24 are one size"),
         ({"mamba_num_heads": 2}, "no mamba_num_heads that can be changed; it has ffn_hidden_size"),

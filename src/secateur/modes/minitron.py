@@ -39,6 +39,8 @@ from secateur.search.roles import layers_asked, sizes_asked
 from secateur.search.sayable import ratios, sayable
 from secateur.search.ties import Tie, counts_of, ties_of, uniform
 
+_TRIED = 8  # other counts, where a configuration cannot say what is asked for
+
 
 @MODES.add("minitron")
 @MODES.add("mcore_minitron")
@@ -110,13 +112,18 @@ class Minitron(Mode):
         for layers in layers_asked(sizes):
             drops |= dict.fromkeys(fewest_missed(space, ranked.scores, layers, sizes.pop(layers)), ())
         chosen = sizes_asked(sizes, space)
-        kept = ranked.kept(counts_of(chosen, ties_of(space)))
-        plan = task.graph.plan({**{name: kept[name] for name in kept if task.graph[name].kind != LAYERS}, **drops})
+
+        def left_by(counts: Mapping[str, int]) -> Plan:
+            kept = ranked.kept(counts_of(counts, ties_of(space)))
+            return task.graph.plan({**{name: kept[name] for name in kept if task.graph[name].kind != LAYERS}, **drops})
+
+        plan = left_by(chosen)
         reason = task.frontend.said(plan)[1] if self.uniform else None
         if reason is not None:
+            near = _nearest_said(chosen, ties_of(space), lambda counts: task.frontend.said(left_by(counts))[1] is None)
             raise InputError(
-                f"export_config: the model's configuration cannot say these sizes ({reason}). Ask for sizes that go together "
-                "(heads × head width = hidden, where it has no field for the head width), or give uniform=False."
+                f"export_config: the model's configuration cannot say these sizes ({reason}).{near} Ask for sizes that go "
+                "together (heads × head width = hidden, where it has no field for the head width), or give uniform=False."
             )
         way_out = "Ask for smaller sizes, raise the bound, or leave one of the two out."
         check_within(task.graph, task.budget, plan.sizes, chosen_by="export_config", way_out=way_out)
@@ -188,6 +195,16 @@ class Minitron(Mode):
 def _near(tie: Tie, least: float) -> Tie:
     """The tie with the choices that leave at least this share of it."""
     return replace(tie, choices=tuple(c for c in tie.choices if c >= least * tie.size) or tie.choices[-1:])
+
+
+def _nearest_said(asked: Mapping[str, int], ties: Sequence[Tie], can: Callable[[Mapping[str, int]], bool]) -> str:
+    """One count that is another, the nearest one, so that a configuration can say them all; found by trying a few."""
+    for tie in (tie for tie in ties if tie.name in asked):
+        others = sorted(set(tie.choices) - {asked[tie.name]}, key=lambda count: abs(count - asked[tie.name]))
+        for count in others[:_TRIED]:
+            if can({**asked, tie.name: count}):
+                return f" It can with {count} instead of {asked[tie.name]} for {tie.name}."
+    return ""
 
 
 def _admitted(admits: Callable[[Mapping[str, Fraction]], bool], ties: Sequence[Tie], chosen: Mapping[str, int]) -> bool:
