@@ -157,7 +157,7 @@ same calibration text, windows of 128 bytes of the training part, and the same b
 and head; what was met is in brackets where it is another share. A cell is the held-out perplexity over that of the whole
 network, straight after pruning; lower is better.
 "compensated" is `compensate="answers"`, as `progressive` has it: Gauss-Newton steps towards what the whole network answers on
-that text, at most six times over it, no label and no optimizer (all rows of 900 steps, and of 3,000 those called compensated,
+that text, at most six times over it, no label and no optimizer (all rows of 900 steps, and of 3,000 gate gradient, compensated,
 are older: four steps on all of the text); "layers alone" is `"least_squares"`, without gradients. "gate gradient" and "brain
 surgeon" are these criteria in one step, per parameter saved; "progressive" is gate gradients in six. "depth too" and "depth
 only" are `{"depth": True}` and `"only"`; "no labels" is `progressive` with batches that have none. "distilled" is after one
