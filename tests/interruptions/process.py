@@ -22,6 +22,7 @@ PATCHABLE = {
     "torch._tensor": torch._tensor,
     "torch.Tensor": torch.Tensor,
     "torch.nn.Module": torch.nn.Module,
+    "torch.autograd.Function": torch.autograd.Function,
 }
 
 
@@ -83,5 +84,5 @@ def _names() -> dict[str, object]:
         f"{where}.{name}": id(value)
         for where, place in PATCHABLE.items()
         for name, value in list(vars(place).items())
-        if callable(value)
+        if callable(value) or isinstance(value, classmethod)
     }

@@ -22,6 +22,7 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from secateur.torch.running.calls import Args, Kwargs, Result
+from secateur.torch.running.interrupts import Interrupts
 
 _APPLY = vars(Function)["apply"]
 _LOCK = threading.Lock()
@@ -45,19 +46,21 @@ class LooksInside(Protocol):
 def functions_opened(watch: LooksInside) -> Iterator[None]:
     """While this is open, what functions of autograd do in their forward passes by the watch of this thread."""
     global _open
-    before = getattr(_THREAD, "watch", None)
-    with _LOCK:
-        _open += 1
-        Function.apply = classmethod(_apply)  # type: ignore[assignment]
-    _THREAD.watch = watch
-    try:
-        yield
-    finally:
-        _THREAD.watch = before
+    with Interrupts() as interrupts:  # half open it would never be closed
+        before = getattr(_THREAD, "watch", None)
         with _LOCK:
-            _open -= 1
-            if not _open:
-                Function.apply = _APPLY
+            _open += 1
+            Function.apply = classmethod(_apply)  # type: ignore[assignment]
+        _THREAD.watch = watch
+        try:
+            with interrupts.welcome():
+                yield
+        finally:
+            _THREAD.watch = before
+            with _LOCK:
+                _open -= 1
+                if not _open:
+                    Function.apply = _APPLY
 
 
 def _apply(kind: type[Function], *args: object, **kwargs: object) -> Result:
