@@ -257,6 +257,28 @@ def test_time_is_bounded_in_the_steps_that_are_fast(
     assert (multiple == 8) == all(result.plan.sizes[name] % 8 == 0 for name in result.plan.kept)
 
 
+def test_with_data_steps_and_single_units_are_both_tried_and_the_better_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def padded(plan: Plan) -> float:
+        first, second, third = (
+            -(-plan.sizes[n] // 8) * 8 for n in ("0.out_channels", "2.out_channels", "5.out_features")
+        )
+        return 2 + 8 * (first + first * second / 8 + second * third / 8) / (16 + 32 + 64)
+
+    clock(monkeypatch, padded)
+    data = {"data_loader": LOADER, "steps": 2}
+    worth: dict[object, float] = {}
+    for steps in ({}, {"multiple_of": 1}, {"multiple_of": 8}):
+        _, result = sc.prune(net(), "progressive", {"latency_ms": "70%"}, X, {**data, **steps})
+        assert result.latency is not None
+        assert result.latency.met
+        assert result.score is not None
+        worth[steps.get("multiple_of")] = result.score
+    assert worth[None] == pytest.approx(max(worth[1], worth[8]))
+    assert worth[1] != worth[8]
+
+
 def test_single_units_reach_what_steps_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Full blocks are fast, but one of sixteen is what is left of a width at least."""
 

@@ -24,7 +24,7 @@ from secateur.core.graph import Graph
 from secateur.core.options import asked_for
 from secateur.core.plan import Plan
 from secateur.core.show import constraint_table
-from secateur.errors import Infeasible, VerificationError, placed
+from secateur.errors import DeadNetwork, Infeasible, VerificationError, placed
 from secateur.modes import Mode
 from secateur.modes.given import ModeOption
 from secateur.modes.result import Latency, PruneResult, result_of
@@ -154,7 +154,7 @@ def _no_steps(recipe: Mode) -> Limits:
 def _time_bounds(
     model: nn.Module, graph: Graph, recipe: Mode, latency: object, tell: Tell
 ) -> Iterable[tuple[Mode, TimeBound]] | None:
-    """In the steps that are fast here, where nobody said in which; then in single units."""
+    """In the steps that are fast here, where nobody said in which; and in single units."""
     if latency is None:
         return None
     stopwatch, known = _clocks(model, graph, recipe)
@@ -182,22 +182,29 @@ def _searched(frontend: TorchFrontend, wish: _Wish, tell: Tell) -> tuple[Outcome
     if wish.times is None:
         return outcome_of(wish.recipe, frontend, wish.budget, tell), None
     found: list[tuple[Outcome, Latency]] = []
-    refused: Infeasible | None = None
+    refused: Infeasible | DeadNetwork | None = None
     for recipe, bound in wish.times:
         try:
             outcome, latency = bound.met(frontend.graph, wish.bounds, partial(_search, recipe, frontend, bound, tell))
-        except Infeasible as error:
+        except (Infeasible, DeadNetwork) as error:
             refused = error  # in larger steps it may be; the last are the smallest
             continue
         found.append((outcome, replace(latency, multiple_of=recipe.multiple_of)))
-        if latency.met:
-            break
+        if latency.met and outcome.evidence.quality is None:
+            break  # nothing would tell which of two that meet the bound is worth more
     if not found:
         assert refused is not None
         raise refused
-    outcome, latency = min(found, key=lambda each: max(each[1].after_ms, each[1].most_ms))
+    outcome, latency = min(found, key=_misses_and_costs)
     warn_of_a_miss(latency)
     return outcome, latency
+
+
+def _misses_and_costs(found: tuple[Outcome, Latency]) -> tuple[float, float]:
+    """By how much the bound is missed; of those that meet it, how little the network is worth."""
+    outcome, latency = found
+    score = outcome.evidence.quality.score if outcome.evidence.quality is not None else None
+    return max(latency.after_ms, latency.most_ms), 0.0 if score is None else -score
 
 
 def _search(
