@@ -6,13 +6,12 @@ Invariant: looks and reports; changes nothing.
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
 from secateur.core.show import text_table
-from secateur.version import __version__
+from secateur.version import __version__, installed_version
 
 CORE = ("torch", "numpy", "safetensors", "pydantic", "typer", "rich")
 EXTRAS = {
@@ -28,7 +27,7 @@ EXTRAS = {
 
 def examine() -> dict[str, Any]:
     """Versions (None where missing), devices and remarks."""
-    packages = {"secateur": __version__, **{name: _version(name) for name in (*CORE, *EXTRAS)}}
+    packages = {"secateur": __version__, **{name: installed_version(name) for name in (*CORE, *EXTRAS)}}
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -46,13 +45,6 @@ def report(surroundings: dict[str, Any]) -> str:
     rows += [("device", device, "") for device in surroundings["devices"]]
     remarks = surroundings["remarks"] or ["nothing amiss"]
     return "\n".join([text_table("Secateur's surroundings", ("", "version", "needed for"), rows), *remarks])
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _vision_cuda() -> str | None:

@@ -42,11 +42,10 @@ def pruned_in_turn(model: nn.Module, graph: Graph, steps: Sequence[Step], *, ver
     apply_fitted(model, plan, working.weights(), verify=verify)
     verification = verification_of(model)
     assert verification is not None
-    done = result_of(
-        graph, plan, _evidence(results), verification,
-        compensation=last.compensation, history=history_of(model), seconds=_seconds(results),
+    return result_of(
+        graph, plan, _evidence(results), verification, compensation=last.compensation,
+        history=history_of(model), seconds=_seconds(results), latency=last.latency,
     )  # fmt: skip
-    return replace(done, latency=last.latency)
 
 
 def _evidence(results: Sequence[PruneResult]) -> Evidence:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import nn
@@ -31,6 +30,7 @@ from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import flags_kept, named_tensors
 from secateur.torch.trace import trace
+from secateur.version import installed_version
 
 _PACKAGES = ("secateur", "torch", "numpy", "transformers", "timm", "torchvision", "onnxruntime")
 _MOST_CLASSES = 1000  # of a confusion matrix
@@ -157,12 +157,8 @@ def _times(example: Example, timings: Timings, device: torch.device) -> tuple[Ti
 
 
 def _surroundings(device: torch.device) -> Surroundings:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    installed = {package: shown for package in _PACKAGES if (shown := installed_version(package)) is not None}
+    versions = {"python": platform.python_version(), **installed}
     shown = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return Surroundings(
         device=f"{device.type} ({shown})",

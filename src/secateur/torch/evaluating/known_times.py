@@ -19,7 +19,6 @@ import platform
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from secateur.core.plan import Plan
 from secateur.torch.running.example import Example
 from secateur.torch.running.restoring import named_tensors
-from secateur.version import __version__
+from secateur.version import __version__, installed_version
 
 FOLDER_VARIABLE = "SECATEUR_CACHE_DIR"
 _MOST_BYTES = 1 << 24
@@ -102,7 +101,11 @@ def _key(fingerprint: str, example: Example, target: str) -> Mapping[str, object
             torch.backends.cudnn.benchmark,
             torch.backends.mkldnn.enabled,
         ],
-        "versions": {"secateur": __version__, "torch": torch.__version__, "onnxruntime": _version("onnxruntime")},
+        "versions": {
+            "secateur": __version__,
+            "torch": torch.__version__,
+            "onnxruntime": installed_version("onnxruntime"),
+        },
     }
 
 
@@ -122,12 +125,6 @@ def _processor() -> str:
         if named:
             return named[0].partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version(package)
-    return None
 
 
 def _digest(described: Mapping[str, object]) -> str:

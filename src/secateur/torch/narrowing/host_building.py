@@ -88,9 +88,8 @@ def _parameters(kind: type) -> list[str]:
     for base in kind.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[
-            2:
-        ]  # itself, and the configuration
+        signature = inspect.signature(vars(base)["__init__"])
+        parameters = list(signature.parameters.values())[2:]  # without itself and the configuration
         found |= {p.name: None for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break

@@ -69,13 +69,14 @@ def _memory(tensor: torch.Tensor) -> int | None:
 
 
 def _written(func: Operator, args: Args, kwargs: Kwargs) -> Iterator[torch.Tensor]:
-    for place, name in _places(func):
+    for place, name in written_places(func):
         given = kwargs.get(name) if name in kwargs else args[place] if place < len(args) else None
         yield from (t for t in (given if isinstance(given, list | tuple) else (given,)) if isinstance(t, torch.Tensor))
 
 
 @cache
-def _places(func: Operator) -> tuple[tuple[int, str], ...]:
+def written_places(func: Operator) -> tuple[tuple[int, str], ...]:
+    """The places and names of the arguments that an operator writes into."""
     schema = getattr(func, "_schema", None)
     arguments = schema.arguments if schema is not None and schema.is_mutable else ()
     return tuple((n, a.name) for n, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from secateur.torch.running.calls import Args, Function, Kwargs, Operator, Result
+from secateur.torch.running.written import written_places
 
 Run = Callable[[Operator, Args, Kwargs], Result]
 Answer = Callable[[Operator, Args, Kwargs, Run], Result]
@@ -100,9 +101,7 @@ class Answered:
 
 def writes(func: Operator) -> bool:
     """Whether an operator writes into its first argument."""
-    schema = getattr(func, "_schema", None)
-    first = schema.arguments[0].alias_info if schema is not None and schema.arguments else None
-    return first is not None and first.is_write
+    return any(place == 0 for place, _ in written_places(func))
 
 
 def _call(func: Any, args: Args, kwargs: Kwargs) -> Result:
