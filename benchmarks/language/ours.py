@@ -38,7 +38,7 @@ def _plainly(mode: str, **options: Any) -> Recipe:
     """The mode with the text and these options."""
 
     def prune(model: nn.Module, params: int, text: Text) -> None:
-        config = {"data_loader": text.calibration, "verify": False, **options}
+        config = {"data_loader": text.calibration, "num_batches": len(text.calibration), "verify": False, **options}
         sc.prune(model, mode, {"params": params}, text.calibration[0], config)
 
     return prune

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from torch import nn
 import secateur as sc
 from secateur.torch.compensation import Compensator
 from secateur.torch.compensation.answers import Lesson, _Fitter, fit_to_answers, has_no_answer
+from secateur.torch.compensation.supply import Given, in_turn
 from secateur.torch.running.data import Data
+from secateur.torch.running.example import Example
 
 
 def _lesson(x: torch.Tensor, size: int = 32) -> Lesson:
@@ -127,18 +130,49 @@ def test_weights_with_two_places_and_frozen_ones_stay_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "size", "turns"),
-    [
-        (512, 32, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]),
-        (300, 60, [[0, 1, 2], [3, 4, 0]]),
-        (128, 16, [list(range(8))]),
-        (512, 512, [[0]]),
-    ],
+    ("samples", "size", "steps"),
+    [(512, 32, (4, 4)), (300, 60, (2, 3)), (128, 16, (1, 8)), (512, 512, (1, 1))],
     ids=["parts", "the last part is filled up", "too few for parts", "a single batch"],
 )
-def test_steps_look_at_parts_of_the_samples_in_turn(samples: int, size: int, turns: list[list[int]]) -> None:
+def test_a_step_looks_at_a_part_of_the_samples(samples: int, size: int, steps: tuple[int, int]) -> None:
     model = nn.Linear(4, 3)
-    assert _Fitter(model, copy.deepcopy(model), _lesson(torch.randn(samples, 4), size)).turns == turns
+    fitter = _Fitter(model, copy.deepcopy(model), _lesson(torch.randn(samples, 4), size))
+    assert (fitter.steps_a_time, fitter.batches_a_step) == steps
+
+
+def _turns(known: list[torch.Tensor], beyond: list[torch.Tensor], count: int) -> list[Given]:
+    given = [Given(batch, torch.arange(len(batch)) % 2 == 0, number) for number, batch in enumerate(known)]
+    supply = in_turn(given, lambda: beyond, lambda batch: Example.of(nn.Identity(), batch))
+    return list(islice(supply, count))
+
+
+def test_what_a_loader_has_beyond_is_looked_at_before_anything_comes_again() -> None:
+    rows = torch.arange(16).view(4, 4, 1).unbind()
+    seen = _turns([*rows[:2]], [*rows[2:]], 6)
+    assert [one.number for one in seen] == [0, 1, None, None, 0, 1]
+    assert all(one.batch is row for one, row in zip(seen[:4], rows, strict=True))
+    assert not any(bool(one.held_S.any()) for one in seen[2:4])
+
+
+def test_a_sample_left_out_stays_left_out_where_a_loader_gives_it_again() -> None:
+    x = torch.randn(8, 3)
+    other_order = torch.tensor([1, 0, 5, 7])
+    seen = _turns([x[:4]], [x[other_order]], 2)
+    assert seen[1].held_S.tolist() == [False, True, False, False]
+
+
+def test_answers_are_fitted_to_what_a_loader_has_beyond_the_samples_that_layers_are_fitted_to() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 48), nn.GELU(), nn.Linear(48, 48), nn.GELU(), nn.Linear(48, 6))
+    mix = torch.randn(16, 16)
+    x, fresh = torch.randn(1536, 16) @ mix, torch.randn(256, 16) @ mix
+    plan = sc.plan(sc.trace(net, x[:2]), "l2", {"params": "50%"})
+    apart = {}
+    for samples in (256, 1536):
+        small = sc.apply(copy.deepcopy(net), plan)
+        Compensator(net, Data(loader=list(x[:samples].split(32))), method="answers", samples=256).fit(small, plan)
+        apart[samples] = _apart(small, net, fresh)
+    assert apart[1536] < 0.9 * apart[256]
 
 
 def test_with_nothing_to_leave_out_nothing_changes() -> None:

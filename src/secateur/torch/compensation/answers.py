@@ -1,6 +1,6 @@
 """All weights fitted together, so that the narrowed network answers what the original answers.
 
-    6 ×  4 ×  ( a part of the samples: distance of the answers, its gradient in all weights, its curvature
+    6 ×  8 ×  ( the next samples: distance of the answers, its gradient in all weights, its curvature
                 ways down  −B⁻¹ G A⁻¹ (two dampings), and the last step once more
                 how far along each: what they change in the answers, least squares    ──►  kept if samples left out agree )
 
@@ -13,9 +13,10 @@ Invariant: a step is kept only where it brings answers to samples that it was no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from secateur.torch.compensation.evidence import AnswersFit
 from secateur.torch.compensation.factors import Change, Curvature, Curved
 from secateur.torch.compensation.passes import Arguments, Function
 from secateur.torch.compensation.rows import num_outputs
+from secateur.torch.compensation.supply import Given, in_turn
 from secateur.torch.measuring.answers import Answer
 from secateur.torch.measuring.judging import judging
 from secateur.torch.running.contractions import Site, taps
@@ -36,8 +38,8 @@ from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.padding import Padding
 
 _DOING = "fitting answers"
-_TIMES = 6  # over the samples, at most
-_PARTS = 4  # each step looks at one in turn: several short steps go further than a long one
+_TIMES = 6  # as many samples as layers are fitted to, at most; others each time where a loader has them
+_PARTS = 8  # each step looks at one in turn: several short steps go further than a long one
 _ENOUGH = 128  # samples of a part
 _DAMPINGS = (0.1, 0.01)
 _SCALES = (1.0, 0.5, 0.25)  # of a step, until samples left out agree
@@ -50,11 +52,12 @@ _ROOM = 2**29  # numbers beside the network at a time; where weights need more t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """The batches, and which samples of each are only judged on (True)."""
+    """The batches, and which samples of each are only judged on (True); ``beyond`` gives those that come after them."""
 
     data: Data
     batches: Sequence[object]
     held_out: Sequence[torch.Tensor]
+    beyond: Callable[[], Iterable[object]] = tuple
 
     @property
     def group(self) -> Group:
@@ -155,7 +158,12 @@ class _Fitter:
         self.parameters = dict(student.named_parameters())
         self.generator = torch.Generator().manual_seed(0)
         self.wanted: dict[int, Answer] = {}
-        self.turns = self._turns()
+        self.known = [
+            Given(batch, held, number)
+            for number, (batch, held) in enumerate(zip(lesson.batches, lesson.held_out, strict=True))
+        ]
+        self.supply = in_turn(self.known, lesson.beyond, lambda batch: Example.of(student, lesson.data.collect(batch)))
+        self.steps_a_time, self.batches_a_step = self._steps()
         self.judged = self._judged()
         self.start = self.now = self._distance()
         self.steps = 0
@@ -186,10 +194,11 @@ class _Fitter:
         last: Change = {}
         for time in range(_TIMES if part else 0):
             before = self.now
-            for number, turn in enumerate(self.turns):
-                gradient = self._looked(part, turn, curvature=time == number == 0)
+            for number in range(self.steps_a_time):
+                some = list(islice(self.supply, self.batches_a_step))
+                gradient = self._looked(part, some, curvature=time == number == 0)
                 ways = [self._way(part, gradient, damping) for damping in _DAMPINGS]
-                last = self._taken(self._along([*ways, last] if last else ways, turn[0]))
+                last = self._taken(self._along([*ways, last] if last else ways, some[0]))
             told((time + 1) / _TIMES)
             if self.now > (1 - _LITTLE) * before:
                 return
@@ -201,25 +210,24 @@ class _Fitter:
                 way |= curved.way_down(gradient, damping)
         return way
 
-    def _looked(self, part: Mapping[str, Curved], turn: Sequence[int], *, curvature: bool) -> Change:
+    def _looked(self, part: Mapping[str, Curved], some: Sequence[Given], *, curvature: bool) -> Change:
         """One pass: the gradient of the distance by each parameter, and the factors of each weight."""
         names = [name for curved in part.values() for name in (curved.site.name, curved.bias) if name is not None]
         asked = [self.parameters[name] for name in names]
         total = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in asked]
         for parameter in asked:
             parameter.requires_grad_()
-        for number in turn:
-            batch = self.lesson.batches[number]
-            tap = Curvature(dict(part) if curvature else {}, number, self._padding(batch))
+        for number, one in enumerate(some):
+            tap = Curvature(dict(part) if curvature else {}, number, self._padding(one.batch))
             with taps(self.student, tap):
-                given = self._answer(self.student, batch)
-            counts_R = self._counts(given, batch, ~self.lesson.held_out[number])
-            distance = (given.distance(self._wanted(number)) * counts_R).sum()
+                given = self._answer(self.student, one.batch)
+            counts_R = self._counts(given, one.batch, ~one.held_S)
+            distance = (given.distance(self._wanted(one)) * counts_R).sum()
             found = torch.autograd.grad(distance, asked, retain_graph=curvature, allow_unused=True)
-            for sum_, one in zip(total, found, strict=True):
-                sum_ += 0 if one is None else one
+            for sum_, new in zip(total, found, strict=True):
+                sum_ += 0 if new is None else new
             if curvature:
-                draw = (given.of_a_draw(self.generator) * self._counts(given, batch)).sum()
+                draw = (given.of_a_draw(self.generator) * self._counts(given, one.batch)).sum()
                 tap.hear(torch.autograd.grad(draw, tap.edges, allow_unused=True))
         for parameter in asked:
             parameter.requires_grad_(False)
@@ -229,14 +237,13 @@ class _Fitter:
         reduce_sum(total, self.lesson.group)
         return dict(zip(names, total, strict=True))
 
-    def _along(self, ways: Sequence[Change], number: int) -> Change:
+    def _along(self, ways: Sequence[Change], one: Given) -> Change:
         """As far along each way as least squares on the answers of one batch has it."""
-        batch, held = self.lesson.batches[number], self.lesson.held_out[number]
         with torch.no_grad():
-            here = self._answer(self.student, batch)
-            counts_R = self._counts(here, batch, ~held)
-            pull_RK = here.pull(self._wanted(number)) * counts_R[:, None]
-            changes = [self._changed(way, batch, here) for way in ways]
+            here = self._answer(self.student, one.batch)
+            counts_R = self._counts(here, one.batch, ~one.held_S)
+            pull_RK = here.pull(self._wanted(one)) * counts_R[:, None]
+            changes = [self._changed(way, one.batch, here) for way in ways]
             bent = [(here.stretched(change) * counts_R.sqrt()[:, None]).flatten() for change in changes]
             curvature = torch.stack([torch.stack([(a * b).sum() for b in bent]) for a in bent]).double()
             slope = torch.stack([(change * pull_RK).sum() for change in changes]).double()
@@ -283,44 +290,43 @@ class _Fitter:
         """How far answers to samples left out are from the original's, on average."""
         total = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
-            for number in self.judged:
-                batch, held = self.lesson.batches[number], self.lesson.held_out[number]
-                given = self._answer(self.student, batch)
-                counts_R = self._counts(given, batch, held)
-                apart = (given.distance(self._wanted(number)) * counts_R).sum()
+            for one in self.judged:
+                given = self._answer(self.student, one.batch)
+                counts_R = self._counts(given, one.batch, one.held_S)
+                apart = (given.distance(self._wanted(one)) * counts_R).sum()
                 total += torch.stack([apart, counts_R.sum()]).double().cpu()
         reduce_sum([total], self.lesson.group)
         return float(total[0] / total[1])
 
-    def _turns(self) -> list[list[int]]:
-        """The passes that each step looks at in turn; none is without, in whatever process."""
-        group, batches = self.lesson.group, len(self.lesson.batches)
-        all_of = torch.tensor([sum(map(len, self.lesson.held_out)), batches])
+    def _steps(self) -> tuple[int, int]:
+        """How many steps count as going over the samples once, and how many batches each looks at."""
+        group, batches = self.lesson.group, len(self.known)
+        all_of = torch.tensor([sum(len(one.held_S) for one in self.known), batches])
         reduce_sum([all_of], group)
-        parts = max(min(int(all_of[0]) // _ENOUGH, int(all_of[1]) // world_size(group), _PARTS), 1)
-        each = -(-batches // parts)
-        return [[(part * each + place) % batches for place in range(each)] for part in range(parts)]
+        steps = max(min(int(all_of[0]) // _ENOUGH, int(all_of[1]) // world_size(group), _PARTS), 1)
+        return steps, -(-batches // steps)
 
-    def _judged(self) -> list[int]:
-        """The passes that distances are measured on: as few as have enough of the samples left out, or half of them."""
-        counts = [int(held.sum()) for held in self.lesson.held_out]
+    def _judged(self) -> list[Given]:
+        """The batches that distances are measured on: as few as have enough of the samples left out, or half of them."""
+        counts = [int(one.held_S.sum()) for one in self.known]
         enough, found = min(_HELD_OUT, -(-sum(counts) // 2)), list[int]()
         for number in sorted(range(len(counts)), key=lambda number: -counts[number]):
             if sum(counts[one] for one in found) < enough:
                 found.append(number)
-        return sorted(found)
+        return [self.known[number] for number in sorted(found)]
 
     def _answer(self, model: nn.Module, batch: object) -> Answer:
         return self.lesson.answer_of(self.lesson.run(model, batch), batch)
 
-    def _wanted(self, number: int) -> Answer:
-        """The original's answer to a batch: kept while there is room."""
-        if number in self.wanted:
-            return self.wanted[number]
+    def _wanted(self, one: Given) -> Answer:
+        """The original's answer to a batch: kept of those that come again, while there is room."""
+        if one.number is not None and one.number in self.wanted:
+            return self.wanted[one.number]
         with torch.no_grad():
-            answer = self._answer(self.teacher, self.lesson.batches[number])
-        if sum(kept.z_RK.numel() for kept in self.wanted.values()) + answer.z_RK.numel() <= _KEPT:
-            self.wanted[number] = answer
+            answer = self._answer(self.teacher, one.batch)
+        room = sum(kept.z_RK.numel() for kept in self.wanted.values()) + answer.z_RK.numel() <= _KEPT
+        if one.number is not None and room:
+            self.wanted[one.number] = answer
         return answer
 
     def _padding(self, batch: object) -> Padding:

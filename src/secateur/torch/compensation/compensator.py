@@ -14,8 +14,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -150,8 +151,12 @@ class Compensator:
         reduce_sum([sizes], self.data.group)
         fold = int((sizes / sizes.sum() - 0.25).abs().argmin())
         held_out = [choices.fold_S[number] == fold for number in range(len(self.batches))]
-        lesson = Lesson(data=self.data, batches=self.batches, held_out=held_out)
+        lesson = Lesson(data=self.data, batches=self.batches, held_out=held_out, beyond=self._beyond)
         return fit_to_answers(model, self.original, lesson, tell)
+
+    def _beyond(self) -> Iterator[object]:
+        """The batches after those that layers are fitted to."""
+        return islice(self.data.batches(self.original), len(self.batches), None)
 
     def _told(self, decisions: Decisions, tell: Tell) -> Callable[[str, Mapping[int, Brought]], None]:
         """The same decisions, with a word on how far they are."""

@@ -67,7 +67,7 @@ def digest_of_weights(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in named_tensors(model).items():
         digest.update(name.encode())
-        _add(digest, tensor)
+        add_tensor(digest, tensor)
     return digest.hexdigest()
 
 
@@ -79,10 +79,11 @@ def digest_of_data(data: Data | None, seed: int) -> str | None:
     with seeded(seed), unmoved(data.loader):
         first = next(iter(data.loader), None)
     for leaf in tree_leaves(first):
-        _add(digest, leaf) if isinstance(leaf, torch.Tensor) else digest.update(repr(leaf).encode())
+        add_tensor(digest, leaf) if isinstance(leaf, torch.Tensor) else digest.update(repr(leaf).encode())
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, tensor: torch.Tensor) -> None:
+def add_tensor(digest: hashlib._Hash, tensor: torch.Tensor) -> None:
+    """A tensor's type, shape and values, into a hash."""
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     digest.update(_bytes(tensor))
