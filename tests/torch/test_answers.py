@@ -13,7 +13,7 @@ from torch import nn
 import secateur as sc
 from secateur.torch.compensation import Compensator
 from secateur.torch.compensation.answers import Lesson, _Fitter, fit_to_answers, has_no_answer
-from secateur.torch.compensation.supply import Given, in_turn
+from secateur.torch.compensation.supply import Portion, in_turn
 from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example
 
@@ -140,8 +140,8 @@ def test_a_step_looks_at_a_part_of_the_samples(samples: int, size: int, steps: t
     assert (fitter.steps_a_time, fitter.batches_a_step) == steps
 
 
-def _turns(known: list[torch.Tensor], beyond: list[torch.Tensor], count: int) -> list[Given]:
-    given = [Given(batch, torch.arange(len(batch)) % 2 == 0, number) for number, batch in enumerate(known)]
+def _turns(known: list[torch.Tensor], beyond: list[torch.Tensor], count: int) -> list[Portion]:
+    given = [Portion(batch, torch.arange(len(batch)) % 2 == 0, number) for number, batch in enumerate(known)]
     supply = in_turn(given, lambda: beyond, lambda batch: Example.of(nn.Identity(), batch))
     return list(islice(supply, count))
 

@@ -27,7 +27,7 @@ from secateur.torch.compensation.evidence import AnswersFit
 from secateur.torch.compensation.factors import Change, Curvature, Curved
 from secateur.torch.compensation.passes import Arguments, Function
 from secateur.torch.compensation.rows import num_outputs
-from secateur.torch.compensation.supply import Given, in_turn
+from secateur.torch.compensation.supply import Portion, in_turn
 from secateur.torch.measuring.answers import Answer
 from secateur.torch.measuring.judging import judging
 from secateur.torch.running.contractions import Site, taps
@@ -159,7 +159,7 @@ class _Fitter:
         self.generator = torch.Generator().manual_seed(0)
         self.wanted: dict[int, Answer] = {}
         self.known = [
-            Given(batch, held, number)
+            Portion(batch, held, number)
             for number, (batch, held) in enumerate(zip(lesson.batches, lesson.held_out, strict=True))
         ]
         self.supply = in_turn(self.known, lesson.beyond, lambda batch: Example.of(student, lesson.data.collect(batch)))
@@ -210,7 +210,7 @@ class _Fitter:
                 way |= curved.way_down(gradient, damping)
         return way
 
-    def _looked(self, part: Mapping[str, Curved], some: Sequence[Given], *, curvature: bool) -> Change:
+    def _looked(self, part: Mapping[str, Curved], some: Sequence[Portion], *, curvature: bool) -> Change:
         """One pass: the gradient of the distance by each parameter, and the factors of each weight."""
         names = [name for curved in part.values() for name in (curved.site.name, curved.bias) if name is not None]
         asked = [self.parameters[name] for name in names]
@@ -237,7 +237,7 @@ class _Fitter:
         reduce_sum(total, self.lesson.group)
         return dict(zip(names, total, strict=True))
 
-    def _along(self, ways: Sequence[Change], one: Given) -> Change:
+    def _along(self, ways: Sequence[Change], one: Portion) -> Change:
         """As far along each way as least squares on the answers of one batch has it."""
         with torch.no_grad():
             here = self._answer(self.student, one.batch)
@@ -306,7 +306,7 @@ class _Fitter:
         steps = max(min(int(all_of[0]) // _ENOUGH, int(all_of[1]) // world_size(group), _PARTS), 1)
         return steps, -(-batches // steps)
 
-    def _judged(self) -> list[Given]:
+    def _judged(self) -> list[Portion]:
         """The batches that distances are measured on: as few as have enough of the samples left out, or half of them."""
         counts = [int(one.held_S.sum()) for one in self.known]
         enough, found = min(_HELD_OUT, -(-sum(counts) // 2)), list[int]()
@@ -318,7 +318,7 @@ class _Fitter:
     def _answer(self, model: nn.Module, batch: object) -> Answer:
         return self.lesson.answer_of(self.lesson.run(model, batch), batch)
 
-    def _wanted(self, one: Given) -> Answer:
+    def _wanted(self, one: Portion) -> Answer:
         """The original's answer to a batch: kept of those that come again, while there is room."""
         if one.number is not None and one.number in self.wanted:
             return self.wanted[one.number]

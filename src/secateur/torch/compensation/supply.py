@@ -20,7 +20,7 @@ from secateur.torch.running.example import Example, batch_size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Given:
+class Portion:
     """A batch, which of its samples are only judged on (True), and its number among those known; None for one from beyond."""
 
     batch: object
@@ -29,8 +29,8 @@ class Given:
 
 
 def in_turn(
-    known: Sequence[Given], beyond: Callable[[], Iterable[object]], read: Callable[[object], Example]
-) -> Iterator[Given]:
+    known: Sequence[Portion], beyond: Callable[[], Iterable[object]], read: Callable[[object], Example]
+) -> Iterator[Portion]:
     """Batches without end; ``beyond`` gives those that come after the known ones, ``read`` what a model takes of one."""
     left_out: set[bytes] | None = None
     while True:
@@ -40,7 +40,7 @@ def in_turn(
                 left_out = {mark for one in known for mark in _marks(read(one.batch), one.held_S.tolist())}
             example = read(batch)
             held = [mark in left_out for mark in _marks(example, [True] * batch_size(example))]
-            yield Given(batch, torch.tensor(held))
+            yield Portion(batch, torch.tensor(held))
 
 
 def _marks(example: Example, asked: Sequence[bool]) -> list[bytes]:
