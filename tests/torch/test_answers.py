@@ -12,7 +12,8 @@ from torch import nn
 
 import secateur as sc
 from secateur.torch.compensation import Compensator
-from secateur.torch.compensation.answers import Lesson, _Fitter, fit_to_answers, has_no_answer
+from secateur.torch.compensation.answers import _Fitter, fit_to_answers
+from secateur.torch.compensation.lesson import Lesson, has_no_answer
 from secateur.torch.compensation.supply import Portion, in_turn
 from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example

@@ -670,3 +670,19 @@ def test_random_numbers_that_the_models_code_draws_are_none_of_the_callers() -> 
     before = states()
     _pruned_in_two_rounds("keeper")
     assert states() == before
+
+
+def test_with_nothing_said_the_way_that_answers_samples_left_out_nearer_is_taken() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 48), nn.GELU(), nn.Linear(48, 48), nn.GELU(), nn.Linear(48, 6)).eval()
+    x = torch.randn(256, 5) @ torch.randn(5, 12)
+    loader = list(zip(x.split(32), net(x).argmax(1).split(32), strict=True))
+    narrowed, result = sc.prune(copy.deepcopy(net), "progressive", {"params": "40%"}, x[:2], {"data_loader": loader})
+    ways: dict[str, float] = result.plan.provenance["ways"]
+    assert set(ways) == {"brain_surgeon, steps=1", "gate_gradient, steps=6"}
+    criterion, steps = min(ways, key=lambda way: ways[way]).split(", steps=")
+    said: dict[str, Any] = {"data_loader": loader, "criterion": criterion, "steps": int(steps)}
+    alone, by_hand = sc.prune(copy.deepcopy(net), "progressive", {"params": "40%"}, x[:2], said)
+    assert by_hand.plan.sizes == result.plan.sizes
+    assert "ways" not in by_hand.plan.provenance
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(narrowed.parameters(), alone.parameters(), strict=True))

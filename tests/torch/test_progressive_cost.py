@@ -55,7 +55,7 @@ class Reader(nn.Module):
 def test_a_round_costs_less_than_eight_passes_over_the_text(depth: bool) -> None:
     torch.manual_seed(0)
     SEEN.update(forward=0, backward=0)
-    config: dict[str, Any] = {"data_loader": BATCHES, "steps": ROUNDS, "depth": depth, "verify": False}
+    config: dict[str, Any] = {"data_loader": BATCHES, "depth": depth, "verify": False}
     sc.prune(Reader().eval(), "progressive", {"params": "60%"}, {"ids": TEXT[:2]}, config)
     assert SEEN["backward"] >= ROUNDS * SAMPLES  # it was counted at all
     # a fit goes through the network once, and runs what flows into a sum again; a pass is one forwards and one backwards

@@ -160,3 +160,16 @@ class Compensating(Protocol):
         be thorough.
         """
         ...
+
+    def of(self, working: Working) -> Compensating:
+        """The same for another copy of the network."""
+        ...
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether it can be said how far a network's answers are from the whole one's."""
+        ...
+
+    def apart(self) -> float:
+        """How far they are, as the copy is now, on samples that a fit which is not the last does not look at."""
+        ...

@@ -4,7 +4,8 @@
     then  fit all weights together, so that the answers are the original's
 
 What is left after each round computes nearly what the original did, so the next scores are those of a working network. Each
-fit starts from the original's weights.
+fit starts from the original's weights. With nothing said of criterion or steps another way is tried as well, the brain surgeon in
+one step, and the one taken that answers samples left out nearer to the original.
 
 Without labels the loss is that of the next token where the model is causal, else agreement with what the network answers.
 
@@ -13,6 +14,7 @@ Invariant: no label is needed, and none is fitted to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -21,6 +23,7 @@ from secateur.modes.frontend import CompensationMethod
 from secateur.modes.journalled import journalled
 from secateur.modes.task import MODES, AllocationOption, CriterionOption, Mode, Task
 from secateur.search.evidence import Evidence, Found
+from secateur.search.journal import journal_file
 
 
 @MODES.add("progressive")
@@ -28,7 +31,7 @@ class Progressive(Mode):
     """Options of the progressive mode, beside those of all modes; some of these have other defaults here."""
 
     criterion: CriterionOption = "gate_gradient"
-    """What scores a unit, anew in each round."""
+    """What scores a unit, anew in each round; where neither this nor steps is given, "brain_surgeon" in one step is tried too."""
     allocation: AllocationOption = "per_cost"
     """How the budget is shared out; per_cost weighs a score against what the unit costs."""
     compensate: CompensationMethod = "answers"
@@ -39,6 +42,20 @@ class Progressive(Mode):
     """How many samples each round scores on."""
     checkpoint: str | Path | None = None
     """A folder or file for the journals of scores, one a round; another constraint shares the first."""
+
+    @property
+    def ways(self) -> Sequence[Mode]:
+        """Gate gradients in rounds, and the brain surgeon in one, which goes further where units make up for each other."""
+        if self.model_fields_set & {"criterion", "steps"}:
+            return (self,)
+        beside = None if self.checkpoint is None else journal_file(self.checkpoint)
+        journal = None if beside is None else beside.with_stem(f"{beside.stem}-surgeon")
+        return self.model_copy(update={"criterion": "brain_surgeon", "steps": 1, "checkpoint": journal}), self
+
+    @property
+    def said(self) -> str:
+        """The criterion and the rounds."""
+        return f"{self.criterion}, steps={self.steps}"
 
     def search(self, task: Task) -> Found:
         """One round: score what is there now, and allocate."""

@@ -2,6 +2,7 @@
 
     one round, no data      search ──► plan
     otherwise, on a copy    (search ──► narrow ──► compensate) × steps ──► one plan, and the weights that go with it
+    of several ways         each on a copy ──► the plan that answers samples left out most like the whole network
 
 Invariant: the network itself is only read here; what comes out is data that `prune` applies all at once.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,8 +83,8 @@ def _advice(recipe: Mode) -> str:
 class _Rounds:
     """The rounds of one call, on a copy of the network; state, because the copy gets narrower."""
 
-    def __init__(self, recipe: Mode, frontend: Frontend) -> None:
-        self.recipe, self.graph, self.has_data = recipe, frontend.graph, frontend.has_data
+    def __init__(self, recipe: Mode, frontend: Frontend, *, appraised: bool = True) -> None:
+        self.recipe, self.frontend, self.graph, self.has_data = recipe, frontend, frontend.graph, frontend.has_data
         self.search_space = restrict(self.graph, recipe.limits())
         # limits are shares of what was there at first
         self.later = recipe.model_copy(update={name: getattr(NO_LIMITS, name) for name in Limits.model_fields})
@@ -91,21 +92,22 @@ class _Rounds:
         self.kept: dict[str, Indices] = {}
         self.found: list[Found] = []
         self.compensation: RefitReport | None = None
-        self.appraiser = self.working.appraiser(recipe.score_func, seed=0)
+        self.appraiser = self.working.appraiser(recipe.score_func, seed=0) if appraised else None
+        self.apart: dict[str, float] = {}  # by way, where there were several
         self.worth: list[float | None] = []  # whole, narrowed, compensated
 
     def run(self, budget: Budget, tell: Tell) -> Outcome:
         """All rounds; the plan for the original, and the weights of the copy where they are not slices of it."""
         compensator = self._compensator(tell)
         check_reachable(self.search_space, budget)
-        steps = self.recipe.steps
-        for step in range(steps):
-            part = within(tell, 0.1 + 0.9 * step / steps, 0.1 + 0.9 * (step + 1) / steps)
-            plan = self._round(step, _approach(budget, (step + 1) / steps), part)
-            if compensator is not None:
-                if step == steps - 1:
-                    self._appraise(self._known.narrowed)
-                self.compensation = compensator.fit(plan, last=step == steps - 1, tell=within(part, 0.5, 1.0))
+        ways = self.recipe.ways
+        if compensator is not None and len(ways) > 1 and compensator.tells_apart:
+            self._go_the_nearest(ways, budget, compensator, within(tell, 0.1, 0.8))
+        else:
+            self._go(budget, compensator, within(tell, 0.1, 0.8))
+        if compensator is not None:
+            self._appraise(self._known.narrowed)
+            self.compensation = compensator.fit(self._plan(), last=True, tell=within(tell, 0.8, 1.0))
         # a compensator sees to running statistics itself
         if self.has_data and compensator is None and self._plan().kept:
             self.working.remeasure()
@@ -116,6 +118,33 @@ class _Rounds:
             weights=self.working.weights() if self.has_data else {},
             compensation=self.compensation,
         )
+
+    def _go(self, budget: Budget, compensator: Compensating | None, tell: Tell) -> None:
+        """All rounds, with what is given back between them."""
+        steps = self.recipe.steps
+        for step in range(steps):
+            part = within(tell, step / steps, (step + 1) / steps)
+            plan = self._round(step, _approach(budget, (step + 1) / steps), part)
+            if compensator is not None and step < steps - 1:
+                compensator.fit(plan, last=False, tell=within(part, 0.5, 1.0))
+
+    def _go_the_nearest(self, ways: Sequence[Mode], budget: Budget, compensator: Compensating, tell: Tell) -> None:
+        """Try each way on a copy of its own, and narrow as the nearest does: a fit depends on the plan alone."""
+        tried: list[_Rounds] = []
+        for number, way in enumerate(ways):
+            part = within(tell, number / len(ways), (number + 1) / len(ways))
+            trial = _Rounds(way, self.frontend, appraised=False)
+            fitter = compensator.of(trial.working)
+            trial._go(budget, fitter, within(part, 0.0, 0.9))
+            fitter.fit(trial._plan(), last=False, tell=within(part, 0.9, 1.0))
+            trial.apart = {way.said: fitter.apart()}
+            trial.working = self.working  # the copy has done what it was for
+            tried.append(trial)
+        nearest = min(tried, key=lambda trial: next(iter(trial.apart.values())))
+        self._appraise(nearest._known.whole)
+        self.recipe, self.kept, self.found = nearest.recipe, nearest.kept, nearest.found
+        self.apart = {said: apart for trial in tried for said, apart in trial.apart.items()}
+        self.working.narrow(self._plan())
 
     def _round(self, step: int, budget: Budget, tell: Tell) -> Plan:
         task = Task(graph=self._graph(step), frontend=self.working, budget=budget, step=step, tell=tell)
@@ -141,7 +170,9 @@ class _Rounds:
 
     def _record(self) -> dict[str, Any]:
         costs = {metric: int(self.graph.cost(metric, self._plan().sizes)) for metric in self.graph.costs}
-        asked = {"compensate": self.recipe.compensate, "steps": self.recipe.steps}
+        asked: dict[str, Any] = {"compensate": self.recipe.compensate, "steps": self.recipe.steps}
+        if self.apart:
+            asked["ways"] = self.apart
         return {**self.found[-1].plan.provenance, **asked, "costs": costs}
 
     def _appraise(self, known: float | None = None) -> None:

@@ -8,7 +8,7 @@ Invariant: a mode changes no network; only `apply` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -102,6 +102,16 @@ class Mode(Limits):
         if self.compensate != "none" and self.data_loader is None and self.forward_loop is None:
             raise ValueError(f"compensate={self.compensate!r} needs a data_loader or a forward_loop")
         return self
+
+    @property
+    def ways(self) -> Sequence[Mode]:
+        """The modes of which the one is taken that leaves answers nearest to the whole network's."""
+        return (self,)
+
+    @property
+    def said(self) -> str:
+        """What tells this from other ways."""
+        return self.called
 
     @property
     def needs_budget(self) -> bool:

@@ -18,7 +18,7 @@ from torch import nn
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.modes import Mode
-from secateur.modes.frontend import CompensationMethod, RefitReport
+from secateur.modes.frontend import CompensationMethod, RefitReport, Working
 from secateur.progress import Tell
 from secateur.search.measured import Evaluation, Measure, Running
 from secateur.search.ranked import Given, Judge
@@ -173,6 +173,19 @@ class _BoundCompensator:
     model: nn.Module
     original: nn.Module
     fitter: Compensator
+
+    @property
+    def tells_apart(self) -> bool:
+        with process_kept():
+            return self.fitter.tells_apart
+
+    def of(self, working: Working) -> _BoundCompensator:
+        assert isinstance(working, TorchWorking)
+        return replace(self, model=working.model)
+
+    def apart(self) -> float:
+        with process_kept():
+            return self.fitter.apart(self.model)
 
     def fit(self, plan: Plan, *, last: bool, tell: Tell) -> RefitReport:
         self._begin_again(plan)

@@ -24,10 +24,11 @@ from torch import nn
 
 from secateur.core.plan import Plan
 from secateur.progress import Tell
-from secateur.torch.compensation.answers import Lesson, fit_to_answers, has_no_answer
+from secateur.torch.compensation.answers import fit_to_answers
 from secateur.torch.compensation.decisions import Choices, Decisions
 from secateur.torch.compensation.evidence import AnswersFit, Compensation
 from secateur.torch.compensation.folds import FOLDS, folds_of, looks
+from secateur.torch.compensation.lesson import Lesson, apart, has_no_answer
 from secateur.torch.compensation.lockstep import Lockstep
 from secateur.torch.compensation.passes import Batch, Brought, Called, Recorder, Refitter
 from secateur.torch.compensation.records import Original
@@ -120,7 +121,7 @@ class Compensator:
         being narrowed is not at its ``last``, and some batches are enough.
         """
         started = time.perf_counter()
-        some = self._numbered(model)[: math.ceil((1.0 if last else _SHARE_ON_THE_WAY) * len(self.batches))]
+        some = self._numbered(model)[: None if last else self._some]
         choices = Choices(self._options(), self.method != "bias", self._folds(some), self.data.group)
         decisions = Decisions(self.record, plan, choices)
         lockstep = Lockstep(self.record.order, self._told(decisions, tell))
@@ -143,6 +144,22 @@ class Compensator:
             samples=sum(batch.samples for batch in some),
             seconds=time.perf_counter() - started,
         )
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the original gives one answer, which another network's can be held against."""
+        return has_no_answer(self.original, self.data, self.batches[0]) is None
+
+    def apart(self, model: nn.Module) -> float:
+        """How far a model's answers are from the original's on as many samples as a fit on the way looks at, but others."""
+        batches = self.batches[-self._some :]
+        lesson = Lesson(data=self.data, batches=batches, held_out=())
+        return apart(model, self.original, lesson)
+
+    @property
+    def _some(self) -> int:
+        """The number of batches that are enough for a network that goes on being narrowed."""
+        return math.ceil(_SHARE_ON_THE_WAY * len(self.batches))
 
     def _to_answers(self, model: nn.Module, choices: Choices, tell: Tell) -> AnswersFit | None:
         """All weights together, one fold of the samples left out: that whose share is nearest to a quarter."""
