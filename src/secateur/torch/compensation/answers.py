@@ -1,6 +1,6 @@
 """All weights fitted together, so that the narrowed network answers what the original answers.
 
-    6 ×  8 ×  ( the next samples: distance of the answers, its gradient in all weights, its curvature
+    8 ×  8 ×  ( the next samples: distance of the answers, its gradient in all weights, its curvature
                 ways down  −B⁻¹ G A⁻¹ (two dampings), and the last step once more
                 how far along each: what they change in the answers, least squares    ──►  kept if samples left out agree )
 
@@ -37,7 +37,7 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.padding import Padding
 
 _DOING = "fitting answers"
-_TIMES = 6  # as many samples as layers are fitted to, at most; others each time where a loader has them
+_TIMES = 8  # as many samples as layers are fitted to, at most; others each time where a loader has them
 _PARTS = 8  # each step looks at one in turn: several short steps go further than a long one
 _ENOUGH = 128  # samples of a part
 _DAMPINGS = (0.1, 0.01)
