@@ -62,3 +62,13 @@ def test_the_table_marks_the_best_and_says_where_there_is_none() -> None:
     assert "1.100" in lines[2]
     assert "**1.050**" in lines[3]
     assert "none" in lines[4]
+
+
+def test_the_table_says_how_much_text_each_was_given_where_that_differs() -> None:
+    cell = {"seed": 0, "budget": 0.5, "layers": 6, "seconds": 1.0, "ratio": 1.1}
+    rows = [{**cell, "method": "one", "windows": 640}, {**cell, "method": "two", "windows": 2560}]
+    assert "windows" not in _table(rows[:1]).splitlines()[2]
+    head, _, one, two = _table(rows).splitlines()[2:]
+    assert head.endswith("| layers | windows | s | seeds |")
+    assert "| 6 | 640 |" in one
+    assert "| 6 | 2560 |" in two

