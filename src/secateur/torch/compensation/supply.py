@@ -45,7 +45,7 @@ def in_turn(
 
 def _marks(example: Example, asked: Sequence[bool]) -> list[bytes]:
     """What tells a sample from others, for those asked for: a digest of its rows in all tensors."""
-    rows = [tensor for tensor in example.tensors() if tensor.dim() and len(tensor) == len(asked)]
+    rows = [tensor.cpu() for tensor in example.tensors() if tensor.dim() and len(tensor) == len(asked)]
     return [_digest([tensor[number] for tensor in rows]) for number, wanted in enumerate(asked) if wanted]
 
 
