@@ -230,3 +230,47 @@ class Shows(nn.Module):
 
 def test_a_tensor_that_code_which_ran_keeps_anew_is_no_size() -> None:
     assert sc.trace(Shows(), X)["up.out_features"].frozen is None
+
+
+class Noisy(nn.Module):
+    """A layer with noise on its weights, drawn anew by a method that the constructor calls first."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+        self.weight, self.sigma = nn.Parameter(torch.randn(outputs, inputs)), nn.Parameter(torch.ones(outputs, inputs))
+        self.register_buffer("noise", torch.zeros(outputs, inputs))
+        self.reset_noise()
+
+    def spread(self, number: int) -> Tensor:
+        drawn = torch.randn(number)
+        return drawn.sign() * drawn.abs().sqrt()
+
+    def reset_noise(self) -> None:
+        self.noise.copy_(torch.outer(self.spread(self.outputs), self.spread(self.inputs)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight + self.sigma * self.noise)
+
+
+class NoisyAssigned(Noisy):
+    def reset_noise(self) -> None:
+        self.noise = torch.randn(self.outputs, self.inputs)
+
+
+class NoisyReset(Noisy):
+    def reset_noise(self) -> None:
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        make = torch.randn
+        self.noise.copy_(make(self.outputs)[:, None] * make(self.inputs))
+
+
+@pytest.mark.parametrize("kind", [Noisy, NoisyAssigned, NoisyReset])
+def test_what_a_constructor_draws_and_others_draw_again_keeps_its_sizes(kind: type[Noisy]) -> None:
+    model = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), kind(24, 20), nn.ReLU(), nn.Linear(20, 3))
+    graph = sc.trace(model, X)
+    whole = [width for width in graph.widths if width.size in (20, 24)]
+    assert len(whole) == 2
+    assert all("where no run came" in str(width.frozen) for width in whole)

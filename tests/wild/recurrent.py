@@ -226,3 +226,16 @@ class MemoryNetwork(nn.Module):
             )
             read = (where[..., None] * memory).sum(1)
         return self.out(torch.cat([h, read], 1))
+
+
+@wild(lambda: (floats(2, 6),))
+class CellWithAFixedStart(nn.Module):
+    """A cell that always starts from the same state: only the kernel says that it has the size of what comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.out = nn.RNNCell(6, 20), nn.Linear(20, 2)
+        self.register_buffer("start", torch.randn(2, 20))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.cell(x, self.start))

@@ -44,6 +44,7 @@ _ABSTRACT = {
 
 
 _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
+_CELLS = frozenset({torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell})
 _DROPOUTS = frozenset(
     f"{kind}dropout{suffix}"
     for kind in ("", "feature_", "alpha_", "feature_alpha_")
@@ -78,6 +79,9 @@ class Sizes(Listening):
             out = func(*args, **kwargs)
         if not self.reading:
             return out
+        if func in _CELLS:  # they demand a state of the size that they give, whatever it came from
+            before, after = (state if isinstance(state, torch.Tensor) else state[0] for state in (args[1], out))
+            self.tracer.same(self.tracer.spaces(before)[-1], self.tracer.spaces(after)[-1])
         name = func.__name__
         if name in _READS and isinstance(args[0], torch.Tensor) and args[0].dim():
             self.tracer.as_numbers(args[:1], name)

@@ -16,6 +16,7 @@ Invariant: nothing is run and nothing changed; widths are only frozen.
 
 from __future__ import annotations
 
+import dis
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -52,8 +53,9 @@ _TAKE_SIZES = frozenset(
         ),
     ]
 )
-_REBUILDS = ("_", "reset", "init", "set_")  # private, or made to give the module other layers
-_NOT_USES = frozenset(["__init__", "extra_repr", "__repr__", "reset_parameters", "__setstate__", "__post_init__"])
+_BUILDS = frozenset(["register_buffer", "register_parameter", "Parameter", "add_module", "register_module"])
+_PRIVATE = "_"  # of these, only what a public method leads to
+_NOT_USES = frozenset(["__init__", "extra_repr", "__repr__", "__setstate__", "__post_init__"])
 
 
 def freeze_kept_sizes(seen: Observation) -> None:
@@ -115,10 +117,12 @@ class _Named:
 
     @classmethod
     def by(cls, kind: type, built: AbstractSet[str], ran: AbstractSet[CodeType]) -> _Named:
-        """Those of a class, its bases, and the functions of their files, but for methods that a constructor has called."""
+        """Those of a class, its bases, and the functions of their files, but for methods that a constructor has called and that
+        write nothing: who calls ``reset_noise`` once calls it again."""
         own = {name: f for name, f in methods_of(kind, ("torch.", "builtins")).items() if name not in _NOT_USES}
         led = led_to(own)
-        apart = [f for name, f in own.items() if name not in {*led, *built} and not name.startswith(_REBUILDS)]
+        public = {name: f for name, f in own.items() if name not in led and not name.startswith(_PRIVATE)}
+        apart = [f for name, f in public.items() if name not in built or _writes(own, name)]
         came = [
             f for name, f in led.items() if name == "forward" or any(is_of(g.__code__, ran) for g in _with_its_file(f))
         ]
@@ -127,7 +131,7 @@ class _Named:
         left_out = {name: function for name, function in idle.items() if name not in spoken}
         still = [*apart, *(f for f in led.values() if f not in came)]
         unheard = {name: f.__name__ for f in still for name in names_in(f.__code__) if name not in spoken}
-        return cls(_beside_sizes(led.values()), _beside_sizes(apart) | left_out, unheard)
+        return cls(_beside_sizes(led.values()), _beside_sizes(apart, own) | left_out, unheard)
 
 
 def _by_module(modules: Mapping[str, nn.Module], ran: AbstractSet[CodeType]) -> dict[str, _Named]:
@@ -155,12 +159,29 @@ def _words(path: str) -> list[str]:
     return re.findall(r"[^\W\d]\w*", path) or [path]
 
 
-def _beside_sizes(functions: Iterable[FunctionType]) -> dict[str, str]:
-    """Every name in code that takes sizes, itself or through a function of its file, and the name of that code."""
+def _writes(methods: Mapping[str, FunctionType], name: str) -> bool:
+    """Whether a method, or one that it leads to, writes into what the module holds: ``self.noise.copy_(…)``, ``self.noise = …``.
+
+    What makes parameters and buffers builds the module, which is done once.
+    """
+    codes = [f.__code__ for f in led_to(methods, name).values()]
+    names = set[str]().union(*map(names_in, codes))
+    stored = any(step.opname == "STORE_ATTR" for code in codes for step in dis.get_instructions(code))
+    in_place = any(word.endswith("_") and hasattr(torch.Tensor, word) for word in names)
+    return (stored or in_place) and _BUILDS.isdisjoint(names)
+
+
+def _beside_sizes(
+    functions: Iterable[FunctionType], methods: Mapping[str, FunctionType] | None = None
+) -> dict[str, str]:
+    """Every name in code that takes sizes, itself, through a function of its file or one of these methods, and the name of
+    that code."""
     found: dict[str, str] = {}
     for function in functions:
         for code in _with_its_file(function):
-            if any(not _TAKE_SIZES.isdisjoint(names_in(other.__code__)) for other in _with_its_file(code)):
+            led = led_to(methods, code.__name__).values() if methods else ()
+            others = [*_with_its_file(code), *(f for other in led for f in _with_its_file(other))]
+            if any(not _TAKE_SIZES.isdisjoint(names_in(other.__code__)) for other in others):
                 found |= dict.fromkeys(names_in(code.__code__), code.__name__)
     return found
 

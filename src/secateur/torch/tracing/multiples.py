@@ -31,6 +31,8 @@ def hold_to_multiple(
         counts = {name: _near(graph[name].choices, plan.sizes[name], multiple) for name in names}
         if None in counts.values() or all(plan.sizes[name] == count for name, count in counts.items()):
             continue
+        if all(leaf_of[name].root().multiple % multiple == 0 for name in names):
+            continue  # held to it already, and it failed
         try:
             trial = graph.plan({**plan.arrays, **{name: range(count) for name, count in counts.items() if count}})
         except PlanError:
