@@ -12,9 +12,9 @@ from torch import nn
 
 import secateur as sc
 from secateur.torch.compensation import Compensation, Compensator
-from secateur.torch.compensation.folds import FOLDS, folds_of, owners
 from secateur.torch.compensation.lockstep import Lockstep
 from secateur.torch.compensation.solve import RIDGES, Option, refit
+from secateur.torch.measuring.folds import FOLDS, folds_of, owners
 from secateur.torch.running.data import Data
 
 OPTIONS: tuple[Option, ...] = ("nothing", "bias", *reversed(RIDGES))

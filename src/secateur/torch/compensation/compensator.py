@@ -27,13 +27,13 @@ from secateur.progress import Tell
 from secateur.torch.compensation.answers import fit_to_answers
 from secateur.torch.compensation.decisions import Choices, Decisions
 from secateur.torch.compensation.evidence import AnswersFit, Compensation
-from secateur.torch.compensation.folds import FOLDS, folds_of, looks
 from secateur.torch.compensation.lesson import Lesson, apart, has_no_answer
 from secateur.torch.compensation.lockstep import Lockstep
 from secateur.torch.compensation.passes import Batch, Brought, Called, Recorder, Refitter
 from secateur.torch.compensation.records import Original
 from secateur.torch.compensation.rows import num_inputs
 from secateur.torch.compensation.solve import RIDGES, Option
+from secateur.torch.measuring.folds import FOLDS, folds_of, looks
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
 from secateur.torch.running.distributed import reduce_sum, world_size

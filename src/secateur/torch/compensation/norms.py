@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from secateur.torch.compensation.folds import FOLDS, owners
+from secateur.torch.measuring.folds import FOLDS, owners
 from secateur.torch.running.distributed import Group, reduce_sum
 
 _MOST_POSITIONS = 1024  # of one sample; both networks are looked at in the same ones

@@ -29,10 +29,10 @@ from secateur.torch.compensation.chain import (
     link,
     used,
 )
-from secateur.torch.compensation.folds import owners
 from secateur.torch.compensation.norms import ChannelSums, Statistics, channel_sums
 from secateur.torch.compensation.records import Contraction, Norm, Original, Sampled
 from secateur.torch.compensation.rows import input_rows, num_inputs, num_outputs, outline, output_rows, positions
+from secateur.torch.measuring.folds import owners
 from secateur.torch.running.contractions import Site
 from secateur.torch.running.padding import NOTHING_PADDED, Padding
 

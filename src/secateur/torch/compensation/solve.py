@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 
-from secateur.torch.compensation.folds import FOLDS
+from secateur.torch.measuring.folds import FOLDS
 from secateur.torch.running.distributed import Group, reduce_sum
 
 Option = float | Literal["bias", "nothing"]  # a ridge, only the means, or leave it

@@ -29,6 +29,7 @@ from secateur.errors import InputError
 from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import check, normalise, one_of
 from secateur.torch.criteria.sources import DataDriven
+from secateur.torch.criteria.unseen import Unseen
 from secateur.torch.measuring.accumulate import Tally, wide
 from secateur.torch.measuring.gradients import backward, gradient_of, live_carriers
 from secateur.torch.measuring.judging import batches, judging
@@ -64,12 +65,15 @@ class GateGradient(GateDriven):
     """Mean over samples of (∂L/∂gate)².
 
     ``per="batch"`` squares the gradient of a batch's loss instead: faster, noisier, and it depends on the batch size.
+    ``unseen`` raises what units score that these samples hardly need, where a classifier has classes that it answers none of
+    them with: to what is expected on others (see `unseen`). It has no effect with ``per="batch"``.
     """
 
     name = "gate_gradient"
 
     per: Literal["sample", "batch"] = "sample"
     normalizer: str | None = None
+    unseen: bool = True
 
     def __post_init__(self) -> None:
         self.check_source()
@@ -78,8 +82,14 @@ class GateGradient(GateDriven):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width that the data reaches."""
-        scores = gate_scores(self, graph, model, end=torch.square, per=self.per)
+        _, scores = self.scores_of(graph, model)
         return {name: normalise(values, self.normalizer) for name, values in scores.items()}
+
+    def scores_of(self, graph: Graph, model: nn.Module) -> tuple[dict[str, Values], dict[str, Values]]:
+        """Scores on the data, and what they are expected to be on other samples."""
+        told = Unseen() if self.unseen and self.per == "sample" else None
+        scores = gate_scores(self, graph, model, end=torch.square, per=self.per, told=told)
+        return scores, scores if told is None else told.expected(scores)
 
 
 def gate_scores(
@@ -90,8 +100,9 @@ def gate_scores(
     end: Change,
     begin: Change | None = None,
     per: Literal["sample", "batch"] = "sample",
+    told: Unseen | None = None,
 ) -> dict[str, Values]:
-    """Mean over samples of ``end``(Σ over positions of ``begin``(a · ∂L/∂a)), for each unit."""
+    """Mean over samples of ``end``(Σ over positions of ``begin``(a · ∂L/∂a)), for each unit; ``told`` hears each sample's."""
     if not graph.free:
         return {}
     with judging(model) as model:
@@ -104,9 +115,12 @@ def gate_scores(
         for batch in batches(criterion.name, data, model):
             run = _Gates(seen=seen, readers=where, begin=begin or _as_it_is)
             run.batch = batch_size(Example.of(model, data.collect(batch))) if per == "sample" else 1
-            _backward(run, model, data, batch, [carrier.tensor for carrier in last])
+            output = _backward(run, model, data, batch, [carrier.tensor for carrier in last])
             run.add_parameters(last, graph)
-            tally.add({name: end(values).sum(0) for name, values in run.whole().items()}, run.batch)
+            found = {name: end(values) for name, values in run.whole().items()}
+            tally.add({name: values.sum(0) for name, values in found.items()}, run.batch)
+            if told is not None:
+                told.add(found, output, data.group)
             count += run.batch
     return tally.means(of=count)
 
@@ -189,12 +203,13 @@ class _Gates:
         return {name: values.to(wide(values.device)) for name, values in self.changes.items()}
 
 
-def _backward(run: _Gates, model: nn.Module, data: Data, batch: object, parameters: list[torch.Tensor]) -> None:
+def _backward(run: _Gates, model: nn.Module, data: Data, batch: object, parameters: list[torch.Tensor]) -> object:
     for parameter in parameters:
         parameter.requires_grad_()
     with taps(model, run):
         output = data.output(model, batch)
     backward(data.loss_of(output, batch))
+    return output
 
 
 def _by_parameters(graph: Graph, model: nn.Module, where: Readers) -> list[Carrier]:

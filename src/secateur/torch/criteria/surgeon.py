@@ -24,7 +24,7 @@ from torch import nn
 
 from secateur.core.graph import Graph
 from secateur.core.layout import Values
-from secateur.torch.criteria.gates import GateGradient, gate_scores
+from secateur.torch.criteria.gates import GateGradient
 from secateur.torch.criteria.protocol import CRITERIA
 from secateur.torch.criteria.reduction import normalise
 from secateur.torch.measuring.accumulate import finite, wide
@@ -55,11 +55,12 @@ class BrainSurgeon(GateGradient):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Costs of every free width that the data reaches."""
-        scores = gate_scores(self, graph, model, end=torch.square, per=self.per)
+        scores, costs = self.scores_of(graph, model)
         for name, parts in _looked_at(self, graph, model).items():
             if name in scores:
-                scores[name] = _costs(parts, scores[name])
-        return {name: normalise(values, self.normalizer) for name, values in finite(scores).items()}
+                # nobody knows what stands in for a unit on other samples
+                costs[name] = _costs(parts, scores[name]) + (costs[name] - scores[name]).clip(0)
+        return {name: normalise(values, self.normalizer) for name, values in finite(costs).items()}
 
 
 def _looked_at(criterion: GateGradient, graph: Graph, model: nn.Module) -> dict[str, list[_Inputs]]:
