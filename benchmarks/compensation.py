@@ -100,7 +100,6 @@ def planned(whole: nn.Module, criterion: str, share: float, batches: list[torch.
     if criterion != "progressive":
         return sc.plan(sc.trace(whole, batches[0][:1]), criterion, budget)
     config = {"data_loader": batches, "num_batches": len(batches), "compensate": "none", "steps": 1, "verify": False}
-    config["criterion"] = sc.criteria.GateGradient(target="output")  # there are no labels
     return sc.prune(copy.deepcopy(whole), "progressive", budget, batches[0][:1], config)[1].plan
 
 

@@ -88,7 +88,7 @@ class GateGradient(GateDriven):
     def scores_of(self, graph: Graph, model: nn.Module) -> tuple[dict[str, Values], dict[str, Values]]:
         """Scores on the data, and what they are expected to be on other samples."""
         told = Unseen() if self.unseen and self.per == "sample" else None
-        scores = gate_scores(self, graph, model, end=torch.square, per=self.per, told=told)
+        scores = _scores(self, graph, model, _Asked(end=torch.square, begin=_as_it_is, per=self.per), told)
         return scores, scores if told is None else told.expected(scores)
 
 
@@ -100,24 +100,39 @@ def gate_scores(
     end: Change,
     begin: Change | None = None,
     per: Literal["sample", "batch"] = "sample",
-    told: Unseen | None = None,
 ) -> dict[str, Values]:
-    """Mean over samples of ``end``(Σ over positions of ``begin``(a · ∂L/∂a)), for each unit; ``told`` hears each sample's."""
+    """Mean over samples of ``end``(Σ over positions of ``begin``(a · ∂L/∂a)), for each unit."""
+    return _scores(criterion, graph, model, _Asked(end=end, begin=begin or _as_it_is, per=per))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What is made of products before they are added up, and of the sums."""
+
+    end: Change
+    begin: Change
+    per: Literal["sample", "batch"]
+
+
+def _scores(
+    criterion: GateDriven, graph: Graph, model: nn.Module, asked: _Asked, told: Unseen | None = None
+) -> dict[str, Values]:
+    """See `gate_scores`; who is ``told`` hears every sample's."""
     if not graph.free:
         return {}
     with judging(model) as model:
         data = aimed(criterion.source(model), criterion.target, model)
         first = data.collect(next(iter(data.batches(model))))
-        seen = contractions_of(model, first, samples=per == "sample")
+        seen = contractions_of(model, first, samples=asked.per == "sample")
         where = readers_of(graph, seen.sites)
         last = _by_parameters(graph, model, where)
         tally, count = Tally.of(graph, model, data.group), 0
         for batch in batches(criterion.name, data, model):
-            run = _Gates(seen=seen, readers=where, begin=begin or _as_it_is)
-            run.batch = batch_size(Example.of(model, data.collect(batch))) if per == "sample" else 1
+            run = _Gates(seen=seen, readers=where, begin=asked.begin)
+            run.batch = batch_size(Example.of(model, data.collect(batch))) if asked.per == "sample" else 1
             output = _backward(run, model, data, batch, [carrier.tensor for carrier in last])
             run.add_parameters(last, graph)
-            found = {name: end(values) for name, values in run.whole().items()}
+            found = {name: asked.end(values) for name, values in run.whole().items()}
             tally.add({name: values.sum(0) for name, values in found.items()}, run.batch)
             if told is not None:
                 told.add(found, output, data.group)
