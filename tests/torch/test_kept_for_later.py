@@ -274,3 +274,23 @@ def test_what_a_constructor_draws_and_others_draw_again_keeps_its_sizes(kind: ty
     whole = [width for width in graph.widths if width.size in (20, 24)]
     assert len(whole) == 2
     assert all("where no run came" in str(width.frozen) for width in whole)
+
+
+class Adapts(nn.Module):
+    """A step of gradient descent on its own head before it answers, as MAML's inner loop has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 24), nn.Linear(24, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            loss = self.head(torch.relu(self.body(x))).square().mean()
+            (slope,) = torch.autograd.grad(loss, self.head.weight)
+        return nn.functional.linear(torch.relu(self.body(x)), self.head.weight - 0.1 * slope)
+
+
+def test_a_model_that_differentiates_itself_is_not_blamed_on_the_example() -> None:
+    with pytest.raises(sc.TraceError, match="differentiates its own weights") as told:
+        sc.trace(Adapts(), X)
+    assert "no fault of the dummy_input" in str(told.value)

@@ -131,7 +131,7 @@ def _narrow(
         elif fits_beside(model, plan):
             put_in(model, _slices(model, plan))
         else:
-            stream(model, plan, lambda: put_in(model, {}, there=plan.narrowed), finished)
+            stream(model, plan, lambda held: put_in(model, {}, there=plan.narrowed, instead=held), finished)
 
 
 def _described(model: nn.Module, plan: Plan, notes: dict[str, object]) -> Fields:

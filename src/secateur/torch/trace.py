@@ -29,7 +29,7 @@ from secateur.torch.tracing.depth import with_blocks
 from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.masked import listen_padded
-from secateur.torch.tracing.observe import Observation, listen, observe, say_own_sizes
+from secateur.torch.tracing.observe import Observation, listen, listen_twice, observe, say_own_sizes
 from secateur.torch.tracing.selfcheck import ROUNDS, TrainsOtherwise, check_by_running
 from secateur.torch.tracing.training import listen_in_training
 from secateur.torch.tracing.unreached import place_unreached
@@ -75,6 +75,7 @@ def _traced(example: Example, *, check: bool, rehearses_training: bool) -> Graph
         listen(seen, other, f"also[{place}]")
     listen_in_training(seen, rehearsed=rehearses_training)
     listen_padded(seen)
+    listen_twice(seen)
     say_own_sizes(seen)
     freeze_aliases(seen)
     settle(seen.tracer.facts)

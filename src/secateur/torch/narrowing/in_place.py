@@ -24,6 +24,7 @@ from torch import nn
 
 from secateur.core.layout import Axis, Indices, Layout, touches
 from secateur.core.plan import Plan
+from secateur.torch.narrowing.following import Pair
 from secateur.torch.narrowing.slices import (
     check_shape,
     crosses,
@@ -63,8 +64,9 @@ def fits_beside(model: nn.Module, plan: Plan) -> bool:
     return kept <= min(LARGE_BYTES, SHARE * free_bytes(next((t.device for _, t in tensors), torch.device("cpu"))))
 
 
-def stream(model: nn.Module, plan: Plan, finish: Callable[[], None], finished: Callable[[], bool]) -> None:
-    """Narrow a model's tensors one by one, then ``finish``; put all of them back if anything is in the way.
+def stream(model: nn.Module, plan: Plan, finish: Callable[[list[Pair]], None], finished: Callable[[], bool]) -> None:
+    """Narrow a model's tensors one by one, then ``finish`` with those that somebody holds still; put all of them back if
+    anything is in the way.
 
     ``finished``: whether ``finish`` came to its end, since an interrupt may come between that and its return. Raises PlanError
     where the plan does not fit a tensor.
@@ -76,7 +78,7 @@ def stream(model: nn.Module, plan: Plan, finish: Callable[[], None], finished: C
                 # on the list before it is done: an interruption in between finds it there, and nothing to put back
                 cuts.append(_cut(holders, name, plan.layouts[name], plan.arrays))
                 _hang(holders, cuts[-1].new)
-        finish()
+        finish([(old, cut.new) for cut in cuts if (old := cut.old()) is not None])
     except BaseException:
         if not finished():
             _put_all_back(cuts, plan.arrays)

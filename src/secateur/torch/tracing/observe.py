@@ -27,10 +27,12 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
+from secateur.torch.running.state import State, changed
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.answers import Answers, Asking
 from secateur.torch.tracing.attributes import own_sizes, sized_attributes
 from secateur.torch.tracing.caches import Caches
+from secateur.torch.tracing.carried import tie_kept
 from secateur.torch.tracing.heard import Call, steady
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.refused import does_not_run, refuse_compiled
@@ -43,13 +45,16 @@ _OTHER_WEIGHTS = 2  # times a run on numbers is repeated, to tell what comes of 
 
 @dataclass(slots=True)
 class Run:
-    """Once through the model. ``whole``: it came to its end, so that it can be rehearsed with another network."""
+    """Through the model, once or several ``times`` in a row. ``whole``: it came to its end, so that it can be rehearsed with
+    another network.
+    """
 
     example: Example
     tracer: Tracer
     outputs: list[list[Space]]
     training: bool = False
     whole: bool = True
+    times: int = 1
 
 
 @dataclass
@@ -70,6 +75,7 @@ class Observation:
     caches: Caches = field(default_factory=Caches)
     interior: list[str] = field(default_factory=list)
     fallback: str | None = None
+    keeping: list[Example] = field(default_factory=list)  # those whose call leaves something for the next
     further: list[Run] = field(default_factory=list)
     untrained: list[Tracer] = field(default_factory=list)
 
@@ -130,10 +136,10 @@ def _observe_values(example: Example, outside: Outside) -> Observation:
         return _observe(example, outside, abstract=False)
 
 
-def _ask(example: Example, outside: Outside, *, training: bool) -> Answers:
+def _ask(example: Example, outside: Outside, *, training: bool, times: int = 1) -> Answers:
     """Run on numbers, and keep what the code reads of them."""
     asked = Asking()
-    _witness(Witness(abstract=False, training=training, answers=asked), example, outside, real_like)
+    _witness(Witness(abstract=False, training=training, answers=asked), example, outside, real_like, times)
     return asked.again()
 
 
@@ -144,7 +150,7 @@ def _steady(run: Run, outside: Outside) -> list[Call]:
         generator = torch.Generator().manual_seed(seed)
         witness = Witness(abstract=False, training=run.training)
         with contextlib.suppress(Exception):
-            _witness(witness, run.example, outside, lambda tensor, drawn=generator: _shuffled(tensor, drawn))
+            _witness(witness, run.example, outside, lambda tensor, drawn=generator: _shuffled(tensor, drawn), run.times)
         calls = steady(calls, witness.calls)
     return calls
 
@@ -158,13 +164,14 @@ def _shuffled(tensor: torch.Tensor, drawn: torch.Generator) -> torch.Tensor:
 
 
 def _witness(
-    witness: Witness, example: Example, outside: Outside, like: Callable[[torch.Tensor], torch.Tensor]
+    witness: Witness, example: Example, outside: Outside, like: Callable[[torch.Tensor], torch.Tensor], times: int = 1
 ) -> None:
     staging = Staging(
         stand_in=lambda name, tensor: witness.owned(like(tensor)),
         taken=lambda tensor: witness.owned(tensor.detach().clone()),
         training=witness.training,
         reading=False,
+        times=times,
     )
     perform(example, witness, staging, lambda output: None, outside)
 
@@ -198,26 +205,34 @@ def say_own_sizes(seen: Observation) -> None:
             facts.equations.append((attribute, seen.spaces[tensor][axis], f"the size of {tensor}"))
 
 
-def listen_again(seen: Observation, example: Example, *, training: bool) -> None:
+def listen_twice(seen: Observation) -> None:
+    """Where a call leaves something that the next one may read: both in a row. A model that is good for one adds what was
+    heard until then."""
+    for example in seen.keeping:
+        with contextlib.suppress(Exception):
+            listen_again(seen, example, training=False, times=2)
+
+
+def listen_again(seen: Observation, example: Example, *, training: bool, times: int = 1) -> None:
     """One more run on the spaces of the first; on real tensors where those without data do not do. Raises what it raises."""
     if any(t.is_meta for t in named_tensors(example.model).values()):
-        _heard(seen, example, Tracer(abstract=True, training=training))
+        _heard(seen, example, Tracer(abstract=True, training=training), times)
         return
     with contextlib.suppress(Exception):
         if seen.tracer.abstract and seen.tracer.answers is None:
-            _heard(seen, example, Tracer(abstract=True, training=training))
+            _heard(seen, example, Tracer(abstract=True, training=training), times)
             return
     with contextlib.suppress(Exception):
         if seen.tracer.abstract:
-            answers = _ask(example, seen.outside, training=training)
-            _heard(seen, example, Tracer(abstract=True, training=training, answers=answers))
+            answers = _ask(example, seen.outside, training=training, times=times)
+            _heard(seen, example, Tracer(abstract=True, training=training, answers=answers), times)
             return
-    _heard(seen, example, Tracer(abstract=False, training=training))
+    _heard(seen, example, Tracer(abstract=False, training=training), times)
 
 
-def _heard(seen: Observation, example: Example, tracer: Tracer) -> Run:
+def _heard(seen: Observation, example: Example, tracer: Tracer, times: int) -> Run:
     """A run, its facts joined to those of the first, whether it comes to its end or not."""
-    run = Run(example, tracer, [], training=tracer.training, whole=False)
+    run = Run(example, tracer, [], training=tracer.training, whole=False, times=times)
     seen.further.append(run)
     try:
         run.outputs = _perform(run, seen)
@@ -267,7 +282,14 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
         tracer.borders.pinned.extend(tracer.value(t).number for _, t, own in returned if own)
         return [(place, list(tracer.spaces(t)), own) for place, t, own in returned]
 
-    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training)
+    def leaves(before: State, after: State) -> None:
+        tie_kept(tracer, before, after)
+        if run.times == 1 and not run.training and changed(before, after):
+            seen.keeping.append(run.example)
+
+    staging = Staging(
+        stand_in=stand_in, taken=taken, prepare=prepare, leaves=leaves, training=run.training, times=run.times
+    )
     returned = perform(run.example, tracer, staging, look, seen.outside)
     if not tracer.abstract:
         tracer.calls = _steady(run, seen.outside)

@@ -16,6 +16,8 @@ from secateur.errors import InputError
 from secateur.torch.running.example import Example
 from secateur.torch.running.restoring import named_tensors
 
+_NO_GRADIENT = "does not require grad and does not have a grad_fn"
+
 
 def refuse_compiled(model: nn.Module) -> None:
     """Raise InputError for a model whose code is fixed to its sizes, or whose weights are not there yet."""
@@ -51,6 +53,12 @@ def does_not_run(example: Example, error: Exception) -> str:
         return (
             f"{kind} is given nested tensors, or makes some: PyTorch has none without data, so that their dimensions cannot be "
             "followed. Trace and prune it on padded batches; the result runs on nested ones as the whole model does."
+        )
+    if _NO_GRADIENT in str(error):
+        return (
+            f"{kind} differentiates its own weights as it runs (torch.autograd.grad, backward), which a trace cannot follow: its "
+            "tensors have no gradients. This is no fault of the dummy_input. Trace and prune the part whose forward does not: "
+            "the module that the gradients are taken of, by itself."
         )
     listed = [*example.args] and isinstance(example.args[0], list) and not example.kwargs
     hint = "A list is one argument: several arguments are a tuple. " if listed else ""

@@ -259,7 +259,9 @@ def _run(run: Run, rehearsal: Rehearsal, outside: Outside, plan: Plan | None = N
     def taken(tensor: torch.Tensor) -> torch.Tensor:
         return rehearsal.owned(abstract_like(tensor.detach()) if abstract else tensor.detach().clone())
 
-    staging = Staging(stand_in=stand_in, taken=taken, prepare=prepare, training=run.training, reading=False)
+    staging = Staging(
+        stand_in=stand_in, taken=taken, prepare=prepare, training=run.training, reading=False, times=run.times
+    )
     perform(run.example, rehearsal, staging, look, outside)
 
 

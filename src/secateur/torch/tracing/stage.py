@@ -20,6 +20,7 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.generators import unseeded
 from secateur.torch.running.interrupts import Interrupts
 from secateur.torch.running.outside import Outside
+from secateur.torch.running.state import State, state_of
 from secateur.torch.running.switches import ALONE, apart, uncollected
 from secateur.torch.running.twin import StandIn, twin
 from secateur.torch.running.walking import named_modules
@@ -35,18 +36,25 @@ def _as_it_is(model: nn.Module) -> None:
     pass
 
 
+def _unheeded(before: State, after: State) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staging:
     """How a run is set up: what stands in for each tensor of the model, and for each tensor among the arguments.
 
-    ``prepare`` is called on the twin; ``reading``: sizes that code reads from tensors remember where they came from.
+    ``prepare`` is called on the twin; ``reading``: sizes that code reads from tensors remember where they came from. The twin
+    is called so many ``times`` in a row; ``leaves`` is told what it keeps before and after.
     """
 
     stand_in: StandIn
     taken: Callable[[torch.Tensor], torch.Tensor]
     prepare: Callable[[nn.Module], None] = _as_it_is
+    leaves: Callable[[State, State], None] = _unheeded
     training: bool = False
     reading: bool = True
+    times: int = 1
 
 
 def perform(
@@ -90,12 +98,16 @@ def _perform(
         for _, module in modules:
             module.training = staging.training
         staging.prepare(model)
-        ready = (example if tracer.abstract else example.beside_model()).map(staging.taken)
         _tell_modules(modules, tracer)
         if example.depth and staging.reading:
             watch(model, tracer)
-        with tracer, Sizes(tracer, reading=staging.reading), interrupts.welcome():
-            output = model(*ready.args, **ready.kwargs)
+        before, output = state_of(model), None
+        for _ in range(staging.times):
+            output = None
+            ready = (example if tracer.abstract else example.beside_model()).map(staging.taken)
+            with tracer, Sizes(tracer, reading=staging.reading), interrupts.welcome():
+                output = model(*ready.args, **ready.kwargs)
+        staging.leaves(before, state_of(model))
         return look(output)
     finally:
         let_go(module for _, module in modules)

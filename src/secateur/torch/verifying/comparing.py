@@ -28,7 +28,7 @@ from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, renewed, s
 from secateur.torch.narrowing.tolerances import COARSE, GRADIENTS, ROUNDING, SAFETY
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import named_tensors
-from secateur.torch.verifying.running import Numbers, Scene, Seen, Side, run
+from secateur.torch.verifying.running import SECOND, Numbers, Scene, Seen, Side, run
 
 _AS_THEY_ARE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -218,7 +218,12 @@ def _pair(setup: Setup, scene: Scene, numbers: Numbers) -> tuple[Seen, Seen]:
                 "the example is too small for a norm to train on it once the network is narrowed"
             ) from error
         raise Wrong(f"the narrowed network does not run ({sentence(error)})") from error
-    return masked, narrowed
+    return _alike(masked, narrowed)
+
+
+def _alike(one: Seen, other: Seen) -> tuple[Seen, Seen]:
+    """Without the second call where only one of the two has something for it: the block that kept it is gone in the other."""
+    return (one, other) if one.keeps is other.keeps else (one.of_first(), other.of_first())
 
 
 def _one(side: Side, scene: Scene, numbers: Numbers, setup: Setup) -> Seen:
@@ -237,8 +242,12 @@ def _one(side: Side, scene: Scene, numbers: Numbers, setup: Setup) -> Seen:
 
 def _differences(one: Seen, other: Seen) -> dict[str, float]:
     """How far two runs are apart in each output and gradient, relative to its largest number. Raises Wrong for other shapes."""
+    one, other = _alike(one, other)
     if list(one.outputs) != list(other.outputs):
         odd = [name for name in (*one.outputs, *other.outputs) if name not in one.outputs or name not in other.outputs]
+        if odd[0].startswith(SECOND):
+            fails = "narrowed" if odd[0] in one.outputs else "masked"
+            raise Wrong(f"a second call in a row, which finds what the first left, does not run in the {fails} network")
         raise Wrong(f"they return other things, {odd[0]} in one of the two only")
     found = {name: _gap(name, a, other.outputs[name], 0.0) for name, a in one.outputs.items()}
     largest = max((float(g.abs().max()) for g in one.gradients.values() if g is not None and g.numel()), default=0.0)

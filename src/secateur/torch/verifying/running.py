@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from secateur.torch.running.outputs import Number, as_tensor, numbers_in
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.passing import pass_over
 from secateur.torch.running.randomness import _seed_all
+from secateur.torch.running.state import changed, state_of
 from secateur.torch.running.switches import ALONE, apart
 from secateur.torch.running.twin import copied, twin
 from secateur.torch.running.walking import modules_of
@@ -117,12 +118,12 @@ class Numbers:
         return torch.where(tensor == tensor.round(), tensor, tensor + tensor * (signs * self.eps).to(tensor.dtype))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What a run gave, copied: outputs by place, gradients by parameter.
 
     ``eps`` is the last place of the coarsest numbers that were met; ``random`` where the process's generators ended, and
-    ``drew`` whether that is not where they began.
+    ``drew`` whether that is not where they began. ``keeps``: the call left something for a second one, which was made then.
     """
 
     outputs: Mapping[str, torch.Tensor]
@@ -130,7 +131,14 @@ class Seen:
     eps: float
     random: bytes
     drew: bool
+    keeps: bool
 
+    def of_first(self) -> Seen:
+        """What the first call gave."""
+        return replace(self, outputs={n: t for n, t in self.outputs.items() if not n.startswith(SECOND)}, keeps=False)
+
+
+SECOND = "the second call's "  # what the names of its outputs begin with
 
 Shrink = Callable[[int, torch.Tensor], torch.Tensor]  # the n-th output that is a tensor ──► what of it counts
 
@@ -150,33 +158,47 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
             network = _network(side, numbers, generator, training=scene.training)
             arithmetic.generators, arithmetic.training = _generators_of(network), scene.training
             args, kwargs = _arguments(scene.example, numbers, generator)
+            before = state_of(network)
             _seed_all(UNSEEDED)
             began = _random_state()
             with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
-                returned = network(*args, **kwargs)
-                outputs = (
-                    _of_interface(returned, scene, shrink)
-                    if side.lacks_blocks
-                    else _shrunk(numbers_in(returned), shrink)
-                )
+                outputs = _outputs(network(*args, **kwargs), side, scene, shrink)
                 gradients = _gradients(network, outputs) if scene.backward else {}
+            if keeps := changed(before, state_of(network)):
+                args, kwargs = _arguments(scene.example, numbers, generator)
+                with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
+                    outputs |= _second(network, (args, kwargs), side, scene, shrink)
             ended = _random_state()
-            return Seen(
-                # copies, made where nobody listens: what was made in the run goes with it
-                outputs={place: tensor.detach().clone() for place, tensor in outputs.items()},
-                gradients={name: None if g is None else g.clone() for name, g in gradients.items()},
-                eps=arithmetic.coarsest,
-                random=ended,
-                drew=ended != began,
-            )
+            # copies, made where nobody listens: what was made in the run goes with it
+            copies = {place: tensor.detach().clone() for place, tensor in outputs.items()}
+            slopes = {name: None if g is None else g.clone() for name, g in gradients.items()}
+            return Seen(copies, slopes, arithmetic.coarsest, ended, ended != began, keeps)
         except BaseException as error:
             let_go_of_frames(error)
             raise
         finally:
-            returned = outputs = gradients = args = kwargs = None
+            outputs = gradients = args = kwargs = before = None
             if network is not None:
                 let_go(modules_of(network))
             side.outside.put_back(arithmetic.made)
+
+
+def _outputs(returned: object, side: Side, scene: Scene, shrink: Shrink) -> dict[str, torch.Tensor]:
+    if side.lacks_blocks:
+        return _of_interface(returned, scene, shrink)
+    return _shrunk(numbers_in(returned), shrink)
+
+
+def _second(
+    network: nn.Module, given: tuple[tuple[object, ...], dict[str, Any]], side: Side, scene: Scene, shrink: Shrink
+) -> dict[str, torch.Tensor]:
+    """What a second call in a row gives, where the first left something for it; nothing where the model is good for one."""
+    try:
+        found = _outputs(network(*given[0], **given[1]), side, scene, shrink)
+        return {f"{SECOND}{place}": tensor for place, tensor in found.items()}
+    except Exception as error:
+        let_go_of_frames(error)
+        return {}
 
 
 def _network(side: Side, numbers: Numbers, generator: torch.Generator, *, training: bool) -> nn.Module:
