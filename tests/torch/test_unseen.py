@@ -82,6 +82,13 @@ def test_what_answers_no_class_a_sample_says_nothing_of_others(output: torch.Ten
     assert (expected(values, output) == values.mean(0).numpy()).all()
 
 
+def test_answers_of_several_lengths_are_of_no_classes() -> None:
+    values, told = scores(), Unseen()
+    for part, length in zip(values.chunk(4), (5, 9, 5, 5), strict=True):
+        told.add({"a": part}, torch.rand(len(part), length))
+    assert (told.expected({"a": values.mean(0).numpy()})["a"] == values.mean(0).numpy()).all()
+
+
 def test_too_few_samples_say_nothing_of_others() -> None:
     values = scores()[:6]
     assert (expected(values, answers(6, 100, 2)) == values.mean(0).numpy()).all()

@@ -34,6 +34,8 @@ Step = Literal["done", "n/a", ""]
 _WRONG = (VerificationError, ApplyError)  # typed, but they say that a plan of ours was no good
 _LEARNING_RATE = 1e-4
 _VALUE_DEPENDENT = ("macs", "peak_activation_bytes", "peak_memory_bytes")
+Numbers = list[tuple[list[str], int]]  # of each parameter: its names, and how many
+
 _FIXED = "no width at all: sizes of one, or parts of a fixed layout"
 
 
@@ -90,7 +92,10 @@ def judge(entry: Entry) -> Verdict:
 def _judge(entry: Entry, record: dict[str, Any]) -> None:
     model, inputs = entry.build(), entry.inputs()
     whole = shape_of(_run(model, inputs))
-    model, result, record["reached"] = prune_to_half(model, inputs, lambda g: record.update(anatomy=anatomy(g)))
+    numbers = numbers_of(model)  # before: a network that was narrowed has lost most of what is reachable
+    model, result, record["reached"] = prune_to_half(
+        model, inputs, lambda g: record.update(anatomy=anatomy(g, numbers))
+    )
     record["seconds"] = dict(result.seconds)
     record["difference"] = result.verification.max_difference
     record["num_compared"] = len(result.verification.compared)
@@ -132,19 +137,19 @@ def _look_alone(model: nn.Module, inputs: Inputs, refusal: Infeasible, look: Cal
         raise refusal
 
 
-def anatomy(graph: Graph) -> Anatomy:
-    """How much of a network is open, and what holds back the rest."""
+def anatomy(graph: Graph, numbers: Numbers) -> Anatomy:
+    """How much of a network is open, and what holds back the rest; ``numbers`` are those of the whole network."""
     uses = _widths_by_tensor(graph)
     total = reachable = 0
     reasons: Counter[str] = Counter()
-    for names, tensor in _by_all_names(graph.example.model):
+    for names, count in numbers:
         widths = [width for name in names for width in uses.get(name, ())]
-        total += tensor.numel()
+        total += count
         if any(width.frozen is None for width in widths):
-            reachable += tensor.numel()
+            reachable += count
             continue
         for reason in {generic(w.frozen) for w in widths if w.frozen} or {_FIXED}:
-            reasons[reason] += tensor.numel()
+            reasons[reason] += count
     return Anatomy(
         reachable=reachable / max(total, 1),
         num_free=len(graph.free),
@@ -163,11 +168,11 @@ def _widths_by_tensor(graph: Graph) -> dict[str, list[secateur.Width]]:
     return found
 
 
-def _by_all_names(model: nn.Module) -> list[tuple[list[str], Tensor]]:
-    """Each parameter once, with all names of it."""
-    found: dict[int, tuple[list[str], Tensor]] = {}
+def numbers_of(model: nn.Module) -> Numbers:
+    """Each parameter once: all names of it, and how many numbers it has."""
+    found: dict[int, tuple[list[str], int]] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
-        found.setdefault(id(tensor), ([], tensor))[0].append(name)
+        found.setdefault(id(tensor), ([], tensor.numel()))[0].append(name)
     return list(found.values())
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from secateur.core.layout import Values
 from secateur.torch.measuring.answers import told
 from secateur.torch.measuring.folds import FOLDS, folds_of
-from secateur.torch.running.distributed import Group, reduce_sum
+from secateur.torch.running.distributed import Group, reduce_sum, world_size
 
 _FEWEST = 8  # samples
 _ROOM = 2**27  # numbers that are kept; of networks with more units fewer samples draw the curve
@@ -46,7 +46,10 @@ class Unseen:
     def add(self, values: Mapping[str, torch.Tensor], output: object, group: Group = None) -> None:
         """What units scored on the samples of a batch: ``[B, size]`` or ``[B, outer, size]``, while there is room."""
         self.group = group
-        self.answered_K = _answered(output) + (0 if self.answered_K is None else self.answered_K)
+        answered_K = _answered(output)
+        same = self.answered_K is None or self.answered_K.shape == answered_K.shape
+        # of answers of several lengths the places are no classes
+        self.answered_K = answered_K + (0 if self.answered_K is None else self.answered_K) if same else answered_K[:0]
         if self.numbers < _ROOM:
             self.by_batch.append({name: v.detach().flatten(1).float().cpu() for name, v in values.items()})
             self.numbers += sum(v.numel() for v in self.by_batch[-1].values())
@@ -72,15 +75,21 @@ class Unseen:
 
     def _share_of_classes(self) -> float:
         """Of a classifier's; 1 for everything else."""
-        if self.answered_K is None:
+        counts_K = torch.zeros(0, dtype=torch.float64) if self.answered_K is None else self.answered_K.clone()
+        classes, processes = float(len(counts_K)), world_size(self.group)
+        sizes = torch.tensor([classes, classes**2], dtype=torch.float64)
+        reduce_sum([sizes], self.group)
+        if not classes or processes * float(sizes[1]) != float(sizes[0]) ** 2:  # the same in all processes, or none
             return 1.0
-        counts_K = self.answered_K.clone()
         reduce_sum([counts_K], self.group)
-        return float((counts_K > 0).double().mean()) if len(counts_K) else 1.0
+        return float((counts_K > 0).double().mean())
 
     def _always_there(self, means: Mapping[str, Values]) -> list[str]:
-        """The widths that every batch says something of."""
-        return [name for name in means if self.by_batch and all(name in batch for batch in self.by_batch)]
+        """The widths that every batch of every process says something of."""
+        there = [bool(self.by_batch) and all(name in batch for batch in self.by_batch) for name in means]
+        counts = torch.tensor([*map(float, there)], dtype=torch.float64)
+        reduce_sum([counts], self.group)
+        return [name for name, count in zip(means, counts.tolist(), strict=True) if count == world_size(self.group)]
 
 
 def _answered(output: object) -> torch.Tensor:
