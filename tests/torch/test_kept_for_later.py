@@ -294,3 +294,29 @@ def test_a_model_that_differentiates_itself_is_not_blamed_on_the_example() -> No
     with pytest.raises(sc.TraceError, match="differentiates its own weights") as told:
         sc.trace(Adapts(), X)
     assert "no fault of the dummy_input" in str(told.value)
+
+
+class Rebuilt(nn.Module):
+    """A head that can be given another layer, and layers that can be joined: what code of this kind makes is new."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_features = self.width = 12
+        self.body, self.head = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.body(x)))
+
+    def reset_classifier(self, classes: int) -> None:
+        self.head = nn.Linear(self.in_features, classes)
+
+    def reparameterize(self) -> None:
+        self.joined = self._made(torch.eye(self.width))
+
+    def _made(self, weight: torch.Tensor) -> nn.Parameter:
+        return nn.Parameter(weight)
+
+
+def test_what_gives_a_module_other_layers_holds_no_width() -> None:
+    graph = sc.trace(Rebuilt().eval(), torch.randn(2, 6))
+    assert [w.size for w in graph.free] == [12]

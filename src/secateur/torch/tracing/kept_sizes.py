@@ -117,12 +117,13 @@ class _Named:
 
     @classmethod
     def by(cls, kind: type, built: AbstractSet[str], ran: AbstractSet[CodeType]) -> _Named:
-        """Those of a class, its bases, and the functions of their files, but for methods that a constructor has called and that
-        write nothing: who calls ``reset_noise`` once calls it again."""
+        """Those of a class, its bases, and the functions of their files, but for methods that give the module other layers, and
+        those that a constructor has called and that write nothing: who calls ``reset_noise`` once calls it again."""
         own = {name: f for name, f in methods_of(kind, ("torch.", "builtins")).items() if name not in _NOT_USES}
         led = led_to(own)
         public = {name: f for name, f in own.items() if name not in led and not name.startswith(_PRIVATE)}
-        apart = [f for name, f in public.items() if name not in built or _writes(own, name)]
+        used = {name: f for name, f in public.items() if not _builds(own, name)}
+        apart = [f for name, f in used.items() if name not in built or _writes(own, name)]
         came = [
             f for name, f in led.items() if name == "forward" or any(is_of(g.__code__, ran) for g in _with_its_file(f))
         ]
@@ -159,16 +160,27 @@ def _words(path: str) -> list[str]:
     return re.findall(r"[^\W\d]\w*", path) or [path]
 
 
-def _writes(methods: Mapping[str, FunctionType], name: str) -> bool:
-    """Whether a method, or one that it leads to, writes into what the module holds: ``self.noise.copy_(…)``, ``self.noise = …``.
+def _builds(methods: Mapping[str, FunctionType], name: str) -> bool:
+    """Whether a method makes parameters, buffers or layers: ``reset_classifier``, ``reparameterize``. It builds the module, with
+    sizes of its own, and is no use of what is there."""
+    return any(
+        word in _BUILDS or any(isinstance(thing, type) and issubclass(thing, nn.Module) for thing in _meant(code, word))
+        for led in led_to(methods, name).values()
+        for code in _with_its_file(led)
+        for word in names_in(code.__code__)
+    )
 
-    What makes parameters and buffers builds the module, which is done once.
-    """
+
+def _meant(function: FunctionType, word: str) -> tuple[object, object]:
+    """What a name in a function may stand for: something of its file, or of ``torch.nn``."""
+    return function.__globals__.get(word), vars(nn).get(word)
+
+
+def _writes(methods: Mapping[str, FunctionType], name: str) -> bool:
+    """Whether a method, or one that it leads to, writes into what the module holds, as ``self.noise.copy_(…)`` does."""
     codes = [f.__code__ for f in led_to(methods, name).values()]
-    names = set[str]().union(*map(names_in, codes))
     stored = any(step.opname == "STORE_ATTR" for code in codes for step in dis.get_instructions(code))
-    in_place = any(word.endswith("_") and hasattr(torch.Tensor, word) for word in names)
-    return (stored or in_place) and _BUILDS.isdisjoint(names)
+    return stored or any(word.endswith("_") and hasattr(torch.Tensor, word) for c in codes for word in names_in(c))
 
 
 def _beside_sizes(
