@@ -126,6 +126,17 @@ def test_units_of_classes_that_nobody_gave_are_weighed_by_those_of_classes_left_
     assert whole[others].mean() > 0.1 * measured[:4].mean()
 
 
+def test_numbers_are_no_classes() -> None:
+    torch.manual_seed(0)
+    model, x = Experts().eval(), torch.rand(40, 12)
+    graph, batches = sc.trace(model, x[:2]), [(x, torch.rand(40, 12))]
+    first, second = (
+        GateGradient(data_loader=batches, loss_func=nn.MSELoss(), unseen=unseen)(graph, model)
+        for unseen in (False, True)
+    )
+    assert all((first[name] == second[name]).all() for name in first)
+
+
 def test_unseen_is_part_of_how_a_criterion_is_described() -> None:
     assert GateGradient().unseen
     assert not GateGradient(unseen=False).unseen

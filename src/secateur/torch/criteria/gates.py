@@ -134,7 +134,7 @@ def _scores(
             run.add_parameters(last, graph)
             found = {name: asked.end(values) for name, values in run.whole().items()}
             tally.add({name: values.sum(0) for name, values in found.items()}, run.batch)
-            if told is not None:
+            if told is not None and not data.is_of_numbers(batch):
                 told.add(found, output, data.group)
             count += run.batch
     return tally.means(of=count)

@@ -39,17 +39,21 @@ class Unseen:
     """Scores of every unit on each sample, and the classes that are answered. State, because it grows with every batch."""
 
     by_batch: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    answered_K: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    is_classifier: bool = True
     numbers: int = 0
-    answered_K: torch.Tensor | None = None
     group: Group = None
 
     def add(self, values: Mapping[str, torch.Tensor], output: object, group: Group = None) -> None:
         """What units scored on the samples of a batch: ``[B, size]`` or ``[B, outer, size]``, while there is room."""
         self.group = group
-        answered_K = _answered(output)
-        same = self.answered_K is None or self.answered_K.shape == answered_K.shape
-        # of answers of several lengths the places are no classes
-        self.answered_K = answered_K + (0 if self.answered_K is None else self.answered_K) if same else answered_K[:0]
+        z_BK = _classes(output)
+        same = len(self.answered_K) in (0, z_BK.shape[1])  # of answers of several lengths the places are no classes
+        self.is_classifier &= same and z_BK.numel() > 0
+        if not self.is_classifier:
+            return
+        counts_K = z_BK.argmax(1).bincount(minlength=z_BK.shape[1]).double()
+        self.answered_K = counts_K + self.answered_K if len(self.answered_K) else counts_K
         if self.numbers < _ROOM:
             self.by_batch.append({name: v.detach().flatten(1).float().cpu() for name, v in values.items()})
             self.numbers += sum(v.numel() for v in self.by_batch[-1].values())
@@ -75,11 +79,12 @@ class Unseen:
 
     def _share_of_classes(self) -> float:
         """Of a classifier's; 1 for everything else."""
-        counts_K = torch.zeros(0, dtype=torch.float64) if self.answered_K is None else self.answered_K.clone()
+        counts_K = self.answered_K.clone()
         classes, processes = float(len(counts_K)), world_size(self.group)
-        sizes = torch.tensor([classes, classes**2], dtype=torch.float64)
+        sizes = torch.tensor([classes, classes**2, float(self.is_classifier)], dtype=torch.float64)
         reduce_sum([sizes], self.group)
-        if not classes or processes * float(sizes[1]) != float(sizes[0]) ** 2:  # the same in all processes, or none
+        # the same in all processes, or none
+        if not classes or processes * float(sizes[1]) != float(sizes[0]) ** 2 or sizes[2] < processes:
             return 1.0
         reduce_sum([counts_K], self.group)
         return float((counts_K > 0).double().mean())
@@ -92,12 +97,12 @@ class Unseen:
         return [name for name, count in zip(means, counts.tolist(), strict=True) if count == world_size(self.group)]
 
 
-def _answered(output: object) -> torch.Tensor:
-    """How many samples have each class as their first answer; none where there is no such thing as one class a sample."""
+def _classes(output: object) -> torch.Tensor:
+    """What each sample is answered, ``[B, K]``; of no classes where there is no such thing as one class a sample."""
     z = told(output)
     if z is None or z.dim() != 2 or not z.is_floating_point() or hasattr(output, "last_hidden_state"):
-        return torch.zeros(0, dtype=torch.float64)
-    return z.detach().argmax(1).bincount(minlength=z.shape[1]).double().cpu()
+        return torch.zeros(0, 0)
+    return z.detach().float().cpu()
 
 
 def _looks(scores_SU: torch.Tensor) -> torch.Tensor:

@@ -183,6 +183,11 @@ class Data:
             return labels is None or not labels.is_floating_point()
         return isinstance(output, torch.Tensor) and labels is not None and _are_labels(labels, output)
 
+    def is_of_numbers(self, batch: object) -> bool:
+        """Whether labels say that no classes are meant: they are floats."""
+        labels = None if self.collect is _itself else _labels(batch)
+        return labels is not None and labels.is_floating_point()
+
 
 def _itself(batch: object) -> Batch:
     return batch
