@@ -88,3 +88,18 @@ def test_tracing_ends_with_the_block_also_where_it_raises() -> None:
     with pytest.raises(ValueError, match="two dimensions"), Branches():
         Branching()(X[0])
     assert sys.gettrace() is before
+
+
+def test_another_thread_that_begins_to_listen_at_the_same_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, settrace = list[object](), sys.settrace
+
+    def busy(function: Any) -> None:
+        calls.append(function)
+        if len(calls) % 2:
+            raise RuntimeError("Cannot install a trace function while another trace function is being installed")
+        settrace(function)
+
+    monkeypatch.setattr(sys, "settrace", busy)
+    with Branches():
+        heard = sys.gettrace()
+    assert (heard is not None, sys.gettrace(), len(calls)) == (True, None, 4)

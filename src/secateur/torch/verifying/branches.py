@@ -13,6 +13,7 @@ from __future__ import annotations
 import dis
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -35,12 +36,12 @@ class Branches:
     def __enter__(self) -> Branches:
         self._listens = sys.gettrace() is None
         if self._listens:
-            sys.settrace(self._enters)
+            _listen(self._enters)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._listens:
-            sys.settrace(None)
+            _listen(None)
 
     def not_taken(self) -> str | None:
         """Where the branches begin that no run took, of functions that ran, in words; None where there are none."""
@@ -64,6 +65,15 @@ class Branches:
         if event == "opcode":
             self._ran[frame.f_code].add(frame.f_lasti)
         return self._goes_on
+
+
+def _listen(function: Callable[..., Any] | None) -> None:
+    """``sys.settrace``, which fails at the moment that another thread is in it."""
+    while True:
+        try:
+            return sys.settrace(function)
+        except RuntimeError:
+            time.sleep(0.001)
 
 
 @cache
