@@ -47,9 +47,8 @@ def _table(rows: Sequence[Row]) -> str:
     words = {"ratio": "", "distilled": ", distilled"}
     seen = sorted({row["windows"] for row in cells if "windows" in row})
     told = f"Calibrated on {' or '.join(map(str, seen))} windows{_distilled_for(cells)}.\n\n" if seen else ""
-    differ = len(seen) > 1
-    shown = ["layers", *(["windows"] if differ else []), "s", "seeds"]
-    head = ["method", *(f"{share:.0%}{words[column]}" for share, column in columns), *shown]
+    kinds = ["layers", "windows"] if len(seen) > 1 else ["layers"]
+    head = ["method", *(f"{share:.0%}{words[column]}" for share, column in columns), *kinds, "s", "seeds"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in _methods(cells):
         mine = [row for row in cells if row["method"] == method]
@@ -60,7 +59,6 @@ def _table(rows: Sequence[Row]) -> str:
             for key in columns
         ]
         good = [row for row in mine if "error" not in row]
-        kinds = ["layers", "windows"] if differ else ["layers"]
         sizes = [" / ".join(_mean_of(good, share, kind) for share in shares) for kind in kinds]
         taken = fmean(row["seconds"] for row in good) if good else 0.0
         seconds = f"{taken:.0f}" if taken >= 1 else ""  # another process's time is not ours to see

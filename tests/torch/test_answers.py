@@ -198,6 +198,16 @@ def test_of_several_answers_none_is_fitted_at_the_cost_of_the_others() -> None:
     assert "2 tensors of numbers" in str(has_no_answer(Two(), lesson.data, lesson.batches[0]))
 
 
+def test_whether_there_is_one_answer_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[nn.Module] = []
+    monkeypatch.setattr(
+        "secateur.torch.compensation.compensator.has_no_answer", lambda model, data, batch: looked.append(model)
+    )
+    net = nn.Linear(4, 3)
+    compensator = Compensator(net, Data(loader=[torch.randn(16, 4)]), method="answers")
+    assert (compensator.tells_apart, compensator.tells_apart, looked) == (True, True, [net])
+
+
 def test_a_network_that_answers_right_already_stays_bit_for_bit() -> None:
     torch.manual_seed(0)
     original = _Everything().eval()

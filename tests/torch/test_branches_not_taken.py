@@ -103,3 +103,13 @@ def test_another_thread_that_begins_to_listen_at_the_same_moment_is_waited_for(m
     with Branches():
         heard = sys.gettrace()
     assert (heard is not None, sys.gettrace(), len(calls)) == (True, None, 4)
+
+
+def test_a_refusal_to_listen_that_does_not_pass_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(function: Any) -> None:
+        raise RuntimeError("tracing is not for this interpreter")
+
+    monkeypatch.setattr(sys, "settrace", refused)
+    monkeypatch.setattr("secateur.torch.verifying.branches._ATTEMPTS", 3)
+    with pytest.raises(RuntimeError, match="not for this interpreter"), Branches():
+        pass

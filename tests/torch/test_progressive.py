@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import random
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from secateur.modes.progressive import Progressive
 from secateur.modes.task import Task
 from secateur.search.evidence import Found
 from secateur.torch.compensation import Compensator
+from secateur.torch.frontend import TorchFrontend, TorchWorking
 from secateur.torch.running.batch_norm import reestimate_batch_norm
 from secateur.torch.running.data import Data
 
@@ -686,3 +689,20 @@ def test_with_nothing_said_the_way_that_answers_samples_left_out_nearer_is_taken
     assert by_hand.plan.sizes == result.plan.sizes
     assert "ways" not in by_hand.plan.provenance
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(narrowed.parameters(), alone.parameters(), strict=True))
+
+
+def test_the_copy_that_a_way_was_tried_on_is_gone_when_the_next_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 6)).eval(), torch.randn(64, 12)
+    copies, there, copied = list[weakref.ref[nn.Module]](), list[int](), TorchFrontend.copied
+
+    def watched(self: TorchFrontend) -> TorchWorking:
+        gc.collect()
+        there.append(sum(ref() is not None for ref in copies))
+        working = copied(self)
+        copies.append(weakref.ref(working.model))
+        return working
+
+    monkeypatch.setattr(TorchFrontend, "copied", watched)
+    sc.prune(net, "progressive", {"params": "60%"}, x[:2], {"data_loader": list(x.split(16)), "verify": False})
+    assert there == [0, 1, 1]  # that of the rounds themselves stays

@@ -75,7 +75,9 @@ def test_neither_batches_nor_the_order_of_samples_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    "output", [torch.rand(32, 3, 100), torch.zeros(32, 100, dtype=torch.long), torch.zeros(32)], ids=str
+    "output",
+    [torch.rand(32, 3, 100), torch.zeros(32, 100, dtype=torch.long), torch.zeros(32)],
+    ids=["maps", "integers", "one number"],
 )
 def test_what_answers_no_class_a_sample_says_nothing_of_others(output: torch.Tensor) -> None:
     values = scores()

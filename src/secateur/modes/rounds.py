@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,9 @@ def _advice(recipe: Mode) -> str:
     return f"To keep it alive {', '.join([*ways, 'or'])} raise the bound."
 
 
+_Tried = tuple[float, Mode, dict[str, Indices], list[Found]]  # how far apart, by which way, what is kept and was found
+
+
 class _Rounds:
     """The rounds of one call, on a copy of the network; state, because the copy gets narrower."""
 
@@ -130,26 +134,27 @@ class _Rounds:
 
     def _go_the_nearest(self, ways: Sequence[Mode], budget: Budget, compensator: Compensating, tell: Tell) -> None:
         """Try each way on a copy of its own, and narrow as the nearest does: a fit depends on the plan alone."""
-        tried: list[_Rounds] = []
+        tried: list[_Tried] = []
         for number, way in enumerate(ways):
             part = within(tell, number / len(ways), (number + 1) / len(ways))
-            trial = _Rounds(way, self.frontend, appraised=False)
-            fitter = compensator.of(trial.working)
-            trial._go(budget, fitter, within(part, 0.0, 0.9))
-            fitter.fit(trial._plan(), last=False, tell=within(part, 0.9, 1.0))
-            trial.apart = {way.said: fitter.apart()}
-            trial.working = self.working  # the copy has done what it was for
-            tried.append(trial)
-        nearest = min(tried, key=lambda trial: next(iter(trial.apart.values())))
-        self._appraise(nearest._known.whole)
-        self.recipe, self.kept, self.found = nearest.recipe, nearest.kept, nearest.found
-        self.apart = {said: apart for trial in tried for said, apart in trial.apart.items()}
+            tried.append(_Rounds(way, self.frontend, appraised=False)._tried(budget, compensator, part))
+        self.apart = {way.said: apart for apart, way, *_ in tried}
+        _, self.recipe, self.kept, self.found = min(tried, key=itemgetter(0))
+        self._appraise(self._known.whole)
         self.working.narrow(self._plan())
+
+    def _tried(self, budget: Budget, compensator: Compensating, tell: Tell) -> _Tried:
+        """How far from the whole network's these rounds leave the answers, and what they found; the copy is needed no more."""
+        fitter = compensator.of(self.working)
+        self._go(budget, fitter, within(tell, 0.0, 0.9))
+        fitter.fit(self._plan(), last=False, tell=within(tell, 0.9, 1.0))
+        return fitter.apart(), self.recipe, self.kept, self.found
 
     def _round(self, step: int, budget: Budget, tell: Tell) -> Plan:
         task = Task(graph=self._graph(step), frontend=self.working, budget=budget, step=step, tell=tell)
         found = _search(self.later if step else self.recipe, task)
-        self.found.append(found)
+        # its graph holds the network that it is of, which may be a copy to be let go
+        self.found.append(replace(found, plan=replace(found.plan, graph=None)))
         if step == 0:
             self._appraise(self._known.whole)
         self.kept = composed(self.graph, self.kept, found.plan)

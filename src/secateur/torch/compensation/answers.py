@@ -25,7 +25,7 @@ from secateur.progress import Tell
 from secateur.torch.compensation.chain import LOOKUPS
 from secateur.torch.compensation.evidence import AnswersFit
 from secateur.torch.compensation.factors import Change, Curvature, Curved
-from secateur.torch.compensation.lesson import Lesson
+from secateur.torch.compensation.lesson import Lesson, Weighed, mean_of
 from secateur.torch.compensation.passes import Arguments, Function
 from secateur.torch.compensation.rows import num_outputs
 from secateur.torch.compensation.supply import Portion, in_turn
@@ -222,15 +222,13 @@ class _Fitter:
 
     def _distance(self) -> float:
         """How far answers to samples left out are from the original's, on average."""
-        total = torch.zeros(2, dtype=torch.float64)
+
+        def measured(one: Portion) -> Weighed:
+            given = self._answer(self.student, one.batch)
+            return given.distance(self._wanted(one)), self._counts(given, one.batch, one.held_S)
+
         with torch.no_grad():
-            for one in self.judged:
-                given = self._answer(self.student, one.batch)
-                counts_R = self._counts(given, one.batch, one.held_S)
-                apart = (given.distance(self._wanted(one)) * counts_R).sum()
-                total += torch.stack([apart, counts_R.sum()]).double().cpu()
-        reduce_sum([total], self.lesson.group)
-        return float(total[0] / total[1])
+            return mean_of(map(measured, self.judged), self.lesson.group)
 
     def _steps(self) -> tuple[int, int]:
         """How many steps count as going over the samples once, and how many batches each looks at."""

@@ -15,7 +15,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Literal
 
@@ -79,9 +79,13 @@ class Compensator:
         self.batches = tuple(data.limited(model, samples).loader)
         self._warn_of_few(model)
         # decided before anything is fitted: the second half of the work would be for nothing
-        self.alone = has_no_answer(self.original, data, self.batches[0]) if method == "answers" else None
+        self.alone = self._has_no_answer if method == "answers" else None
         self.record = Original()
         self._record(model, tell)
+
+    @cached_property
+    def _has_no_answer(self) -> str | None:
+        return has_no_answer(self.original, self.data, self.batches[0])
 
     @property
     def _fits_answers(self) -> bool:
@@ -148,7 +152,7 @@ class Compensator:
     @property
     def tells_apart(self) -> bool:
         """Whether the original gives one answer, which another network's can be held against."""
-        return has_no_answer(self.original, self.data, self.batches[0]) is None
+        return self._has_no_answer is None
 
     def apart(self, model: nn.Module) -> float:
         """How far a model's answers are from the original's on as many samples as a fit on the way looks at, but others."""

@@ -21,6 +21,8 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.padding import Padding
 
+Weighed = tuple[torch.Tensor, torch.Tensor]  # numbers, one a row, and what each row counts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
@@ -89,11 +91,19 @@ def has_no_answer(model: nn.Module, data: Data, batch: object) -> str | None:
 
 def apart(narrowed: nn.Module, original: nn.Module, lesson: Lesson) -> float:
     """How far a network's answers are from the original's, on average over all samples of the lesson."""
-    total = torch.zeros(2, dtype=torch.float64)
+
+    def measured(batch: object) -> Weighed:
+        given, wanted = (lesson.answer_of(lesson.run(model, batch), batch) for model in (student, teacher))
+        return given.distance(wanted), given.weights(Padding.of(student, lesson.data.collect(batch)))
+
     with judging(original) as teacher, judging(narrowed) as student, torch.no_grad():
-        for batch in lesson.batches:
-            given, wanted = (lesson.answer_of(lesson.run(model, batch), batch) for model in (student, teacher))
-            counts_R = given.weights(Padding.of(student, lesson.data.collect(batch)))
-            total += torch.stack([(given.distance(wanted) * counts_R).sum(), counts_R.sum()]).double().cpu()
-    reduce_sum([total], lesson.group)
+        return mean_of(map(measured, lesson.batches), lesson.group)
+
+
+def mean_of(parts: Iterable[Weighed], group: Group) -> float:
+    """The mean over the rows of all parts, in all processes."""
+    total = torch.zeros(2, dtype=torch.float64)
+    for values_R, counts_R in parts:
+        total += torch.stack([(values_R * counts_R).sum(), counts_R.sum()]).double().cpu()
+    reduce_sum([total], group)
     return float(total[0] / total[1])

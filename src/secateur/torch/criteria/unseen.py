@@ -61,8 +61,10 @@ class Unseen:
     def expected(self, means: Mapping[str, Values]) -> dict[str, Values]:
         """These mean scores, as they are expected of other samples; as they are where there is too little to tell."""
         seen, found = self._share_of_classes(), dict(means)
+        if seen >= 1:  # in all processes, or in none
+            return found
         scores = {name: torch.cat([batch[name] for batch in self.by_batch]) for name in self._always_there(means)}
-        if seen >= 1 or not scores:
+        if not scores:
             return found
         fold_S = folds_of([_looks(scores_SU) for scores_SU in scores.values()], self.group)
         count_F = fold_S.bincount(minlength=FOLDS).double()
@@ -125,25 +127,12 @@ def _rising(
     x: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The middles of the blocks of isotonic regression of y on x, by pooling neighbours that fall."""
-    order = np.argsort(x, kind="stable")
-    blocks: list[tuple[float, float, float]] = []  # weight, mean x, mean y
-    for part in np.array_split(order, min(len(order), _GROUPS)):
-        block = _of(x, y, weight, part)
-        while blocks and (blocks[-1][1] >= block[1] or blocks[-1][2] >= block[2]):
-            block = _together(blocks.pop(), block)
+    sums_P3 = np.stack([weight, weight * x, weight * y], 1)[np.argsort(x, kind="stable")]
+    blocks: list[NDArray[np.float64]] = []
+    for part_P3 in np.array_split(sums_P3, min(len(sums_P3), _GROUPS)):
+        block = part_P3.sum(0)
+        while blocks and (blocks[-1][1:] / blocks[-1][0] >= block[1:] / block[0]).any():
+            block = blocks.pop() + block
         blocks.append(block)
-    found = np.asarray(blocks)
-    return found[:, 1], found[:, 2]
-
-
-def _of(
-    x: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64], part: NDArray[np.intp]
-) -> tuple[float, float, float]:
-    total = weight[part].sum()
-    return float(total), float((weight * x)[part].sum() / total), float((weight * y)[part].sum() / total)
-
-
-def _together(one: tuple[float, float, float], other: tuple[float, float, float]) -> tuple[float, float, float]:
-    total = one[0] + other[0]
-    x, y = ((one[0] * one[i] + other[0] * other[i]) / total for i in (1, 2))
-    return total, x, y
+    weights, sums_x, sums_y = np.transpose(blocks)
+    return sums_x / weights, sums_y / weights

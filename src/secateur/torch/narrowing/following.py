@@ -16,11 +16,10 @@ import torch
 from torch import nn
 
 from secateur.torch.running.settings import is_plain_row, row_like
-from secateur.torch.running.walking import modules_of
+from secateur.torch.running.state import DEPTH
+from secateur.torch.running.walking import attributes_of, modules_of
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # a tensor that was narrowed, and what stands in its place
-_TABLES = frozenset(vars(nn.Module()))
-_DEPTH = 3  # of containers inside each other
 
 
 def follow(model: nn.Module, pairs: Iterable[Pair]) -> None:
@@ -29,11 +28,8 @@ def follow(model: nn.Module, pairs: Iterable[Pair]) -> None:
     for module in modules_of(model) if new else ():
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        held = vars(module)
-        for key, value in list(held.items()):
-            if key in _TABLES:
-                continue
-            made = _followed(value, new, _DEPTH)
+        for key, value in attributes_of(module):
+            made = _followed(value, new, DEPTH)
             if made is value:
                 continue
             if type(value) in (list, deque):
@@ -42,7 +38,7 @@ def follow(model: nn.Module, pairs: Iterable[Pair]) -> None:
             elif type(value) in (dict, OrderedDict):
                 value.update(made)
             else:
-                held[key] = made
+                vars(module)[key] = made
 
 
 def _followed(value: Any, new: dict[int, torch.Tensor], depth: int) -> Any:

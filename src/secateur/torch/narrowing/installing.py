@@ -9,7 +9,7 @@ Invariant: dtype, device, requires_grad, ties and names stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,7 @@ from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.following import Pair, follow
 from secateur.torch.narrowing.host_config import Fields, configs_held, put_config
 from secateur.torch.running.passing import Passage
-from secateur.torch.running.restoring import Undo, flags_kept, relink, undo_of
+from secateur.torch.running.restoring import Undo, flags_kept, named_tensors, relink, undo_of
 from secateur.torch.running.settings import fields_of, is_table, row_like, with_fields
 from secateur.torch.running.walking import modules_of, named_modules
 
@@ -44,16 +44,16 @@ def install(
 ) -> None:
     """Put tensors in, rewrite attributes, refresh what torch.nn modules say of themselves, leave notes on the model.
 
-    ``there`` names narrowed tensors that are in already, ``instead`` of which whole ones; ``fields`` are what the model's
-    own configuration says from now on,
-    which all modules share again; ``drops`` names blocks that go, each with what stands in its place (`drop_blocks`). If anything
-    stops this, ``undo`` is called: by default it makes the model what it was before this call.
+    ``there`` names narrowed tensors that are in already, ``instead`` of which whole ones; ``fields`` are what the model's own
+    configuration says from now on, which all modules share again; ``drops`` names blocks that go, each with what stands in its
+    place (`drop_blocks`). If anything stops this, ``undo`` is called: by default it makes the model what it was before this call.
     """
     undo = undo_of(model) if undo is None else undo
     try:
         modules = dict(named_modules(model, once=False))
         configs = configs_held(model) if fields else {}
-        follow(model, [*instead, *_replaced_by(modules, tensors)])
+        before = named_tensors(model) if tensors else {}
+        follow(model, [*instead, *((before[name], tensor) for name, tensor in tensors.items() if name in before)])
         resized = _put_in(modules, tensors)
         resized |= _rewrite(modules, edits) | {name.rpartition(".")[0] for name in there}
         for owner in resized:
@@ -66,16 +66,6 @@ def install(
     except BaseException:
         undo()
         raise
-
-
-def _replaced_by(modules: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor]) -> Iterator[Pair]:
-    """What hangs where each tensor is to go, and that tensor."""
-    for name, tensor in tensors.items():
-        owner, _, key = name.rpartition(".")
-        before = modules[owner]._parameters.get(key)
-        before = modules[owner]._buffers.get(key) if before is None else before
-        if before is not None:
-            yield before, tensor
 
 
 def _put_in(modules: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor]) -> set[str]:

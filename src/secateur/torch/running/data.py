@@ -174,19 +174,23 @@ class Data:
         """Whether there is nothing to have a loss from: none given, none of the output's own, no labels."""
         if self.loss is not None or isinstance(getattr(output, "loss", None), torch.Tensor):
             return False
-        return self.collect is _itself or _labels(batch) is None
+        return self._labels_of(batch) is None
 
     def is_of_classes(self, output: object, batch: object) -> bool:
         """Whether an output is known to be logits: it says so, or the labels are class numbers."""
-        labels = None if self.collect is _itself else _labels(batch)
+        labels = self._labels_of(batch)
         if hasattr(output, "logits"):
             return labels is None or not labels.is_floating_point()
         return isinstance(output, torch.Tensor) and labels is not None and _are_labels(labels, output)
 
     def is_of_numbers(self, batch: object) -> bool:
         """Whether labels say that no classes are meant: they are floats."""
-        labels = None if self.collect is _itself else _labels(batch)
+        labels = self._labels_of(batch)
         return labels is not None and labels.is_floating_point()
+
+    def _labels_of(self, batch: object) -> torch.Tensor | None:
+        """The labels beside the inputs; a forward_loop gives inputs alone."""
+        return None if self.collect is _itself else _labels(batch)
 
 
 def _itself(batch: object) -> Batch:

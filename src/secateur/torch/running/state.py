@@ -20,11 +20,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from secateur.torch.running.walking import named_modules
+from secateur.torch.running.walking import attributes_of, named_modules
 
-_DEPTH = 3  # of containers inside each other
+DEPTH = 3  # of containers inside each other
 _MOST = 1000  # entries: what has more is a vocabulary
-_TABLES = frozenset(vars(nn.Module()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +58,8 @@ def _held(module: nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
     for key, value in module._buffers.items():
         if value is not None:
             yield prefix + key, value
-    for key, value in vars(module).items():
-        if key not in _TABLES:
-            yield from _inside(value, prefix + key, _DEPTH)
+    for key, value in attributes_of(module):
+        yield from _inside(value, prefix + key, DEPTH)
 
 
 def _inside(value: object, place: str, depth: int) -> Iterator[tuple[str, torch.Tensor]]:

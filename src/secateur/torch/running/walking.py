@@ -1,6 +1,7 @@
 """The modules of a network, all at once.
 
     named_modules(model) ──► [("", model), ("stem", …), ("stem.conv", …), …]
+    attributes_of(module) ──► [("num_heads", 8), ("cache", […]), …]               what its constructor gave it, or its code since
 
 `nn.Module.named_modules` goes through as many generators as a module is deep, for each module; a trace walks dozens of times.
 
@@ -9,7 +10,11 @@ Invariant: names and order are those of `nn.Module.named_modules`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
+
+_TABLES = frozenset(vars(nn.Module()))  # its parameters, hooks, flags: every module has them
 
 
 def named_modules(model: nn.Module, *, once: bool = True) -> list[tuple[str, nn.Module]]:
@@ -40,3 +45,8 @@ def named_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def modules_of(model: nn.Module) -> list[nn.Module]:
     """Every module, once."""
     return [module for _, module in named_modules(model)]
+
+
+def attributes_of(module: nn.Module) -> list[tuple[str, Any]]:
+    """What a module holds beside what every module has, as it is now: code may add to it meanwhile."""
+    return [(key, value) for key, value in list(vars(module).items()) if key not in _TABLES]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from secateur.core.space import freeze
+from secateur.torch.running.walking import attributes_of
 from secateur.torch.tracing.observe import Observation
 
 Span = tuple[int, int, str]  # the first byte, the byte after the last, whose it is
@@ -51,7 +52,7 @@ def _named(tensors: Mapping[str, torch.Tensor], owned: dict[int, str]) -> Iterat
 def _attributes(modules: Mapping[str, nn.Module], owned: dict[int, str]) -> Iterator[Span]:
     """Arrays and tensors that modules hold beside their parameters and buffers."""
     for prefix, module in modules.items():
-        for key, value in list(vars(module).items()):
+        for key, value in attributes_of(module):
             for item in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(item, (torch.Tensor, np.ndarray)) and id(item) not in owned:
                     yield from _span(item, f"the attribute {prefix}.{key}" if prefix else f"the attribute {key}")

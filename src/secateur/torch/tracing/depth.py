@@ -97,7 +97,7 @@ def _passes(seen: Observation) -> dict[str, Passes]:
     """What the entries pass on that are blocks on every visit of every run."""
     found: dict[str, Pairs | None] = {}
     entries = listed(seen.example.model)
-    for run in (run for run in seen.runs if run.whole and run.times == 1):
+    for run in seen.whole_calls:
         tracer = run.tracer
         course = Course.of(tracer.records, tracer.borders.pinned, tracer.kept)
         for visit in (visit for visit in tracer.borders.visits if visit.name in entries):
@@ -228,7 +228,7 @@ class Trial:
 
     def __init__(self, seen: Observation) -> None:
         self.seen = seen
-        self.runs = [run for run in seen.runs if run.whole and not run.training and run.times == 1]
+        self.runs = [run for run in seen.whole_calls if not run.training]
         self._whole: dict[int, Stepwise] = {}
 
     def problem_without_most(self, graph: Graph, stack: Stack) -> str | None:

@@ -31,6 +31,7 @@ from secateur.core.equations import Attribute
 from secateur.core.settle import SizeFacts, attributes_in
 from secateur.core.space import freeze, leaves
 from secateur.torch.narrowing.host_building import is_config
+from secateur.torch.running.walking import attributes_of
 from secateur.torch.tracing.blocks import entries_of, numbered
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.unreached import Reach
@@ -150,7 +151,7 @@ def _tensors(
 ) -> Iterator[tuple[Attribute, set[int], str]]:
     """Tensors and arrays that modules hold outside of PyTorch's tables, with their sizes and the method that reads them."""
     for module, kept in named.items():
-        for key, value in list(vars(modules[module]).items()):
+        for key, value in attributes_of(modules[module]):
             if isinstance(value, torch.Tensor | np.ndarray) and key in kept.unheard:
                 yield Attribute(module, key), set(value.shape) - {1}, f"{kept.unheard[key]}() reads it"
 

@@ -95,6 +95,11 @@ class Observation:
         return [Run(self.example, self.tracer, self.outputs), *self.further]
 
     @property
+    def whole_calls(self) -> list[Run]:
+        """The runs of one call that came to their end."""
+        return [run for run in self.runs if run.whole and run.times == 1]
+
+    @property
     def records(self) -> Iterator[Record]:
         """The operators of all runs."""
         return (record for run in self.runs for record in run.tracer.records)

@@ -60,7 +60,7 @@ def _stacks(seen: Observation, found: Found) -> Iterator[Stack]:
 def _in_all_runs(seen: Observation, names: Collection[str]) -> Found:
     """Of these modules what they pass on, the same in all runs."""
     found: Mapping[str, Passes] | None = None
-    for run in (run for run in seen.runs if run.whole and run.times == 1):
+    for run in seen.whole_calls:
         here = _in_run(run, names)
         found = here if found is None else {name: p for name, p in found.items() if here.get(name) == p}
     return dict(found or {})

@@ -36,22 +36,18 @@ def _as_it_is(model: nn.Module) -> None:
     pass
 
 
-def _unheeded(before: State, after: State) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staging:
     """How a run is set up: what stands in for each tensor of the model, and for each tensor among the arguments.
 
     ``prepare`` is called on the twin; ``reading``: sizes that code reads from tensors remember where they came from. The twin
-    is called so many ``times`` in a row; ``leaves`` is told what it keeps before and after.
+    is called so many ``times`` in a row; ``leaves`` is told what it keeps before and after, where somebody wants to know.
     """
 
     stand_in: StandIn
     taken: Callable[[torch.Tensor], torch.Tensor]
     prepare: Callable[[nn.Module], None] = _as_it_is
-    leaves: Callable[[State, State], None] = _unheeded
+    leaves: Callable[[State, State], None] | None = None
     training: bool = False
     reading: bool = True
     times: int = 1
@@ -101,13 +97,15 @@ def _perform(
         _tell_modules(modules, tracer)
         if example.depth and staging.reading:
             watch(model, tracer)
-        before, output = state_of(model), None
+        before = {} if staging.leaves is None else state_of(model)
+        output = None
         for _ in range(staging.times):
             output = None
             ready = (example if tracer.abstract else example.beside_model()).map(staging.taken)
             with tracer, Sizes(tracer, reading=staging.reading), interrupts.welcome():
                 output = model(*ready.args, **ready.kwargs)
-        staging.leaves(before, state_of(model))
+        if staging.leaves is not None:
+            staging.leaves(before, state_of(model))
         return look(output)
     finally:
         let_go(module for _, module in modules)

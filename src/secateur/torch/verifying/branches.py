@@ -21,6 +21,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 _MOST = 4  # functions that are named
+_ATTEMPTS = 1000  # a millisecond each
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OURS = str(Path(__file__).parents[2])
 _ENDS = ("RETURN", "JUMP", "POP_JUMP", "RAISE", "RERAISE")
@@ -68,12 +69,13 @@ class Branches:
 
 
 def _listen(function: Callable[..., Any] | None) -> None:
-    """``sys.settrace``, which fails at the moment that another thread is in it."""
-    while True:
+    """``sys.settrace``, which fails at the moment that another thread is in it; what fails for a second has another cause."""
+    for _ in range(_ATTEMPTS):
         try:
             return sys.settrace(function)
         except RuntimeError:
             time.sleep(0.001)
+    sys.settrace(function)
 
 
 @cache
