@@ -38,6 +38,7 @@ def extra(name: str, *tensors: object) -> Callable[[Callable[..., object]], Call
 
 MAP, VOLUME, SIGNAL = (2, 4, 6, 6), (2, 4, 4, 4, 4), (2, 4, 8)
 IDS = torch.tensor([[0, 2], [1, 3]])
+SPARSE = torch.tensor([[0.0, 2.0, 0.0], [1.0, 0.0, 0.0], [0.0, 3.0, 1.0]]).to_sparse()
 
 # -- convolutions, on spatial dimensions that stay ------------------------------------------------------------------
 extra("conv1d", SIGNAL, (6, 4, 3), (6,))(lambda x, w, b: F.conv1d(still(x), w, b, padding=1).relu())
@@ -69,6 +70,7 @@ extra("unfold to columns", (2, 3, 5, 5), (27, 4))(lambda x, w: F.unfold(still(x)
 extra("fold of columns", (2, 12, 16))(lambda x: F.fold(F.max_pool1d(x, 1), (5, 5), 2))
 extra("sliding windows", (3, 8), (3,))(lambda x, w: x.unfold(1, 3, 2) @ w)
 extra("memory format", MAP)(lambda x: still(x).as_strided((2, 4, 6, 6), (144, 36, 6, 1)) * 2)
+extra("memory in other steps", (4, 5), (5, 3))(lambda x, w: x.detach().clone().as_strided_((4, 5), (1, 4)) @ w)
 extra("diagonal", (3, 4, 4), (4,))(lambda x, w: x.diagonal(0, 1, 2) * w)
 extra("complex parts", (3, 4, 2))(lambda x: torch.view_as_real(torch.view_as_complex(x) * 2j))
 extra("expand", (3, 1, 4), (5,))(lambda x, y: x.expand(-1, y.shape[0], -1) * y[:, None])
@@ -195,6 +197,9 @@ extra("attention by a kernel", (2, 3, 5, 4), (2, 3, 5, 4), (2, 3, 5, 4))(
 extra("rows in place", (3, 4), (4,))(
     lambda x, y: x.clone().index_put_((IDS[0],), y.expand(2, -1)) * torch.scalar_tensor(2.0)
 )
+
+extra("sparse rows", (3, 4), (4, 5))(lambda x, w: torch.sparse.mm(SPARSE, x) @ w)
+extra("sparse rows with a bias", (3, 4), (3, 4), (4, 5))(lambda x, y, w: torch.sparse.addmm(y, SPARSE, x) @ w)
 
 # -- element by element ----------------------------------------------------------------------------------------------
 extra("activations", (3, 4))(

@@ -31,6 +31,7 @@ from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
 from secateur.torch.narrowing.beside import beside
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Data
+from secateur.torch.running.memory import held_bytes
 from secateur.torch.running.randomness import seeded, unmoved
 from secateur.torch.running.reuse import Replay
 
@@ -112,7 +113,7 @@ def _kept(data: Data, model: nn.Module, samples: int | None) -> Iterable[Any]:
     found: list[Any] = []
     size = 0
     for given in _FromLoader(data, model, samples):
-        size += sum(t.nbytes for t in tree_leaves(given) if isinstance(t, torch.Tensor))
+        size += sum(held_bytes(t) for t in tree_leaves(given) if isinstance(t, torch.Tensor))
         if size > MOST_BYTES:
             return _FromLoader(data, model, samples)
         found.append(given)

@@ -51,6 +51,19 @@ def convolution(
     trace.put(out, [*batch, co, *spatial], [False] * len(batch) + [co_zero] + [False] * num_spatial)
 
 
+@rule("conv_tbc")
+def conv_tbc(trace: Trace, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> None:
+    """Over time, which comes first, the batch second, channels last: ``weight[kernel, ci, co]``."""
+    kernel, ci, co = trace.spaces(weight)
+    freeze(kernel, "kernel")
+    freeze(trace.spaces(x)[0], "spatial size")
+    trace.contract(trace.same(trace.spaces(x)[2], ci), zero=trace.zero(x)[2] or trace.zero(weight)[1])
+    co, zero = trace.same(co, trace.spaces(bias)[0]), trace.zero(weight)[2] and trace.zero(bias)[0]
+    time, batch = constant(out.shape[0], "spatial size"), trace.spaces(x)[1]
+    trace.multiply(weight.shape[0], time, batch, ci, co)
+    trace.put(out, [time, batch, co], [False, False, zero])
+
+
 def _spatial(
     trace: Trace,
     out: Tensor,
@@ -114,6 +127,11 @@ def _depthwise() -> Sample:
 @sample("convolution")
 def _transposed() -> Sample:
     return Sample(lambda x, w, b: torch.conv_transpose2d(x, w, b, stride=2), (2, 4, 5, 5), (4, 6, 3, 3), (6,))
+
+
+@sample("conv_tbc")
+def _time_first() -> Sample:
+    return Sample(lambda x, w, b, v: torch.conv_tbc(x, w, b, 1) @ v, (5, 2, 4), (3, 4, 6), (6,), (6, 3))
 
 
 @sample("convolution")

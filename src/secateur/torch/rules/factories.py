@@ -33,7 +33,22 @@ def like(trace: Trace, out: Tensor, x: Tensor, *args: object, **kwargs: object) 
             trace.statistic(space)
 
 
-@rule("arange", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "hann_window", "range")
+@rule(
+    "arange",
+    "linspace",
+    "logspace",
+    "eye",
+    "tril_indices",
+    "triu_indices",
+    "range",
+    "fft_fftfreq",
+    "fft_rfftfreq",
+    "bartlett_window",
+    "blackman_window",
+    "hamming_window",
+    "hann_window",
+    "kaiser_window",
+)
 def positions(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> None:
     """The values are positions: fewer of them are not a selection of the old ones."""
     reason = f"its positions are numbers in {trace.where}"
@@ -74,7 +89,22 @@ def multinomial(trace: Trace, out: Tensor, x: Tensor, *args: object, **kwargs: o
     trace.put(out, [*trace.spaces(x)[:-1], constant(out.shape[-1], "drawn" if out.shape[-1] != 1 else ONE)])
 
 
-@rule("bernoulli", "normal_functional", "uniform", "normal", "randperm", "exponential", "random")
+@rule(
+    "bernoulli",
+    "binomial",
+    "cauchy",
+    "exponential",
+    "geometric",
+    "log_normal",
+    "normal",
+    "normal_functional",
+    "poisson",
+    "randperm",
+    "random",
+    "_sample_dirichlet",
+    "_standard_gamma",
+    "uniform",
+)
 def random(trace: Trace, out: Tensor, x: object = None, *args: object, **kwargs: object) -> None:
     """Random values of this shape: another shape gives other values."""
     if not isinstance(x, Tensor) or x.shape != out.shape:

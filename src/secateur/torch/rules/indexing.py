@@ -106,7 +106,7 @@ def gather(trace: Trace, out: Tensor, x: Tensor, dim: int, ids: Tensor, **kwargs
     trace.put(out, spaces, zero)
 
 
-@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill")
+@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_reduce")
 def scatter(
     trace: Trace,
     out: Tensor,
@@ -171,12 +171,35 @@ def index_put(trace: Trace, out: Tensor, x: Tensor, indices: Indices, values: Te
     trace.put(out, spaces, zero)
 
 
-@rule("masked_scatter")
+@rule("isin")
+def isin(trace: Trace, out: Tensor, elements: object, known: object, **kwargs: object) -> None:
+    """Whether each number is among others, all of which are read."""
+    if isinstance(known, Tensor):
+        trace.freeze_all([known], f"its values are read in {trace.where}")
+    if isinstance(elements, Tensor):
+        trace.put(out, trace.spaces(elements))
+    else:
+        trace.keep_whole(out)
+
+
+@rule("masked_scatter", "put")
 def masked_scatter(trace: Trace, out: Tensor, x: Tensor, mask: Tensor, source: Tensor) -> None:
-    raise NotImplementedError("values are placed by a mask")
+    raise NotImplementedError("values are placed by a mask, or by numbers that count through all dimensions")
 
 
-_SIZED_BY_VALUES = frozenset({"nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount"})
+_SIZED_BY_VALUES = frozenset(
+    {
+        "nonzero",
+        "_unique",
+        "_unique2",
+        "unique_dim",
+        "unique_dim_consecutive",
+        "unique_consecutive",
+        "bincount",
+        "masked_select",
+        "repeat_interleave",
+    }
+)
 
 
 @rule("histc")
@@ -192,7 +215,25 @@ def histogram(trace: Trace, out: Tensor, x: Tensor, bins: int = 100, min: float 
     trace.say(out, "counts", along)
 
 
-@rule("nonzero", "_unique2", "unique_dim", "unique_consecutive", "bincount", "searchsorted", "bucketize")
+@rule(
+    "nonzero",
+    "nonzero_static",
+    "_unique",
+    "_unique2",
+    "unique_dim",
+    "unique_dim_consecutive",
+    "unique_consecutive",
+    "bincount",
+    "searchsorted",
+    "bucketize",
+    "masked_select",
+    "repeat_interleave",
+    "take",
+    "histogram",
+    "_histogramdd_bin_edges",
+    "_histogramdd_from_bin_cts",
+    "_histogramdd_from_bin_tensors",
+)
 def positions(trace: Trace, out: Outputs, *args: object, **kwargs: object) -> None:
     """The output counts or places values: its sizes are constants, and what was read is frozen."""
     tensors = [a for a in args if isinstance(a, Tensor)]
@@ -218,6 +259,11 @@ def triangle(trace: Trace, out: Tensor, x: Tensor, *args: object) -> None:
     for space in trace.spaces(x)[-2:]:
         freeze(space, f"a triangle of it is taken in {trace.where}")
     trace.put(out, trace.spaces(x), trace.zero(x))
+
+
+@sample("isin")
+def _isin() -> Sample:
+    return Sample(lambda x, w: torch.where(torch.isin(x, torch.tensor([0.0, 1.0])), x, 2 * x) @ w, (4, 6), (6, 3))
 
 
 @sample("histc")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.space import ONE, Space, constant, freeze
-from secateur.torch.rules.protocol import Outputs, Trace, tensors_of
+from secateur.torch.rules.protocol import Trace
 from secateur.torch.rules.registry import FUNCTION_RULES, Sample, rule, sample
 
 
@@ -42,14 +42,13 @@ def addmm(trace: Trace, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **kwarg
 def _add_bias(
     trace: Trace, spaces: list[Space], zero: list[bool], bias: Tensor, *, beta: object = 1, **rest: object
 ) -> tuple[list[Space], list[bool]]:
-    if beta == 0:  # not even read
-        return spaces, zero
+    read = beta != 0  # else nothing but its sizes must fit
     for back in range(1, len(spaces) + 1):
         if bias.dim() >= back and bias.shape[-back] == spaces[-back].root().size:
             spaces[-back] = trace.same(spaces[-back], trace.spaces(bias)[-back])
-            zero[-back] = zero[-back] and trace.zero(bias)[-back]
+            zero[-back] = zero[-back] and (not read or trace.zero(bias)[-back])
         else:
-            zero[-back] = False
+            zero[-back] = zero[-back] and not read
     return spaces, zero
 
 
@@ -114,6 +113,46 @@ def mv(trace: Trace, out: Tensor, a: Tensor, v: Tensor) -> None:
     k = _contract(trace, a, 1, v, 0)
     trace.multiply(1, trace.spaces(a)[0], k)
     trace.put(out, [trace.spaces(a)[0]], [trace.zero(a)[0]])
+
+
+@rule("addmv")
+def addmv(trace: Trace, out: Tensor, bias: Tensor, a: Tensor, v: Tensor, **kwargs: object) -> None:
+    k = _contract(trace, a, 1, v, 0)
+    trace.multiply(1, trace.spaces(a)[0], k)
+    trace.put(out, *_add_bias(trace, [trace.spaces(a)[0]], [trace.zero(a)[0]], bias, **kwargs))
+
+
+@rule("addr")
+def addr(trace: Trace, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **kwargs: object) -> None:
+    """The outer product of two vectors, added to a matrix."""
+    spaces, zero = [trace.spaces(a)[0], trace.spaces(b)[0]], [trace.zero(a)[0], trace.zero(b)[0]]
+    trace.put(out, *_add_bias(trace, spaces, zero, bias, **kwargs))
+
+
+@rule("addbmm")
+def addbmm(trace: Trace, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **kwargs: object) -> None:
+    """The products of a batch, all added up."""
+    k, batch = _contract(trace, a, 2, b, 1), _contract(trace, a, 0, b, 0)
+    spaces, zero = [trace.spaces(a)[1], trace.spaces(b)[2]], [trace.zero(a)[1], trace.zero(b)[2]]
+    trace.multiply(1, batch, *spaces, k)
+    trace.put(out, *_add_bias(trace, spaces, zero, bias, **kwargs))
+
+
+@rule("_sparse_addmm", "_sparse_mm")
+def sparse_mm(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> None:
+    """A sparse matrix times a dense one; how many products that takes is told by what the matrix holds."""
+    a, b = [t for t in args if isinstance(t, Tensor)][-2:]
+    _contract(trace, a, 1, b, 0)
+    spaces, zero = [trace.spaces(a)[0], trace.spaces(b)[1]], [trace.zero(a)[0], trace.zero(b)[1]]
+    first = args[0]
+    trace.put(
+        out,
+        *(
+            _add_bias(trace, spaces, zero, first, **kwargs)
+            if isinstance(first, Tensor) and first is not a
+            else (spaces, zero)
+        ),
+    )
 
 
 @rule("dot", "vdot")
@@ -187,30 +226,6 @@ def embedding_bag(trace: Trace, out: Tensor, weight: Tensor, indices: Tensor, of
         trace.keep_whole(other)
 
 
-@rule(
-    "linalg_matrix_exp",
-    "linalg_householder_product",
-    "linalg_qr",
-    "geqrf",
-    "linalg_inv_ex",
-    "linalg_cholesky_ex",
-    "linalg_lu_factor_ex",
-    "_linalg_solve_ex",
-    "_linalg_svd",
-    "_linalg_eigh",
-    "_linalg_det",
-    "_linalg_slogdet",
-    "linalg_solve_triangular",
-)
-def of_a_whole_matrix(trace: Trace, out: Outputs, *args: object, **kwargs: object) -> None:
-    """What narrows one of its rows changes all of what it gives: no weights make it the same function."""
-    reason = f"{trace.where} is a function of the whole matrix"
-    given = [a for a in args if isinstance(a, Tensor)]
-    trace.freeze_all(given, reason)
-    for result in tensors_of(out):
-        trace.put(result, [constant(n, reason if n != 1 else ONE) for n in result.shape])
-
-
 @sample("mm", "addmm")
 def _mm() -> Sample:
     return Sample(lambda a, b, c: torch.addmm(c, a, b), (3, 4), (4, 5), (5,))
@@ -231,13 +246,14 @@ def _mv() -> Sample:
     return Sample(lambda a, v, w: torch.mv(a, v) * torch.dot(v, w), (3, 4), (4,), (4,))
 
 
+@sample("addmv", "addr", "addbmm")
+def _added() -> Sample:
+    def function(a: Tensor, v: Tensor, w: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        return torch.addbmm(torch.addr(a, torch.addmv(w, a, v), v), b, c)
+
+    return Sample(function, (3, 4), (4,), (3,), (2, 3, 5), (2, 5, 4))
+
+
 @sample("_trilinear")
 def _bilinear() -> Sample:
     return Sample(torch.nn.functional.bilinear, (3, 4), (3, 5), (6, 4, 5), (6,))
-
-
-@sample("linalg_matrix_exp", "linalg_qr")
-def _of_a_whole_matrix() -> Sample:
-    return Sample(
-        lambda x, w: (x @ w) @ torch.linalg.matrix_exp(w.T @ w) + torch.linalg.qr(w.T @ w)[0][0], (3, 4), (4, 5)
-    )

@@ -9,6 +9,7 @@ beside arbitrary values (for those that are not).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -58,10 +59,18 @@ _probed: dict[object, str] = {}
     "_prelu_kernel",
     "fill",
     "zero",
-    "view_as_real_copy",
     "conj",
     "_conj",
+    "_conj_copy",
     "resolve_conj",
+    "_neg_view",
+    "_neg_view_copy",
+    "resolve_neg",
+    "alias_copy",
+    "detach_copy",
+    "lift",
+    "lift_fresh_copy",
+    "rsub",
     "bitwise_not",
     "floor_divide",
     "remainder",
@@ -71,22 +80,28 @@ _probed: dict[object, str] = {}
 )
 def pointwise(trace: Trace, out: Outputs, *args: object, **kwargs: object) -> None:
     """All tensor operands share their dimensions, right-aligned; dimensions of size one broadcast."""
-    operands = [t for t in _tensors((args, kwargs)) if t.dim()]
     for result in _tensors(out):
-        spaces: list[Space] = []
-        zero: list[bool] = []
-        for back in range(result.dim(), 0, -1):
-            there = [t for t in operands if t.dim() >= back and t.shape[-back] == result.shape[-back]]
-            space, is_zero = _along(trace, result, back, there, (args, kwargs), operands)
-            spaces.append(space)
-            zero.append(is_zero)
-        trace.put(result, spaces, zero)
+        trace.put(result, *element_by_element(trace, result.shape, args, kwargs))
+
+
+def element_by_element(
+    trace: Trace, shape: Sequence[int], args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[list[Space], list[bool]]:
+    """What a result of this shape is made of, and where it is zero at removed units; all operands are made one."""
+    operands = [t for t in _tensors((args, kwargs)) if t.dim()]
+    spaces: list[Space] = []
+    zero: list[bool] = []
+    for back in range(len(shape), 0, -1):
+        there = [t for t in operands if t.dim() >= back and t.shape[-back] == shape[-back]]
+        space, is_zero = _along(trace, shape[-back], back, there, (args, kwargs), operands)
+        spaces.append(space)
+        zero.append(is_zero)
+    return spaces, zero
 
 
 def _along(
-    trace: Trace, result: Tensor, back: int, there: list[Tensor], call: Call, operands: list[Tensor]
+    trace: Trace, size: int, back: int, there: list[Tensor], call: Call, operands: list[Tensor]
 ) -> tuple[Space, bool]:
-    size = result.shape[-back]
     if size == 1:
         return constant(1, ONE), False
     if not there:
@@ -138,7 +153,7 @@ def _probe(operator: Operator, call: Call, operands: list[Tensor], zeros: tuple[
             result = tensors_of(out)[0]
             if not bool(torch.isfinite(result.to(torch.float64) if not result.is_complex() else result.abs()).all()):
                 return UNDEFINED if any(zeros) else NOT_ZERO  # √ of a negative stand-in says nothing about zero
-            return ZERO if not bool(result.any()) else NOT_ZERO
+            return ZERO if not bool((result != 0).any()) else NOT_ZERO
     except Exception:
         return NOT_ZERO
 
@@ -172,6 +187,14 @@ def _tensors(tree: object) -> list[Tensor]:
     return []
 
 
+@rule("rrelu_with_noise", "rrelu_with_noise_functional")
+def rrelu(trace: Trace, out: Outputs, x: Tensor, noise: Tensor, *args: object) -> None:
+    """A leaky relu, whose slope is drawn while it trains: zero stays zero."""
+    spaces = [trace.same(a, b) for a, b in zip(trace.spaces(x), trace.spaces(noise), strict=True)]
+    for result in tensors_of(out):
+        trace.put(result, spaces, trace.zero(x))
+
+
 @rule("copy_")
 def copy_(trace: Trace, out: Tensor, target: Tensor, source: Tensor, *args: object) -> None:
     """The source is written over the target: dimensions agree, values are the source's."""
@@ -186,6 +209,11 @@ def copy_(trace: Trace, out: Tensor, target: Tensor, source: Tensor, *args: obje
 @sample("add", "relu", "mul")
 def _add() -> Sample:
     return Sample(lambda a, b: torch.relu(a + b) * a, (5, 6), (6,))
+
+
+@sample("rrelu_with_noise")
+def _rrelu() -> Sample:
+    return Sample(lambda a, w: torch.nn.functional.rrelu(a).abs_().ge_(0.3) @ w, (5, 6), (6, 4))
 
 
 @sample("sigmoid", "where", "div")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -45,6 +47,7 @@ rule(
     "adaptive_max_pool2d",
     "mkldnn_adaptive_avg_pool2d",
     "fractional_max_pool2d",
+    "_upsample_lanczos2d_aa",
     "upsample_nearest2d",
     "_upsample_nearest_exact2d",
     "upsample_bilinear2d",
@@ -60,11 +63,33 @@ rule(
     "max_pool3d_with_indices",
     "_adaptive_avg_pool3d",
     "adaptive_max_pool3d",
+    "fractional_max_pool3d",
+    "mkldnn_max_pool3d",
     "upsample_nearest3d",
+    "_upsample_nearest_exact3d",
     "upsample_trilinear3d",
     "reflection_pad3d",
     "replication_pad3d",
 )(_spatial(3))
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(trace: Trace, out: Tensor, x: Tensor, positions: Tensor, size: Sequence[int], *args: object) -> None:
+    """Each number goes back to the place in the map that it was taken from; maps stay apart."""
+    num = len(size)
+    spaces = [trace.same(a, b) for a, b in zip(trace.spaces(x), trace.spaces(positions), strict=True)]
+    for space in spaces[-num:]:
+        freeze(space, "spatial size")
+    spatial = [constant(n, "spatial size") for n in out.shape[-num:]]
+    trace.put(out, [*spaces[:-num], *spatial], [*trace.zero(x)[:-num], *[False] * num])
+
+
+@rule("affine_grid_generator")
+def affine_grid(trace: Trace, out: Tensor, theta: Tensor, *args: object) -> None:
+    """A map of coordinates for each matrix of a batch."""
+    for space in trace.spaces(theta)[1:]:
+        freeze(space, f"coordinates in {trace.where}")
+    trace.put(out, [trace.spaces(theta)[0], *(constant(n, "coordinates") for n in out.shape[1:])])
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d")
@@ -84,6 +109,17 @@ def _grid_sample() -> Sample:
         return torch.nn.functional.grid_sample(x, grid.tanh(), align_corners=False)
 
     return Sample(function, (2, 4, 6, 6), (2, 5, 3, 2))
+
+
+@sample("max_unpool2d", "affine_grid_generator")
+def _unpool() -> Sample:
+    def function(x: Tensor, theta: Tensor) -> Tensor:
+        pooled, positions = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
+        back = torch.nn.functional.max_unpool2d(pooled.tanh(), positions, [2, 2])
+        grid = torch.nn.functional.affine_grid(theta, [2, 1, 3, 3], align_corners=False)
+        return torch.nn.functional.grid_sample(back, grid, align_corners=False)
+
+    return Sample(function, (2, 4, 6, 6), (2, 2, 3))
 
 
 @sample("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "upsample_bilinear2d")

@@ -27,10 +27,12 @@ _KEEPS_ZERO = {
     "std",
     "norm",
     "linalg_vector_norm",
+    "linalg__powsum",
     "prod",
     "nansum",
+    "count_nonzero",
 }
-_WITH_POSITIONS = {"max", "min", "median"}
+_WITH_POSITIONS = {"max", "min", "median", "nanmedian", "mode"}
 
 
 def _dims(x: Tensor, dim: Dims) -> set[int]:
@@ -56,12 +58,12 @@ def _reduce(trace: Trace, out: Outputs, x: Tensor, dims: set[int], *, adds: bool
         trace.put(result, spaces, zero if name in _KEEPS_ZERO else None)
 
 
-@rule("sum", "nansum")
+@rule("sum", "nansum", "count_nonzero")
 def sum_(trace: Trace, out: Tensor, x: Tensor, dim: Dims = None, keepdim: bool = False, **kwargs: object) -> None:
     _reduce(trace, out, x, _dims(x, dim), adds=True)
 
 
-@rule("linalg_vector_norm", "norm")
+@rule("linalg_vector_norm", "linalg__powsum", "norm", "native_norm")
 def norm(
     trace: Trace,
     out: Tensor,
@@ -74,7 +76,24 @@ def norm(
     _reduce(trace, out, x, _dims(x, dim), adds=(isinstance(order, (int, float)) and order > 0) or order is None)
 
 
-@rule("mean", "amax", "amin", "max", "min", "argmax", "argmin", "any", "all", "prod", "logsumexp", "median", "aminmax")
+@rule(
+    "mean",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "argmax",
+    "argmin",
+    "any",
+    "all",
+    "_is_any_true",
+    "_is_all_true",
+    "prod",
+    "logsumexp",
+    "median",
+    "nanmedian",
+    "aminmax",
+)
 def statistic(
     trace: Trace, out: Outputs, x: Tensor, dim: Dims | Tensor = None, *args: object, **kwargs: object
 ) -> None:
@@ -88,6 +107,21 @@ def statistic(
             freeze(trace.spaces(x)[dim_], f"its positions are read in {trace.where}")
         elif trace.name.startswith("arg") or (trace.name in _WITH_POSITIONS and len(tensors_of(out)) == 2):
             trace.say(tensors_of(out)[-1], "positions", trace.spaces(x)[dim_])
+
+
+@rule("mode")
+def mode(trace: Trace, out: Outputs, x: Tensor, dim: int = -1, *args: object, **kwargs: object) -> None:
+    """The commonest number along a dimension, and where it stands."""
+    statistic(trace, out, x, dim)
+
+
+@rule("renorm")
+def renorm(trace: Trace, out: Tensor, x: Tensor, p: float, dim: int, most: float) -> None:
+    """What stands at an index of one dimension is shortened to a norm, which runs over all the others."""
+    for place, (space, zero) in enumerate(zip(trace.spaces(x), trace.zero(x), strict=True)):
+        if place != dim % x.dim():
+            trace.contract(space, zero=zero and p > 0)
+    trace.put(out, trace.spaces(x), trace.zero(x))
 
 
 @rule("var", "std", "var_mean", "std_mean")
@@ -175,19 +209,18 @@ def fourier(trace: Trace, out: Tensor, x: Tensor, dims: Sequence[int], *args: ob
     trace.put(out, spaces, zero)
 
 
-@rule("cdist", "_cdist_forward", "_euclidean_dist")
-def cdist(trace: Trace, out: Tensor, a: Tensor, b: Tensor, *args: object) -> None:
-    shared = trace.same(trace.spaces(a)[-1], trace.spaces(b)[-1])
-    trace.contract(shared, zero=trace.zero(a)[-1] and trace.zero(b)[-1])
-    batch = [constant(n, "batch") for n in out.shape[:-2]]
-    if a.dim() == b.dim() and a.shape[:-2] == b.shape[:-2]:
-        batch = [trace.same(x, y) for x, y in zip(trace.spaces(a)[:-2], trace.spaces(b)[:-2], strict=True)]
-    trace.put(out, [*batch, trace.spaces(a)[-2], trace.spaces(b)[-2]])
-
-
 @sample("sum", "mean", "amax", "linalg_vector_norm")
 def _sum() -> Sample:
     return Sample(lambda x: x.sum(1) * x.mean((1,)) + torch.linalg.vector_norm(x, dim=1) + x.amax(1), (4, 5, 6))
+
+
+@sample("mode", "nanmedian", "count_nonzero", "renorm", "_is_all_true")
+def _counted() -> Sample:
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        known = torch.ops.aten._is_all_true(x == x) & torch.ops.aten._is_any_true(x > 0)
+        return x.mode(1)[0] + x.nanmedian(1)[0], torch.count_nonzero(x, 1), x.renorm(2, 1, 0.5) * known
+
+    return Sample(function, (4, 5, 6))
 
 
 @sample("_softmax", "var", "cumsum")

@@ -76,19 +76,22 @@ def samples() -> dict[str, list[Callable[[], Sample]]]:
 
 
 def find(operator: object) -> Rule | None:
-    """The rule for an operator: its own, its packet's, that of its out-of-place twin, or that of one of its tags."""
+    """The rule for an operator: its own, its packet's, that of its out-of-place twin, or that of one of their tags."""
     try:
         return _FOUND[operator]
     except KeyError:
         pass
     found = RULES.get(operator) or FUNCTION_RULES.get(operator)
     if found is None and isinstance(operator, OpOverload):
-        found = RULES.get(operator.overloadpacket)
+        packets, overloads = [operator.overloadpacket], [operator]
         namespace, _, name = operator._schema.name.partition("::")
-        if found is None and name.endswith("_"):
-            found = RULES.get(getattr(getattr(torch.ops, namespace), name.rstrip("_"), None))
+        twin = getattr(getattr(torch.ops, namespace), name.rstrip("_"), None) if name.endswith("_") else None
+        if twin is not None:
+            packets.append(twin)
+            overloads.append(getattr(twin, operator._overloadname, operator))
+        found = next((RULES[packet] for packet in packets if packet in RULES), None)
         if found is None:
-            found = next((RULES[tag] for tag in operator.tags if tag in RULES), None)
+            found = next((RULES[tag] for overload in overloads for tag in overload.tags if tag in RULES), None)
     _FOUND[operator] = found
     return found
 

@@ -19,7 +19,17 @@ from secateur.torch.rules.protocol import Dims, Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
-@rule("view", "reshape", "_unsafe_view", "_reshape_alias", "_reshape_copy", "view_copy", "unflatten", "flatten")
+@rule(
+    "view",
+    "reshape",
+    "_unsafe_view",
+    "_reshape_alias",
+    "_reshape_copy",
+    "_reshape_alias_copy",
+    "view_copy",
+    "unflatten",
+    "flatten",
+)
 def view(trace: Trace, out: Tensor, x: Tensor, *args: object) -> None:
     if args and isinstance(args[0], torch.dtype):
         raise NotImplementedError("a view as another dtype")
@@ -85,7 +95,7 @@ def _regroup_run(trace: Trace, olds: list[Space], sizes: list[int]) -> list[Spac
     return pieces
 
 
-@rule("t", "numpy_T", "adjoint", "mT")
+@rule("t", "t_copy", "numpy_T", "adjoint", "mT")
 def t(trace: Trace, out: Tensor, x: Tensor) -> None:
     trace.put(out, trace.spaces(x)[::-1], trace.zero(x)[::-1])
 
@@ -119,9 +129,10 @@ def unsqueeze(trace: Trace, out: Tensor, x: Tensor, dim: int) -> None:
 
 @rule("squeeze", "squeeze_copy")
 def squeeze(trace: Trace, out: Tensor, x: Tensor, dim: Dims = None) -> None:
-    dims = range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
-    gone = {d % max(x.dim(), 1) for d in dims if x.dim() and x.shape[d] == 1}
-    stay = [i for i in range(x.dim()) if i not in gone]
+    sizes = [space.root().size for space in trace.spaces(x)]  # in place, x itself has lost them by now
+    dims = range(len(sizes)) if dim is None else [dim] if isinstance(dim, int) else dim
+    gone = {d % max(len(sizes), 1) for d in dims if sizes and sizes[d] == 1}
+    stay = [i for i in range(len(sizes)) if i not in gone]
     _reorder(trace, out, x, stay)
 
 
@@ -209,12 +220,34 @@ def unfold(trace: Trace, out: Tensor, x: Tensor, dim: int, size: int, step: int)
     trace.put(out, [*spaces, constant(size, "window")], [*zero, False])
 
 
-@rule("as_strided", "as_strided_")
-def as_strided(trace: Trace, out: Tensor, x: Tensor, size: Sequence[int], *args: object) -> None:
-    """The same sizes again is a change of memory format; anything else is not understood."""
-    if tuple(size) != tuple(x.shape):
+@rule("as_strided", "as_strided_copy")
+def as_strided(trace: Trace, out: Tensor, x: Tensor, size: Sequence[int], steps: Sequence[int], *args: object) -> None:
+    """The same sizes in the same steps are the same view; anything else is not understood."""
+    if tuple(size) != tuple(x.shape) or any(a != b for a, b, n in zip(steps, x.stride(), size, strict=True) if n > 1):
         raise NotImplementedError("an arbitrary strided view")
     trace.put(out, trace.spaces(x), trace.zero(x))
+
+
+@rule("as_strided_")
+def as_strided_(trace: Trace, out: Tensor, x: Tensor, *args: object) -> None:
+    raise NotImplementedError("memory seen in other steps from now on")
+
+
+@rule("resize_", "resize_as_", "resize", "resize_as")
+def resize(trace: Trace, out: Tensor, x: Tensor, *args: object, **kwargs: object) -> None:
+    """What has its size already stays what it is; what had none holds nothing yet."""
+    sizes = tuple(space.root().size for space in trace.spaces(x))
+    if sizes == tuple(out.shape):
+        trace.put(out, trace.spaces(x), trace.zero(x))
+    elif 0 in sizes:
+        model = next((a for a in args if isinstance(a, Tensor)), None)
+        trace.put(out, trace.spaces(model) if model is not None else [_new(n) for n in out.shape])
+    else:
+        raise NotImplementedError("memory laid out anew")
+
+
+def _new(size: int) -> Space:
+    return Space(size) if size != 1 else constant(1, ONE)
 
 
 @rule("diagonal", "diagonal_copy")
@@ -228,7 +261,7 @@ def diagonal(trace: Trace, out: Tensor, x: Tensor, offset: int = 0, dim1: int = 
     trace.put(out, [*spaces, both], [trace.zero(x)[i] for i in stay] + [trace.zero(x)[a] or trace.zero(x)[b]])
 
 
-@rule("view_as_real", "view_as_complex")
+@rule("view_as_real", "view_as_complex", "view_as_real_copy", "view_as_complex_copy")
 def view_as_parts(trace: Trace, out: Tensor, x: Tensor) -> None:
     """Pairs of numbers as complex numbers, and back: the pair is a frozen innermost dimension."""
     if x.is_complex():
@@ -247,6 +280,15 @@ def _view() -> Sample:
 @sample("expand", "unsqueeze", "squeeze")
 def _expand() -> Sample:
     return Sample(lambda x, y: (x.unsqueeze(1).expand(-1, y.shape[0], -1) * y.unsqueeze(0)).sum(0), (3, 4), (5, 4))
+
+
+@sample("squeeze", "resize_")
+def _in_place() -> Sample:
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        y = torch.empty(0).resize_as_(x).copy_(x).unsqueeze_(1).transpose_(0, 1).squeeze_(0)
+        return y.detach().clone().resize_(x.shape[0], x.shape[1]).t_().unsqueeze_(-1).squeeze_().t_() @ w
+
+    return Sample(function, (3, 4), (4, 5))
 
 
 @sample("pixel_shuffle", "pixel_unshuffle", "repeat")

@@ -82,6 +82,42 @@ def _drop(trace: Trace, outs: list[Tensor], x: Tensor, dim: int, reason: str) ->
         trace.freeze_when_read(out, indexed, f"{reason} in {trace.where}")
 
 
+@rule("select_scatter")
+def select_scatter(trace: Trace, out: Tensor, x: Tensor, source: Tensor, dim: int, index: int) -> None:
+    """A copy in which a single index of a dimension is written anew."""
+    dim %= x.dim()
+    freeze(trace.spaces(x)[dim], f"a single index of it is written in {trace.where}")
+    spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
+    for place, other in zip((i for i in range(x.dim()) if i != dim), range(source.dim()), strict=True):
+        spaces[place] = trace.same(spaces[place], trace.spaces(source)[other])
+        zero[place] = zero[place] and trace.zero(source)[other]
+    trace.put(out, spaces, zero)
+
+
+@rule("slice_scatter")
+def slice_scatter(
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    source: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> None:
+    """A copy in which a part of a dimension is written anew."""
+    dim %= x.dim()
+    first, last, _ = slice(start, end).indices(x.shape[dim])
+    spaces = list(trace.spaces(x))
+    if step == 1:
+        trace.same(window(spaces[dim], first, last), trace.spaces(source)[dim])
+    else:
+        trace.same(_strided(trace, spaces[dim], first, last, step, source.shape[dim]), trace.spaces(source)[dim])
+    for place in (i for i in range(x.dim()) if i != dim):
+        spaces[place] = trace.same(spaces[place], trace.spaces(source)[place])
+    trace.put(out, spaces, [a and b for a, b in zip(trace.zero(x), trace.zero(source), strict=True)])
+
+
 @rule(
     "split",
     "split_with_sizes",
@@ -109,6 +145,14 @@ def _split() -> Sample:
         return torch.cat([b * c, a, x[:, 2:6]], dim=1)
 
     return Sample(function, (3, 10))
+
+
+@sample("select_scatter", "slice_scatter")
+def _scatters() -> Sample:
+    def function(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        return x.select_scatter(y, 0, 1).slice_scatter(z, 0, 1, 3).relu()
+
+    return Sample(function, (4, 6), (6,), (2, 6))
 
 
 @sample("select", "unbind")

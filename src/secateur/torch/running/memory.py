@@ -15,6 +15,20 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
+def held_bytes(tensor: torch.Tensor) -> int:
+    """What a tensor's numbers take; of a sparse one, those that it holds and where they stand."""
+    if tensor.layout is torch.strided:
+        return tensor.numel() * tensor.element_size()
+    held = [tensor._values(), tensor._indices()] if tensor.layout is torch.sparse_coo else _compressed(tensor)
+    return sum(map(held_bytes, held))
+
+
+def _compressed(tensor: torch.Tensor) -> list[torch.Tensor]:
+    by_row = tensor.layout in (torch.sparse_csr, torch.sparse_bsr)
+    places = (tensor.crow_indices(), tensor.col_indices()) if by_row else (tensor.ccol_indices(), tensor.row_indices())
+    return [tensor.values(), *places]
+
+
 def free_beside(model: nn.Module) -> int:
     """The free memory where a model's first parameter is."""
     return free_bytes(next((p.device for p in model.parameters()), torch.device("cpu")))

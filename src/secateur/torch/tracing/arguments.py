@@ -364,7 +364,7 @@ def _layer_norm(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Read
 
 
 READERS: dict[str, Reader] = {
-    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to"), _whole_shape),
+    **dict.fromkeys(("view", "reshape", "resize_", "expand", "broadcast_to"), _whole_shape),
     **dict.fromkeys(("zeros", "ones", "empty", "rand", "randn", "new_zeros", "new_ones", "new_empty"), _whole_shape),
     **dict.fromkeys(("full", "new_full"), _full),
     "unflatten": _unflatten,

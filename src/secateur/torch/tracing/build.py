@@ -21,6 +21,7 @@ from secateur.core.settle import axis_of, differences_for, equations_for
 from secateur.core.sized import Origin
 from secateur.core.space import Form, Space, factors, leaves
 from secateur.torch.narrowing.fingerprint import fingerprint
+from secateur.torch.running.memory import held_bytes
 from secateur.torch.running.walking import named_parameters
 from secateur.torch.tracing.names import Names, module_types
 from secateur.torch.tracing.observe import Observation
@@ -231,7 +232,7 @@ def _costs(
 
     weights = Polynomial.of(stored)
     allocated, on_cpu = seen.tracer.allocations.events, all(t.device.type == "cpu" for t in tensors.values())
-    given = Term(sum(t.nbytes for t in seen.example.tensors()), ())
+    given = Term(sum(map(held_bytes, seen.example.tensors())), ())
     held = [*weights.terms, given, *written(seen.tracer.scratch.among(allocated) if on_cpu else allocated)]
     return {
         "macs": Polynomial.of([(n * k, tuple(axis(s) for s in spaces), m) for (n, spaces, m), k in macs.items()]),

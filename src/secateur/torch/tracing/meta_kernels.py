@@ -133,6 +133,14 @@ def _grouped_mm(a: torch.Tensor, b: torch.Tensor, offsets: object = None, *args:
     return a.new_empty((a.shape[0], b.shape[2]))
 
 
+@_kernel("_pack_padded_sequence")
+def _pack(x: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> Any:
+    if lengths.is_meta:
+        return None
+    rows, counts = _aten._pack_padded_sequence(torch.empty(*x.shape[:2], 1), lengths, batch_first)
+    return x.new_empty((rows.shape[0], *x.shape[2:])), counts
+
+
 @_kernel(
     "fake_quantize_per_tensor_affine_cachemask",
     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",

@@ -134,7 +134,8 @@ class Tracer(TorchDispatchMode):
         if known is None:
             self.note(tensor, Value(roots, flags, self._run))
             return
-        if known.memory is not None and any(a and not b for a, b in zip(known.zero, flags, strict=False)):
+        writes = torch.Tag.inplace_view not in getattr(self.operator, "tags", ())
+        if writes and known.memory is not None and any(a and not b for a, b in zip(known.zero, flags, strict=False)):
             known.memory.spoiled = True
         known.spaces, known.zero = roots, flags
 
@@ -240,10 +241,9 @@ class Tracer(TorchDispatchMode):
 
     def _run_operator(self, func: Operator, args: Args, kwargs: Kwargs) -> Result:
         if self.abstract:
-            args, kwargs = self._abstract_arguments(func, args, kwargs)
-            out = run_abstract(func, args, kwargs) if args else None
-            if out is not None:
+            if args and (out := run_abstract(func, args, kwargs)) is not None:
                 return out
+            args, kwargs = self._abstract_arguments(func, args, kwargs)
         return self.generators.run(func, args, kwargs)
 
     def observe(self, func: Operator, out: Result, args: Args, kwargs: Kwargs) -> None:
@@ -261,10 +261,10 @@ class Tracer(TorchDispatchMode):
         self.read(inputs, values=not view)
         if self.speaks:
             check_numbers(name, [*map(self.value, inputs)], self.where, view=view)
-        if not outputs:
+        rule, kwargs, into = find(func), *without_out(func, kwargs)
+        if rule is None and not outputs:
             self.freeze_all((t for t in inputs if t.dim()), f"its values are read in {self.where}")
             return
-        rule, kwargs, into = find(func), *without_out(func, kwargs)
         self._over.clear()
         self._ahead = None
         before = {id(t): list(self.spaces(t)) for t in into}

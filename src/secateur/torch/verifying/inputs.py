@@ -21,9 +21,8 @@ def informative(example: Example) -> Example:
     generator = torch.Generator().manual_seed(0)
 
     def one(tensor: torch.Tensor) -> torch.Tensor:
-        constant = (
-            tensor.is_floating_point() and tensor.numel() > 1 and not bool((tensor != tensor.reshape(-1)[0]).any())
-        )
+        numbers = tensor.is_floating_point() and tensor.numel() > 1 and tensor.layout is torch.strided
+        constant = numbers and not bool((tensor != tensor.reshape(-1)[0]).any())
         return _noise(tensor, generator) if constant else tensor.detach().clone()
 
     return _mapped(example, one)
