@@ -122,6 +122,41 @@ def test_a_proof_says_that_it_called_twice() -> None:
     assert "the second call's output" in str(sc.verify(model, _narrow(graph), graph))
 
 
+class Once(Keeps):
+    """Good for one call, then it wants to be reset; or only where it is this wide."""
+
+    def __init__(self, wide: int = 20) -> None:
+        super().__init__()
+        self.wide, self.used = str(wide), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.softmax(self.mix(torch.cat([x, self.h], 1)), 1)
+        if self.used and str(self.used[-1].shape[1]) == self.wide:
+            raise RuntimeError("call reset() first")
+        self.used.append(h.detach())
+        return self.out(h)
+
+
+def test_a_proof_says_where_a_second_call_raises_that_it_was_not_compared() -> None:
+    model = Once().eval()
+    graph = sc.trace(model, X, check=False)
+    said = sc.verify(model, graph.plan({"mix.in_features[1]": range(12)}), graph)
+    assert said.passed
+    assert "second call's output" not in str(said)
+    assert "not compared: a second call in a row" in str(said)
+    assert "RuntimeError: call reset() first (in evaluation)" in str(said)
+
+
+def test_a_second_call_that_fails_only_when_narrowed_is_no_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe.Observation, "keeping", [], raising=False)
+    monkeypatch.setattr(observe, "changed", lambda before, after: False)
+    model = Once(wide=12).eval()
+    graph = sc.trace(model, X)
+    assert not graph["mix.out_features"].exact
+    with pytest.raises(VerificationError, match=r"second call in a row.*call reset"):
+        sc.verify(model, graph.plan({"mix.out_features": range(12)}), graph)
+
+
 def test_who_keeps_nothing_is_called_once() -> None:
     class Counts(nn.Module):
         def __init__(self) -> None:

@@ -18,7 +18,8 @@ class Comparison:
 
     ``outputs`` names what was compared, by its place in the output; ``gradients`` counts the parameters whose gradients
     were. ``difference`` is relative to the largest number of the output or gradient that differs most for its ``bound``,
-    which follows how much of the last place of the weights comes through.
+    which follows how much of the last place of the weights comes through. ``second``: how a second call in a row, for which
+    the first left something, failed as it does before any narrowing.
     """
 
     inputs: str
@@ -28,6 +29,7 @@ class Comparison:
     gradients: int
     difference: float
     bound: float
+    second: str = ""
 
     @property
     def passed(self) -> bool:

@@ -38,11 +38,10 @@ from secateur.torch.verifying.comparing import (
     compare,
     depends_on_weights,
     is_too_little,
-    sentence,
 )
 from secateur.torch.verifying.inputs import fresh, informative, resized
 from secateur.torch.verifying.reordering import Reordered
-from secateur.torch.verifying.running import Numbers, Scene, run
+from secateur.torch.verifying.running import Numbers, Scene, run, sentence
 
 _OWN = Numbers()
 _ALSO = "Calls that take them can be given beside the example: secateur.Examples(dummy_input, also=[…])"
@@ -72,6 +71,11 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
             raise _error(model, found) from found.__cause__
     if plan.kept and (not_taken := branches.not_taken()):
         proof.notes.append(f"branches of the code that no run took: {not_taken}. {_ALSO}")
+    if failed := {one.second: one.mode for one in reversed(proof.comparisons) if one.second}:
+        told = "; ".join(f"{why} (in {mode})" for why, mode in failed.items())
+        proof.notes.append(
+            f"a second call in a row, for which the first leaves something: it raises before any narrowing, {told}"
+        )
     return Verification(
         comparisons=tuple(proof.comparisons),
         compared=tuple(name for name in plan.kept if graph[name].exact),

@@ -28,7 +28,7 @@ from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, renewed, s
 from secateur.torch.narrowing.tolerances import COARSE, GRADIENTS, ROUNDING, SAFETY
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import named_tensors
-from secateur.torch.verifying.running import SECOND, Numbers, Scene, Seen, Side, run
+from secateur.torch.verifying.running import SECOND, Numbers, Scene, Seen, Side, run, sentence
 
 _AS_THEY_ARE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -218,6 +218,10 @@ def _pair(setup: Setup, scene: Scene, numbers: Numbers) -> tuple[Seen, Seen]:
                 "the example is too small for a norm to train on it once the network is narrowed"
             ) from error
         raise Wrong(f"the narrowed network does not run ({sentence(error)})") from error
+    if masked.failed:
+        if not run(setup.whole(), scene, numbers).failed:
+            raise _second_fails("narrowed" if narrowed.failed else "masked", masked.failed)
+        narrowed = narrowed.of_first()  # that the network is good for one call is none of the narrowing's doing
     return _alike(masked, narrowed)
 
 
@@ -246,8 +250,7 @@ def _differences(one: Seen, other: Seen) -> dict[str, float]:
     if list(one.outputs) != list(other.outputs):
         odd = [name for name in (*one.outputs, *other.outputs) if name not in one.outputs or name not in other.outputs]
         if odd[0].startswith(SECOND):
-            fails = "narrowed" if odd[0] in one.outputs else "masked"
-            raise Wrong(f"a second call in a row, which finds what the first left, does not run in the {fails} network")
+            raise _second_fails("narrowed" if odd[0] in one.outputs else "masked", one.failed or other.failed)
         raise Wrong(f"they return other things, {odd[0]} in one of the two only")
     found = {name: _gap(name, a, other.outputs[name], 0.0) for name, a in one.outputs.items()}
     largest = max((float(g.abs().max()) for g in one.gradients.values() if g is not None and g.numel()), default=0.0)
@@ -258,6 +261,11 @@ def _differences(one: Seen, other: Seen) -> dict[str, float]:
         if a is not None and b is not None:
             found[_GRADIENT + name] = _gap(_GRADIENT + name, a, b, 0.01 * largest)
     return found
+
+
+def _second_fails(which: str, why: str) -> Wrong:
+    told = f" ({why})" if why else ""
+    return Wrong(f"a second call in a row, which finds what the first left, does not run in the {which} network{told}")
 
 
 _GRADIENT = "the gradient of "
@@ -337,14 +345,10 @@ def _comparison(scene: Scene, masked: Seen, found: Mapping[str, float], bounds: 
         gradients=sum(name not in masked.outputs for name in close),
         difference=found[worst],
         bound=bounds[worst],
+        second=masked.failed,
     )
 
 
 def is_too_little(error: Exception) -> bool:
     """Whether a norm of torch.nn refuses to train on a single value a channel: a larger batch would do."""
     return isinstance(error, ValueError) and "Expected more than 1" in str(error)
-
-
-def sentence(error: BaseException) -> str:
-    """An error on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -123,7 +123,8 @@ class Seen:
     """What a run gave, copied: outputs by place, gradients by parameter.
 
     ``eps`` is the last place of the coarsest numbers that were met; ``random`` where the process's generators ended, and
-    ``drew`` whether that is not where they began. ``keeps``: the call left something for a second one, which was made then.
+    ``drew`` whether that is not where they began. ``keeps``: the call left something for a second one, which was made then;
+    ``failed`` says how, where that raised.
     """
 
     outputs: Mapping[str, torch.Tensor]
@@ -132,6 +133,7 @@ class Seen:
     random: bytes
     drew: bool
     keeps: bool
+    failed: str = ""
 
     def of_first(self) -> Seen:
         """What the first call gave."""
@@ -160,24 +162,25 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
             args, kwargs = _arguments(scene.example, numbers, generator)
             before = state_of(network)
             _seed_all(UNSEEDED)
-            began = _random_state()
+            began, failed = _random_state(), ""
             with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
                 outputs = _outputs(network(*args, **kwargs), side, scene, shrink)
                 gradients = _gradients(network, outputs) if scene.backward else {}
             if keeps := changed(before, state_of(network)):
                 args, kwargs = _arguments(scene.example, numbers, generator)
                 with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
-                    outputs |= _second(network, (args, kwargs), side, scene, shrink)
+                    second, failed = _second(network, (args, kwargs), side, scene, shrink)
+                    outputs |= second
             ended = _random_state()
             # copies, made where nobody listens: what was made in the run goes with it
             copies = {place: tensor.detach().clone() for place, tensor in outputs.items()}
             slopes = {name: None if g is None else g.clone() for name, g in gradients.items()}
-            return Seen(copies, slopes, arithmetic.coarsest, ended, ended != began, keeps)
+            return Seen(copies, slopes, arithmetic.coarsest, ended, ended != began, keeps, failed)
         except BaseException as error:
             let_go_of_frames(error)
             raise
         finally:
-            outputs = gradients = args = kwargs = before = None
+            outputs = gradients = args = kwargs = before = second = None
             if network is not None:
                 let_go(modules_of(network))
             side.outside.put_back(arithmetic.made)
@@ -191,14 +194,19 @@ def _outputs(returned: object, side: Side, scene: Scene, shrink: Shrink) -> dict
 
 def _second(
     network: nn.Module, given: tuple[tuple[object, ...], dict[str, Any]], side: Side, scene: Scene, shrink: Shrink
-) -> dict[str, torch.Tensor]:
-    """What a second call in a row gives, where the first left something for it; nothing where the model is good for one."""
+) -> tuple[dict[str, torch.Tensor], str]:
+    """What a second call in a row gives, where the first left something for it; why nothing, where the model is good for one."""
     try:
         found = _outputs(network(*given[0], **given[1]), side, scene, shrink)
-        return {f"{SECOND}{place}": tensor for place, tensor in found.items()}
+        return {f"{SECOND}{place}": tensor for place, tensor in found.items()}, ""
     except Exception as error:
         let_go_of_frames(error)
-        return {}
+        return {}, sentence(error)
+
+
+def sentence(error: BaseException) -> str:
+    """An error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _network(side: Side, numbers: Numbers, generator: torch.Generator, *, training: bool) -> nn.Module:
