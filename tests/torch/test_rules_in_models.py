@@ -186,3 +186,51 @@ def test_a_network_over_a_sparse_matrix_is_narrowed(layout: torch.layout) -> Non
     edges = (torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) > 0.4).float().to_sparse(layout=layout)
     _, result = sc.prune(Graphs(), "magnitude", {"params": "60%"}, dummy_input=(torch.randn(5, 6), edges))
     assert result.verification.passed
+
+
+class Drawn(nn.Module):
+    """Two layers, and numbers drawn between them."""
+
+    def __init__(self, draw: Callable[[Tensor, bool], Tensor]) -> None:
+        super().__init__()
+        self.first, self.head, self.draw = nn.Linear(6, 12), nn.Linear(12, 3), draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.draw(self.first(x), self.training))
+
+
+DRAWN: dict[str, Callable[[Tensor, bool], Tensor]] = {
+    "noise": lambda h, _: h + torch.randn_like(h),
+    "gumbel": lambda h, _: F.gumbel_softmax(h, hard=True),
+    "counts": lambda h, _: torch.poisson(h.exp()),
+    "gamma": lambda h, _: torch.distributions.Gamma(h.exp(), torch.ones_like(h)).rsample(),
+    "shares": lambda h, _: torch.distributions.Dirichlet(h.exp()).rsample(),
+    "log normal": lambda h, _: h * torch.empty_like(h).log_normal_(),
+    "cauchy": lambda h, _: h + torch.empty_like(h).cauchy_(),
+    "attempts": lambda h, _: h + torch.empty_like(h).geometric_(0.3),
+    "trials": lambda h, _: torch.binomial(torch.full_like(h, 3.0), h.sigmoid()),
+}
+WHILE_TRAINING: dict[str, Callable[[Tensor, bool], Tensor]] = {
+    "dropout": lambda h, training: F.dropout(h, 0.5, training),
+    "slopes": lambda h, training: F.rrelu(h, training=training),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_numbers_drawn_for_each_unit_are_told_to_be_expected_ones_in_the_proof(name: str) -> None:
+    model, x = Drawn(DRAWN[name]).eval(), torch.randn(4, 6)
+    graph = sc.trace(model, x)
+    assert [(width.size, width.exact) for width in graph.free] == [(12, False)]
+    said = sc.verify(model, graph.plan({"first.out_features": range(2, 9)}), graph)
+    assert said.passed
+    assert "not compared: the random numbers it draws in evaluation" in str(said)
+
+
+@pytest.mark.parametrize("name", WHILE_TRAINING)
+def test_numbers_drawn_only_in_training_are_no_part_of_the_function(name: str) -> None:
+    model, x = Drawn(WHILE_TRAINING[name]).eval(), torch.randn(4, 6)
+    graph = sc.trace(model, x)
+    assert [(width.size, width.exact) for width in graph.free] == [(12, True)]
+    said = sc.verify(model, graph.plan({"first.out_features": range(2, 9)}), graph)
+    assert any(one.mode == "training" and one.gradients == 4 for one in said.comparisons)
+    assert said.notes == ()

@@ -15,6 +15,7 @@ from secateur.core.verification import Comparison
 
 from .entry import Entry, floats
 from .oracle import judge
+from .values import quiet
 
 
 class _Net(nn.Module):
@@ -128,3 +129,10 @@ def test_an_error_of_another_kind_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(sc, "trace", fail, raising=False)
     assert "none of Secateur's" in judge(_entry()).why
+
+
+@pytest.mark.parametrize("draw", ["exponential_", "cauchy_", "log_normal_", "normal_", "uniform_", "bernoulli_"])
+def test_what_is_drawn_for_each_unit_is_the_same_for_all(draw: str) -> None:
+    with quiet():
+        numbers = getattr(torch.empty(3, 12), draw)()
+    assert (numbers == numbers[0, 0]).all()

@@ -145,7 +145,9 @@ class _Constants(TorchDispatchMode):
         out, name = func(*args, **kwargs), func._schema.name.partition("::")[2]
         if name == "native_dropout":
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        drawn = name.startswith(("rand", "uniform", "normal", "bernoulli"))
+        if name.startswith("rrelu"):
+            return torch.where(args[0] > 0, args[0], 0.2 * args[0])
+        drawn = name.startswith(("rand", "uniform", "normal", "bernoulli", "exponential", "cauchy", "log_normal"))
         if isinstance(out, Tensor) and drawn and not name.startswith(("randint", "randperm")):
             out.copy_(_constant(name, args))
         return out

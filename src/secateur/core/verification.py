@@ -19,7 +19,8 @@ class Comparison:
     ``outputs`` names what was compared, by its place in the output; ``gradients`` counts the parameters whose gradients
     were. ``difference`` is relative to the largest number of the output or gradient that differs most for its ``bound``,
     which follows how much of the last place of the weights comes through. ``second``: how a second call in a row, for which
-    the first left something, failed as it does before any narrowing.
+    the first left something, failed as it does before any narrowing. ``expected``: random
+    numbers had their expected value in both networks, since one that is narrower draws fewer.
     """
 
     inputs: str
@@ -30,6 +31,7 @@ class Comparison:
     difference: float
     bound: float
     second: str = ""
+    expected: bool = False
 
     @property
     def passed(self) -> bool:

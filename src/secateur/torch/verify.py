@@ -71,6 +71,8 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
             raise _error(model, found) from found.__cause__
     if plan.kept and (not_taken := branches.not_taken()):
         proof.notes.append(f"branches of the code that no run took: {not_taken}. {_ALSO}")
+    if any(one.expected and one.mode == "evaluation" for one in proof.comparisons):
+        proof.notes.append("the random numbers it draws in evaluation: each had its expected value")
     if failed := {one.second: one.mode for one in reversed(proof.comparisons) if one.second}:
         told = "; ".join(f"{why} (in {mode})" for why, mode in failed.items())
         proof.notes.append(

@@ -68,7 +68,8 @@ def _kernel(*names: str) -> Callable[[Kernel], Kernel]:
 
 
 @_kernel(
-    "relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "mish", "softplus"
+    "relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "mish", "softplus",
+    "_sample_dirichlet", "binomial",
 )  # fmt: skip
 def _same(x: torch.Tensor, *args: object, **kwargs: object) -> Any:
     return _like(x) if x.is_floating_point() else None

@@ -346,6 +346,7 @@ def _comparison(scene: Scene, masked: Seen, found: Mapping[str, float], bounds: 
         difference=found[worst],
         bound=bounds[worst],
         second=masked.failed,
+        expected=masked.expects,
     )
 
 

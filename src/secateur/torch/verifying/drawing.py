@@ -12,7 +12,8 @@ Invariant: an operator that is not known here draws as it does, from the process
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,11 +23,12 @@ Draw = Callable[..., Any]
 _SOME = 0.37  # a normal number: zero would hide what is multiplied with it
 
 
-def drawn(func: Any) -> Draw | None:
-    """What stands in for a random operator; None for any other, and for those that are not known."""
+def drawn(func: Any, args: Sequence[Any] = ()) -> Draw | None:
+    """What stands in for a random operator; None for any other, for those that are not known, and where it draws nothing."""
     if torch.Tag.nondeterministic_seeded not in getattr(func, "tags", ()):
         return None
-    return _DRAWS.get(func._schema.name.removeprefix("aten::"))
+    name = func._schema.name.removeprefix("aten::")
+    return None if name in _WHILE_TRAINING and True not in args[2:] else _DRAWS.get(name)
 
 
 def is_fixed(generator: torch.Generator | None, held: set[int]) -> bool:
@@ -67,6 +69,35 @@ def _dropout(tensor: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]
     return tensor.clone(), torch.ones_like(tensor, dtype=torch.bool)
 
 
+def _itself(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return tensor.clone()
+
+
+def _times(count: torch.Tensor, probability: torch.Tensor, *_: Any) -> torch.Tensor:
+    return count * probability
+
+
+def _shares(tensor: torch.Tensor, *_: Any) -> torch.Tensor:
+    return tensor / tensor.sum(-1, keepdim=True)
+
+
+def _log_normal(tensor: torch.Tensor, mean: float = 1.0, std: float = 2.0, **_: Any) -> torch.Tensor:
+    return tensor.fill_(math.exp(mean + _SOME * std))
+
+
+def _cauchy(tensor: torch.Tensor, median: float = 0.0, sigma: float = 1.0, **_: Any) -> torch.Tensor:
+    return tensor.fill_(median + _SOME * sigma)
+
+
+def _geometric(tensor: torch.Tensor, p: float, **_: Any) -> torch.Tensor:
+    return tensor.fill_(1 / p)
+
+
+def _rrelu(x: torch.Tensor, noise: torch.Tensor, low: float, high: float, *_: Any, **__: Any) -> torch.Tensor:
+    noise.copy_(torch.where(x > 0, 1.0, (low + high) / 2))  # what the backward pass multiplies by
+    return x * noise
+
+
 def _full(value: float) -> Draw:
     return lambda size, **options: torch.full(size, value, **_plain(options))
 
@@ -81,11 +112,20 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
     return {**{key: options[key] for key in options if key not in ("generator", "names")}, "dtype": dtype}
 
 
+_WHILE_TRAINING = frozenset({"rrelu_with_noise"})
 _DRAWS: dict[str, Draw] = {
     "uniform_": _uniform,
     "normal_": _normal,
     "normal": _normal_around,
     "exponential_": _exponential,
+    "log_normal_": _log_normal,
+    "cauchy_": _cauchy,
+    "geometric_": _geometric,
+    "poisson": _itself,
+    "_standard_gamma": _itself,
+    "_sample_dirichlet": _shares,
+    "binomial": _times,
+    "rrelu_with_noise": _rrelu,
     "bernoulli_": _bernoulli_,
     "bernoulli": _bernoulli,
     "native_dropout": _dropout,

@@ -124,7 +124,7 @@ class Seen:
 
     ``eps`` is the last place of the coarsest numbers that were met; ``random`` where the process's generators ended, and
     ``drew`` whether that is not where they began. ``keeps``: the call left something for a second one, which was made then;
-    ``failed`` says how, where that raised.
+    ``failed`` says how, where that raised. ``expects``: random numbers had their expected value.
     """
 
     outputs: Mapping[str, torch.Tensor]
@@ -134,6 +134,7 @@ class Seen:
     drew: bool
     keeps: bool
     failed: str = ""
+    expects: bool = False
 
     def of_first(self) -> Seen:
         """What the first call gave."""
@@ -175,7 +176,8 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
             # copies, made where nobody listens: what was made in the run goes with it
             copies = {place: tensor.detach().clone() for place, tensor in outputs.items()}
             slopes = {name: None if g is None else g.clone() for name, g in gradients.items()}
-            return Seen(copies, slopes, arithmetic.coarsest, ended, ended != began, keeps, failed)
+            expects = arithmetic.expects
+            return Seen(copies, slopes, arithmetic.coarsest, ended, ended != began, keeps, failed, expects)
         except BaseException as error:
             let_go_of_frames(error)
             raise
@@ -287,7 +289,7 @@ class _Arithmetic(TorchDispatchMode):
         self.numbers, self.generator, self.coarsest = numbers, generator, 0.0
         self.made: list[weakref.ref[torch.Tensor]] = []
         self.generators: set[int] = set()  # those the network holds
-        self.training = False
+        self.training = self.expects = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -300,7 +302,9 @@ class _Arithmetic(TorchDispatchMode):
         if func is _GROUPS_BACKWARD:
             args = (*args[:-1], [True, *args[-1][1:]])
         fixed = is_fixed(kwargs.get("generator"), self.generators) or (not self.training and is_seeded())
-        out = (func if fixed else drawn(func) or func)(*args, **kwargs)
+        expected = None if fixed else drawn(func, args)
+        self.expects |= expected is not None
+        out = (expected or func)(*args, **kwargs)
         if wide is not None and isinstance(out, torch.Tensor) and not _has_tensors(args):
             out = _cast(out, wide)
         if self.numbers.eps and not any(r.alias_info for r in func._schema.returns):  # views must stay views
