@@ -34,6 +34,20 @@ def numbers_in(output: object) -> list[tuple[str, Number]]:
     return [(place or "output", value) for place, value in _walk(output, "", set())]
 
 
+def used_up(output: Any) -> Any:
+    """The same output with lists for iterators, whose code runs now: while whoever listens to the model still does.
+
+    Raises InputError for an iterator that does not end.
+    """
+    if isinstance(output, Iterator):
+        return [used_up(item) for item in _all_of(output)]
+    if type(output) in (list, tuple):
+        return type(output)(used_up(item) for item in output)
+    if type(output) is dict:
+        return {key: used_up(item) for key, item in output.items()}
+    return output
+
+
 def output_tensors(output: object) -> list[torch.Tensor]:
     """The tensors alone."""
     return [value for _, value in numbers_in(output) if isinstance(value, torch.Tensor)]
@@ -76,10 +90,7 @@ def items_of(value: Any) -> Iterable[tuple[str, Any]]:
         names = getattr(value, "_fields", None)
         return _numbered(value) if names is None else [(f".{n}", v) for n, v in zip(names, value, strict=True)]
     if isinstance(value, Iterator):
-        items = list(islice(value, MOST_ITEMS + 1))
-        if len(items) > MOST_ITEMS:
-            raise InputError(f"the model returns a {type(value).__name__} that yields more than {MOST_ITEMS:,} items")
-        return _numbered(items)
+        return _numbered(_all_of(value))
     attributes = list(_attributes(value))
     if attributes:
         return attributes
@@ -88,6 +99,13 @@ def items_of(value: Any) -> Iterable[tuple[str, Any]]:
     if len(leaves) == 1 and leaves[0] is value:
         return _numbered(value) if hasattr(value, "__len__") and hasattr(value, "__iter__") else ()
     return _numbered(leaves)
+
+
+def _all_of(iterator: Iterator[Any]) -> list[Any]:
+    items = list(islice(iterator, MOST_ITEMS + 1))
+    if len(items) > MOST_ITEMS:
+        raise InputError(f"the model returns a {type(iterator).__name__} that yields more than {MOST_ITEMS:,} items")
+    return items
 
 
 def _numbered(values: Iterable[Any]) -> list[tuple[str, Any]]:

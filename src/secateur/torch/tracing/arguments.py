@@ -26,7 +26,7 @@ from secateur.torch.running.listening import Listening
 from secateur.torch.running.switches import onednn_off
 from secateur.torch.tracing.answers import READS
 from secateur.torch.tracing.arithmetic import ARITHMETIC
-from secateur.torch.tracing.heard import call_of
+from secateur.torch.tracing.heard import call_of, is_followed
 from secateur.torch.tracing.literals import GROUP_ARGUMENT, WRITTEN, groups_of, written
 from secateur.torch.tracing.tracer import Tracer
 from secateur.torch.tracing.unread import join
@@ -67,8 +67,7 @@ class Sizes(Listening):
             self.tracer.hears(call)
         if self.tracer.keeps_all and func.__name__ in _DROPOUTS:
             return args[0]
-        whole = FUNCTION_RULES.get(func)
-        if whole is not None:
+        if func in FUNCTION_RULES and not any(map(is_followed, args)):
             return self._whole(func, args, kwargs)
         first = len(self.tracer.records)
         if self.tracer.answers is not None and func.__name__ in READS:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from secateur.core.sized import Sized
@@ -107,6 +108,21 @@ def code_running() -> CodeType:
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(("torch.", "secateur.")):
         frame = frame.f_back
     return frame.f_code
+
+
+def names_a_function() -> bool:
+    """Whether PyTorch spells out a function that it transforms, which may be a module, for messages of its own."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_name != "_get_name":
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__")).startswith("torch._functorch.")
+
+
+def is_followed(value: Any) -> bool:
+    """Whether a transform of ``torch.func``, or a gradient that the code takes, needs a tensor's operators one by one."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    return is_functorch_wrapped_tensor(value) or (value.requires_grad and torch.is_grad_enabled())
 
 
 def numbers_in(tree: Any, *, whole: bool, of_tensors: bool = True) -> Iterator[Number]:

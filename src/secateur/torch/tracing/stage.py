@@ -19,6 +19,7 @@ from torch import nn
 from secateur.torch.running.example import Example
 from secateur.torch.running.generators import unseeded
 from secateur.torch.running.interrupts import Interrupts
+from secateur.torch.running.outputs import used_up
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.state import State, state_of
 from secateur.torch.running.switches import ALONE, apart, uncollected
@@ -103,7 +104,7 @@ def _perform(
             output = None
             ready = (example if tracer.abstract else example.beside_model()).map(staging.taken)
             with tracer, Sizes(tracer, reading=staging.reading), interrupts.welcome():
-                output = model(*ready.args, **ready.kwargs)
+                output = used_up(model(*ready.args, **ready.kwargs))
         if staging.leaves is not None:
             staging.leaves(before, state_of(model))
         return look(output)

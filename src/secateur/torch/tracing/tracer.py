@@ -29,7 +29,7 @@ from secateur.torch.running.generators import Generators, draws_the_same
 from secateur.torch.running.written import Watch
 from secateur.torch.tracing.answers import Answers, writes
 from secateur.torch.tracing.blocks import Borders
-from secateur.torch.tracing.heard import Call, code_running
+from secateur.torch.tracing.heard import Call, code_running, names_a_function
 from secateur.torch.tracing.meanings import carry, check_numbers, freeze_along
 from secateur.torch.tracing.memory import Holdings
 from secateur.torch.tracing.meta_kernels import factory_device
@@ -50,9 +50,8 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self.abstract, self.training, self.answers = abstract, training, answers
         self.muted = 0
-        self.keeps_all = False  # dropout gives what it is given
+        self.keeps_all = self.speaks = False  # dropout gives what it is given; some tensor says something of a space
         self.where = self.module = self.name = ""
-        self.speaks = False  # whether any tensor says something of a space
         self.operator: Any = None
         self.data_dependent = False
         self.records: list[Record] = []
@@ -126,9 +125,8 @@ class Tracer(TorchDispatchMode):
     def put(self, tensor: torch.Tensor, spaces: Sequence[Space], zero: Sequence[bool] | None = None) -> None:
         """Say what an output is made of."""
         roots = [s.root() for s in spaces]
-        shape = tensor.shape
-        if len(roots) != len(shape) or any(s.size != n for s, n in zip(roots, shape, strict=True)):
-            raise ValueError(f"{self.where}: {roots} is not the shape {tuple(shape)}")
+        if [s.size for s in roots] != list(tensor.shape):
+            raise ValueError(f"{self.where}: {roots} is not the shape {tuple(tensor.shape)}")
         flags = list(zero) if zero is not None else [False] * len(roots)
         known = self.known(tensor)
         if known is None:
@@ -167,7 +165,8 @@ class Tracer(TorchDispatchMode):
 
     def lost(self, origin: Origin, how: str) -> None:
         """A size went where it cannot be followed."""
-        self.facts.losses.append((origin, f"{how} in {self.module or 'the model'}"))
+        if not names_a_function():
+            self.facts.losses.append((origin, f"{how} in {self.module or 'the model'}"))
 
     def passes(self, value: object, caller: str, called: str) -> None:
         """What one module gives another is in the hands of both."""
@@ -236,7 +235,8 @@ class Tracer(TorchDispatchMode):
             out = self.answers.operator(self.module, func, args, kwargs, self._run_operator)
         self.made.extend(weakref.ref(t) for t in flat(out) if isinstance(t, torch.Tensor))
         if not self.muted:
-            self.observe(func, out, args, kwargs)
+            with torch._C.DisableTorchFunction():  # the sizes that rules read are no reading of the code's
+                self.observe(func, out, args, kwargs)
         return out
 
     def _run_operator(self, func: Operator, args: Args, kwargs: Kwargs) -> Result:

@@ -1,0 +1,126 @@
+"""Code that runs inside a transform of `torch.func`, or only when what the model returned is used up: it is heard as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sc
+
+X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.second(torch.relu(self.first(x)))
+
+
+class MapsAModule(Net):
+    def forward(self, x: Tensor) -> Any:
+        return torch.vmap(self.second)(torch.relu(torch.vmap(self.first)(x)))
+
+
+class MapsACall(Net):
+    def forward(self, x: Tensor) -> Any:
+        weights = dict(self.first.named_parameters())
+        h = torch.vmap(lambda row: torch.func.functional_call(self.first, weights, (row,)))(x)
+        return self.second(torch.relu(h))
+
+
+class MapsAttention(Net):
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).view(5, 1, 1, -1)
+        mixed = torch.vmap(lambda q: nn.functional.scaled_dot_product_attention(q, h[0], h[0], scale=0.3))(h)
+        return self.second(mixed.reshape(5, -1))
+
+
+class Jacobian(Net):
+    def forward(self, x: Tensor) -> Any:
+        return torch.vmap(torch.func.jacrev(super().forward))(x)
+
+
+class GradientOfItsInput(Net):
+    """Energies and forces."""
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.enable_grad():
+            x = x.clone().requires_grad_(True)
+            energy = self.second(torch.tanh(self.first(x)))
+            return energy, torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+
+class GradientsOfRows(Net):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), torch.vmap(torch.func.grad(lambda row: torch.tanh(self.first(row)).sum()))(x)
+
+
+KINDS = [MapsAModule, MapsACall, MapsAttention, Jacobian, GradientOfItsInput, GradientsOfRows]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_runs_inside_a_transform_is_narrowed(kind: type[Net]) -> None:
+    graph = sc.trace(kind(), X)
+    assert [width.size for width in graph.free] == [12]
+    _, result = sc.prune(kind(), "magnitude", {"params": "70%"}, dummy_input=X)
+    assert result.verification.passed
+
+
+def test_text_that_the_code_makes_of_a_size_still_keeps_it() -> None:
+    class Names(Net):
+        def forward(self, x: Tensor) -> Any:
+            return {repr(self.first): super().forward(x)}
+
+    assert sc.trace(Names(), X).free == ()
+
+
+class Yields(Net):
+    def parts(self, h: Tensor) -> Iterator[Tensor]:
+        yield self.second(h)
+        yield self.second(-h)
+
+    def forward(self, x: Tensor) -> Any:
+        return {"parts": self.parts(torch.relu(self.first(x)))}
+
+
+class YieldsBeside(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        h = torch.relu(self.first(x))
+        return self.second(h), (self.side(row) for row in h)
+
+
+@pytest.mark.parametrize("kind", [Yields, YieldsBeside])
+def test_a_generator_that_is_returned_runs_while_the_trace_listens(kind: type[Net]) -> None:
+    model = kind()
+    graph = sc.trace(model, X)
+    assert [width.size for width in graph.free] == [12]
+    assert not any("exercise" in (width.frozen or "") for width in graph.widths)
+    said = sc.verify(model, graph.plan({"first.out_features": range(3, 10)}), graph)
+    assert said.passed
+    assert len(said.comparisons[0].outputs) == {Yields: 2, YieldsBeside: 6}[kind]
+
+
+def test_a_generator_without_an_end_is_refused() -> None:
+    class Endless(Net):
+        def parts(self, h: Tensor) -> Iterator[Tensor]:
+            while True:
+                yield h[0, 0]
+
+        def forward(self, x: Tensor) -> Any:
+            return self.parts(super().forward(x).detach())
+
+    with pytest.raises(sc.SecateurError, match="yields more than"):
+        sc.trace(Endless(), X)
