@@ -18,6 +18,7 @@ from secateur.torch.rules import (  # noqa: F401  registering is what importing 
     attention,
     convolution,
     factories,
+    gradients,
     indexing,
     joining,
     linalg,

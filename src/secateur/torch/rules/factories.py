@@ -37,7 +37,6 @@ def like(trace: Trace, out: Tensor, x: Tensor, *args: object, **kwargs: object) 
     "arange",
     "linspace",
     "logspace",
-    "eye",
     "tril_indices",
     "triu_indices",
     "range",
@@ -75,6 +74,15 @@ def new(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> None:
     scalars = [a for a in args if type(a) in (int, float)]
     zero = trace.name in _ZEROS or (trace.name in ("full", "new_full") and scalars[-1:] in ([0], [0.0]))
     trace.put(out, [constant(1, ONE) if n == 1 else Space(n) for n in out.shape], [zero] * out.dim())
+
+
+@rule("eye")
+def eye(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> None:
+    """Ones where a unit meets itself: of fewer units, it is what is left of it."""
+    if out.shape[0] != out.shape[1]:
+        raise NotImplementedError("a diagonal that ends before the matrix does")
+    space = Space(out.shape[0]) if out.shape[0] != 1 else constant(1, ONE)
+    trace.put(out, [space, space])
 
 
 @rule("scalar_tensor", "_efficientzerotensor")

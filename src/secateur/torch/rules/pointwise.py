@@ -29,6 +29,7 @@ _probed: dict[object, str] = {}
 @rule(
     torch.Tag.pointwise,
     "where",
+    "to",
     "_to_copy",
     "clone",
     "detach",

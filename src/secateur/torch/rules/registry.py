@@ -89,6 +89,8 @@ def find(operator: object) -> Rule | None:
         if twin is not None:
             packets.append(twin)
             overloads.append(getattr(twin, operator._overloadname, operator))
+        if namespace == "prims" and (model := getattr(torch.ops.aten, name, None)) is not None:
+            overloads.extend(getattr(model, each) for each in model.overloads())  # alike, but for what it broadcasts
         found = next((RULES[packet] for packet in packets if packet in RULES), None)
         if found is None:
             found = next((RULES[tag] for overload in overloads for tag in overload.tags if tag in RULES), None)

@@ -246,6 +246,10 @@ def _whole_shape(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Rea
         yield from ((v, out, i) for i, v in enumerate(sizes[: out.dim()]))
 
 
+def _eye(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
+    yield from ((v, out, i) for i, v in enumerate(_sizes(args, kwargs, "n")))
+
+
 def _full(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     start = 1 if args and isinstance(args[0], torch.Tensor) else 0
     yield from _whole_shape(tracer, out, args[start : start + 1], kwargs)
@@ -366,6 +370,7 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(("view", "reshape", "resize_", "expand", "broadcast_to"), _whole_shape),
     **dict.fromkeys(("zeros", "ones", "empty", "rand", "randn", "new_zeros", "new_ones", "new_empty"), _whole_shape),
     **dict.fromkeys(("full", "new_full"), _full),
+    "eye": _eye,
     "unflatten": _unflatten,
     "arange": _arange,
     **dict.fromkeys(("split", "split_with_sizes"), _split),

@@ -229,13 +229,13 @@ class Tracer(TorchDispatchMode):
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        if self.answers is None or self.muted:
-            out = self._run_operator(func, args, kwargs)
-        else:
-            out = self.answers.operator(self.module, func, args, kwargs, self._run_operator)
-        self.made.extend(weakref.ref(t) for t in flat(out) if isinstance(t, torch.Tensor))
-        if not self.muted:
-            with torch._C.DisableTorchFunction():  # the sizes that rules read are no reading of the code's
+        with torch._C.DisableTorchFunction():  # the sizes that we read ourselves are no reading of the code's
+            if self.answers is None or self.muted:
+                out = self._run_operator(func, args, kwargs)
+            else:
+                out = self.answers.operator(self.module, func, args, kwargs, self._run_operator)
+            self.made.extend(weakref.ref(t) for t in flat(out) if isinstance(t, torch.Tensor))
+            if not self.muted:
                 self.observe(func, out, args, kwargs)
         return out
 
