@@ -70,6 +70,7 @@ EXACT: dict[str, Callable[[Tensor, Tensor], Tensor | tuple[Tensor, ...]]] = {
     "how many": lambda a, b: torch.count_nonzero(a * b, dim=1),
     "leaky": lambda a, b: F.rrelu(a).sum(1),
     "on a diagonal": lambda a, b: torch.trace(a.t() @ a) + (a @ torch.diag_embed(b[0]) @ b.t()),
+    "solved for": lambda a, b: torch.linalg.solve((torch.eye(4) * 3 + 1).to(a), a * b).sum(1),
     "whole matrices of the others": lambda a, b: torch.linalg.inv(a @ a.t() + torch.eye(a.shape[0])),
 }
 

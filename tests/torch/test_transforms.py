@@ -73,7 +73,17 @@ class Hamiltonian(Net):
         return torch.cat([p, -q], -1)
 
 
-KINDS = [Hamiltonian, MapsAModule, MapsACall, MapsAttention, Jacobian, GradientOfItsInput, GradientsOfRows]
+class Forces(Net):
+    """By distances, through a smooth activation whose own gradient PyTorch takes apart in Python."""
+
+    def forward(self, x: Tensor) -> Any:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = self.second(nn.functional.silu(self.first(x - x.mean(0)))).sum(1)
+            return energy, -torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+
+KINDS = [Forces, Hamiltonian, MapsAModule, MapsACall, MapsAttention, Jacobian, GradientOfItsInput, GradientsOfRows]
 
 
 @pytest.mark.parametrize("kind", KINDS)

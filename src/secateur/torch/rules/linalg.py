@@ -40,8 +40,6 @@ from secateur.torch.rules.registry import Sample, rule, sample
     "linalg_pinv",
     "linalg_qr",
     "_linalg_slogdet",
-    "_linalg_solve_ex",
-    "linalg_solve_triangular",
     "_linalg_svd",
     "lu_unpack",
     "ormqr",
@@ -73,6 +71,28 @@ def of_a_whole_matrix(trace: Trace, out: Outputs, *args: object, **kwargs: objec
         ahead = len(shape) if result.shape[: len(shape)] == shape else 0
         rest = [constant(n, reason if n != 1 else ONE) for n in result.shape[ahead:]]
         trace.put(result, [*batch[:ahead], *rest])
+
+
+@rule("_linalg_solve_ex", "linalg_solve_triangular")
+def solve(trace: Trace, out: Outputs, a: Tensor, b: Tensor, *, left: bool = True, **kwargs: object) -> None:
+    """Each column of the right side is solved for by itself; a column of zeros gives zeros."""
+    column, zero = trace.spaces(b)[-1], trace.zero(b)[-1]
+    matrices = b.dim() == a.dim() and b.shape[:-2] == a.shape[:-2]
+    if not (left and matrices):
+        of_a_whole_matrix(trace, out, a, b)
+        return
+    reason = f"{trace.where} is a function of the whole matrix"
+    for space in (*trace.spaces(a)[-2:], trace.spaces(b)[-2]):
+        freeze(space, reason)
+    batch = [trace.same(x, y) for x, y in zip(trace.spaces(a)[:-2], trace.spaces(b)[:-2], strict=True)]
+    for place, space in enumerate(batch):
+        if trace.zero(a)[place]:
+            mark_inexact(space, f"{trace.where} may not be defined at zero")
+    result, *others = tensors_of(out)
+    rows = constant(result.shape[-2], reason if result.shape[-2] != 1 else ONE)
+    trace.put(result, [*batch, rows, column], [*[False] * (len(batch) + 1), zero])
+    for other in others:
+        trace.put(other, [*batch, *(constant(n, reason if n != 1 else ONE) for n in other.shape[len(batch) :])])
 
 
 @rule("_linalg_check_errors")
@@ -176,6 +196,16 @@ def _of_many_matrices() -> Sample:
         return (found * w[:, None, None]).sum((1, 2))
 
     return Sample(function, (4, 3, 3), (4,))
+
+
+@sample("_linalg_solve_ex", "linalg_solve_triangular")
+def _solved() -> Sample:
+    def function(a: Tensor, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        square = a @ a.transpose(1, 2) + torch.eye(3)
+        found = torch.linalg.solve(square, x @ y)
+        return torch.linalg.solve_triangular(square.tril(), found, upper=False) @ w
+
+    return Sample(function, (2, 3, 3), (2, 3, 6), (6, 4), (4, 5))
 
 
 @sample("linalg_cross")

@@ -223,13 +223,13 @@ class Tracer(TorchDispatchMode):
         self, func: Operator, types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> Result:
         kwargs = kwargs or {}
-        self.watch.sees(func, args, kwargs)
         if torch.is_inference_mode_enabled():  # code that turns it on: composite operators arrive whole
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
         with torch._C.DisableTorchFunction():  # the sizes that we read ourselves are no reading of the code's
+            self.watch.sees(func, args, kwargs)
             if self.answers is None or self.muted:
                 out = self._run_operator(func, args, kwargs)
             else:
