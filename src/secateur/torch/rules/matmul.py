@@ -42,13 +42,14 @@ def addmm(trace: Trace, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **kwarg
 def _add_bias(
     trace: Trace, spaces: list[Space], zero: list[bool], bias: Tensor, *, beta: object = 1, **rest: object
 ) -> tuple[list[Space], list[bool]]:
-    read = beta != 0  # else nothing but its sizes must fit
+    if beta == 0:  # not even read
+        return spaces, zero
     for back in range(1, len(spaces) + 1):
         if bias.dim() >= back and bias.shape[-back] == spaces[-back].root().size:
             spaces[-back] = trace.same(spaces[-back], trace.spaces(bias)[-back])
-            zero[-back] = zero[-back] and (not read or trace.zero(bias)[-back])
+            zero[-back] = zero[-back] and trace.zero(bias)[-back]
         else:
-            zero[-back] = zero[-back] and not read
+            zero[-back] = False
     return spaces, zero
 
 
@@ -144,15 +145,10 @@ def sparse_mm(trace: Trace, out: Tensor, *args: object, **kwargs: object) -> Non
     a, b = [t for t in args if isinstance(t, Tensor)][-2:]
     _contract(trace, a, 1, b, 0)
     spaces, zero = [trace.spaces(a)[0], trace.spaces(b)[1]], [trace.zero(a)[0], trace.zero(b)[1]]
-    first = args[0]
-    trace.put(
-        out,
-        *(
-            _add_bias(trace, spaces, zero, first, **kwargs)
-            if isinstance(first, Tensor) and first is not a
-            else (spaces, zero)
-        ),
-    )
+    bias = args[0]
+    if isinstance(bias, Tensor) and bias is not a:  # not read with ``beta=0``, but of this size all the same
+        spaces, zero = _add_bias(trace, spaces, zero, bias)
+    trace.put(out, spaces, zero)
 
 
 @rule("dot", "vdot")
