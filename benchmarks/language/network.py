@@ -140,6 +140,7 @@ def _train(model: nn.Module, text: Tensor, seed: int, steps: int, trunk: _Trunk)
     known = [step for step in range(_KEPT, falls_from + 1, _KEPT) if trunk.at(step).exists()]
     start = _resumed(model, optimizers, trunk.at(known[-1])) if known else 0
     rates = [optimizer.param_groups[0]["lr"] for optimizer in _optimizers(model)]
+    halved = torch.cpu._is_avx512_bf16_supported()  # elsewhere bfloat16 takes ten times as long as float32
     for step, rows in enumerate(_batches(text, seed, start, steps), start):
         if step % _KEPT == 0 and start < step <= falls_from:
             state = {"step": step, "model": model.state_dict(), "by": [o.state_dict() for o in optimizers]}
@@ -148,7 +149,7 @@ def _train(model: nn.Module, text: Tensor, seed: int, steps: int, trunk: _Trunk)
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * share
             optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
             loss = loss_of(model, rows)
         loss.backward()
         for optimizer in optimizers:

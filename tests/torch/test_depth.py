@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.torch.language import hugging_face, ids, llama, texts
+from tests.torch.language import hugging_face, ids, llama, read_back, texts
 from tests.zoo.shim import declare_torchvision_operators
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -583,7 +583,7 @@ def test_stock_code_loads_a_shallower_checkpoint(family: str, more: dict[str, An
     small: Any = sc.apply(model, graph.plan({f"{stack}.layers.1": ()}))
     assert small.config.num_hidden_layers == 3
     small.save_pretrained(tmp_path)
-    loaded = type(small).from_pretrained(tmp_path).eval()
+    loaded = read_back(small, tmp_path)
     assert torch.equal(loaded(**ids()).logits, small(**ids()).logits)
     generate = {"max_new_tokens": 4, "do_sample": False}
     assert torch.equal(loaded.generate(**ids(), **generate), small.generate(**ids(), **generate))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.torch.language import hugging_face, ids, texts
+from tests.torch.language import hugging_face, ids, read_back, texts
 from torch import Tensor, nn
 
 import secateur as sc
@@ -57,7 +57,7 @@ def test_fewer_experts_are_asked_for_by_the_configurations_name_and_stock_code_l
     sc.prune(model, "minitron", {"export_config": {name: 4}}, ids(), TEXT)
     assert getattr(model.config, name) == 4
     model.save_pretrained(tmp_path)
-    again = type(model).from_pretrained(tmp_path).eval()
+    again = read_back(model, tmp_path)
     with torch.no_grad():
         assert torch.equal(again(**ids(3)).logits, model(**ids(3)).logits)
         assert model.generate(**ids(), max_new_tokens=2, do_sample=False).shape[1] == 11

@@ -116,6 +116,7 @@ class Compensator:
                 with taps(model, recorder):
                     self.data.output(model, self.batches[batch.number])
                 record.looked_up |= recorder.looked_up
+                record.gather(batch.number)
                 record.order = max(record.order, tuple(recorder.order), key=len)
 
     def fit(self, model: nn.Module, plan: Plan, *, last: bool = True, tell: Tell = _silent) -> Compensation:

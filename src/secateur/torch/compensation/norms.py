@@ -49,6 +49,11 @@ class ChannelSums:
     first_SC: torch.Tensor
     second_SC: torch.Tensor
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """In the order of the fields."""
+        return self.reference_C, self.count_S, self.first_SC, self.second_SC
+
     def narrowed(self, kept: torch.Tensor | None) -> ChannelSums:
         """Of these channels alone."""
         if kept is None:

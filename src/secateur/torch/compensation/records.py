@@ -9,6 +9,7 @@ Invariant: nothing here changes once the original has been run over all batches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -66,3 +67,31 @@ class Original:
     norms: dict[str, Norm] = field(default_factory=dict)
     order: tuple[str, ...] = ()
     looked_up: frozenset[str] = frozenset()  # weights that are (also) embeddings
+
+    def gather(self, number: int) -> None:
+        """Let all that is kept of a pass lie in one piece of memory.
+
+        Where they were made, rows lie between what activations leave: in gaps that no activation of the next pass fits into,
+        so that every pass would take as much memory as all its activations.
+        """
+        seen = [c.seen[number] for c in self.contractions.values() if number in c.seen]
+        norms = [norm for norm in self.norms.values() if number in norm.sums]
+        rows = [t for one in seen for t in (one.at, one.owner, one.rows, one.sums) if t is not None]
+        sums = [t for norm in norms for t in norm.sums[number].tensors]
+        moved = iter(_in_one_piece([*rows, *sums]))
+        for one in seen:
+            one.at, one.owner, one.rows = next(moved), next(moved), next(moved)
+            one.sums = None if one.sums is None else next(moved)
+        for norm in norms:
+            norm.sums[number] = ChannelSums(*(next(moved) for _ in norm.sums[number].tensors))
+
+
+def _in_one_piece(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The same numbers, those of one kind side by side."""
+    found = list(tensors)
+    for kind in {(t.dtype, t.device) for t in tensors}:
+        places = [place for place, t in enumerate(tensors) if (t.dtype, t.device) == kind]
+        parts = torch.cat([tensors[place].flatten() for place in places]).split([tensors[p].numel() for p in places])
+        for place, part in zip(places, parts, strict=True):
+            found[place] = part.view(tensors[place].shape)
+    return found

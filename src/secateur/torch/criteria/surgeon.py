@@ -63,6 +63,11 @@ class BrainSurgeon(GateGradient):
         return {name: normalise(values, self.normalizer) for name, values in finite(costs).items()}
 
 
+def _with(total: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+    """The sum, in the memory of the total where there is one: moments made anew would lie scattered among activations."""
+    return total.add_(more) if total.dim() else more
+
+
 def _looked_at(criterion: GateGradient, graph: Graph, model: nn.Module) -> dict[str, list[_Inputs]]:
     """The moments of all readers of each width."""
     if not graph.free:
@@ -128,14 +133,14 @@ class _Inputs:
             group_F = self.positions_Um.flatten().to(rows_RF.device) // site.weight.shape[site.inputs]
             squares_FF = squares_FF * (group_F[:, None] == group_F)
         if site.bias is not None or site.spatial:
-            self.sum_F = self.sum_F.to(own_RF) + own_RF.sum(0)
-        self.inputs_FF = self.inputs_FF.to(own_RF) + squares_FF
+            self.sum_F = _with(self.sum_F, own_RF.sum(0))
+        self.inputs_FF = _with(self.inputs_FF, squares_FF)
         self.rows += len(own_RF)
 
     def hear(self, rows_RF: torch.Tensor) -> None:
         """What came back to it, each row of a sample's loss."""
         own_RF = rows_RF[:, self.positions_Um.flatten().to(rows_RF.device)].to(wide(rows_RF.device))
-        self.back_FF = self.back_FF.to(own_RF) + own_RF.mT @ own_RF
+        self.back_FF = _with(self.back_FF, own_RF.mT @ own_RF)
 
     def summed(self, group: Group) -> None:
         """Of all processes."""
