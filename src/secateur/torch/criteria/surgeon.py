@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from secateur.core.graph import Graph
 from secateur.core.layout import Values
@@ -85,6 +86,7 @@ def _looked_at(criterion: GateGradient, graph: Graph, model: nn.Module) -> dict[
             with taps(judged, look):
                 output = data.output(judged, batch)
             backward(data.loss_of(output, batch))
+            look.end()
     found: dict[str, list[_Inputs]] = {}
     for part in (part for parts in look.parts.values() for part in parts):
         part.summed(data.group)
@@ -235,6 +237,13 @@ class _BothWays:
         """Another batch."""
         self.samples, self.padding = samples, padding
         self.given: list[tuple[Site, torch.Tensor]] = []
+        self.hooks: list[RemovableHandle] = []
+
+    def end(self) -> None:
+        """Let go of a batch: its hooks hold what holds their tensors, a circle through autograd that no collector sees."""
+        for hook in self.hooks:
+            hook.remove()
+        self.given.clear()
 
     def before(self, site: Site) -> torch.Tensor:
         """Several readers of one thing are one reader: together they matter as much as all that comes back to it."""
@@ -247,7 +256,7 @@ class _BothWays:
         self.given.append((site, own))
         for part, rows_RF in self._rows(site, site.x.detach()):
             part.add(site, rows_RF)
-        own.register_hook(lambda gradient: self._hear(site, gradient))
+        self.hooks.append(own.register_hook(lambda gradient: self._hear(site, gradient)))
         return own
 
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
