@@ -75,6 +75,33 @@ def test_widths_of_their_own_are_said_when_applied_and_come_back_through_our_loa
     assert torch.equal(again.generate(**ids(), **asked), small.generate(**ids(), **asked))
 
 
+def test_numbers_of_a_configuration_that_are_not_finite_come_back(tmp_path: Path) -> None:
+    model = hugging_face(
+        "Mamba2", "ForCausalLM", vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=4,
+        head_dim=16, n_groups=2, chunk_size=4,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="cannot say what is left"):
+        small, _ = sc.prune(model, "magnitude", {"params": "70%"}, ids())
+    sc.hf.save_pretrained(small, tmp_path)
+    again = sc.hf.from_pretrained(tmp_path)
+    assert again.config.time_step_limit[1] == float("inf")
+    assert torch.equal(again(**ids()).logits, small(**ids()).logits)
+
+
+def test_a_configuration_that_cannot_be_written_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = _uneven(llama())
+
+    def refuse(*args: object) -> str:
+        raise ValueError("refused")
+
+    monkeypatch.setattr(type(small.generation_config), "to_json_string", refuse)
+    with pytest.raises(ValueError, match="refused"):
+        sc.hf.save_pretrained(small, tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
 def test_half_precision_comes_back_as_it_was(tmp_path: Path) -> None:
     small = _uneven(llama().to(torch.bfloat16))
     sc.hf.save_pretrained(small, tmp_path)

@@ -25,8 +25,10 @@ from secateur.core.text import visible
 from secateur.errors import ArtifactError, InputError
 from secateur.io.artifact import restore, save
 from secateur.io.atomic import PLAN, write_file
+from secateur.io.host_config import original_config
+from secateur.torch.apply import plans_of
 from secateur.torch.narrowing.host_building import config_of
-from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID
+from secateur.torch.narrowing.host_config import UNSAID
 from secateur.torch.running.restoring import named_tensors
 
 _CONFIG = "config.json"
@@ -49,8 +51,13 @@ def save_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if reason is None:
         writes(folder)
         return
+    beside = _beside(model)  # other people's code, which may refuse: asked before anything is written
     save(model, folder)
-    _write_config(model, folder)
+    try:
+        for name, text in beside.items():
+            write_file(folder / name, text)
+    except OSError as problem:
+        raise ArtifactError(f"could not save to {visible(folder)}: {visible(problem)}. Save again") from problem
     warnings.warn(
         f"saved with a plan of ours, to be loaded with secateur.hf.from_pretrained: no configuration can say it ({reason})",
         stacklevel=2,
@@ -77,26 +84,16 @@ def from_pretrained(path: str | os.PathLike[str], model_class: type[nn.Module] |
     return model.eval()
 
 
-def _write_config(model: nn.Module, folder: Path) -> None:
-    """The configuration of the whole network, which is built before the plan narrows it, and how to generate."""
-    config = copy.deepcopy(_original(model, folder))
+def _beside(model: nn.Module) -> dict[str, str]:
+    """The configuration of the whole network, which is built before the plan narrows it, and how to generate, by file."""
+    config: Any = copy.deepcopy(original_config(model, plans_of(model)))
     config.architectures = [type(model).__name__]
     first = next((t for t in named_tensors(model).values() if t.is_floating_point()), None)
     config.dtype = None if first is None else first.dtype
-    write_file(folder / _CONFIG, config.to_json_string())
     generation: Any = getattr(model, "generation_config", None)
-    if generation is not None:
-        write_file(folder / _GENERATION, generation.to_json_string())
-
-
-def _original(model: nn.Module, folder: Path) -> Any:
-    """The configuration before the first narrowing, as the artefact has it."""
-    kept = model.__dict__.get(ORIGINAL_CONFIG)
-    if kept is not None:
-        return kept
-    config = config_of(model)
-    assert config is not None
-    return type(config).from_dict(json.loads((folder / _CONFIG).read_text("utf-8")))
+    return {_CONFIG: config.to_json_string()} | (
+        {} if generation is None else {_GENERATION: generation.to_json_string()}
+    )
 
 
 def _class_named(folder: Path) -> Any:

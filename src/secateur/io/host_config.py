@@ -39,13 +39,17 @@ def write_host_config(model: nn.Module, plans: Sequence[Plan], folder: Path) -> 
     config = getattr(model, "config", None)
     if not isinstance(config, HostConfig):
         return
-    original = model.__dict__.get(ORIGINAL_CONFIG)
     try:
-        text = (original or _original(config, plans)).to_json_string()
+        text = original_config(model, plans).to_json_string()
     except Exception as problem:  # other people's code; the artefact does not need it
         warnings.warn(f"config.json was not written: {visible(problem)[:200]}", stacklevel=3)
         return
     write_file(folder / "config.json", text)
+
+
+def original_config(model: nn.Module, plans: Sequence[Plan]) -> HostConfig:
+    """The configuration as it was before the first plan; the model's own is not touched."""
+    return model.__dict__.get(ORIGINAL_CONFIG) or _original(model.config, plans)  # type: ignore[arg-type]
 
 
 def described(model: nn.Module, plans: Sequence[Plan]) -> tuple[dict[str, object], Fields]:
