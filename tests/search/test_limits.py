@@ -98,6 +98,13 @@ def test_a_ceiling_that_no_choice_meets_is_refused_with_the_smallest():
         restrict(chain(20), Limits(multiple_of=16, ceiling=0.5))
 
 
+def test_a_floor_above_the_ceiling_is_told_as_that():
+    with pytest.raises(
+        InputError, match=r"conv0.out: the floor is above the ceiling: at least 18 and at most 10 of 20 \(fl"
+    ):
+        restrict(chain(20), Limits(floor=0.9, ceiling=0.5))
+
+
 @pytest.mark.parametrize("pattern", ["layer1.conv0", "layer1.conv0.weight", "layer1.conv0.out", "layer1.conv0*"])
 def test_keep_takes_a_module_a_tensor_a_width_or_a_glob(pattern):
     graph = restrict(GRAPH, Limits(exclude=[pattern]))

@@ -167,7 +167,8 @@ def test_the_module_imports_no_trainer() -> None:
     assert "import lightning" not in source
 
 
-def test_transformers_trainer_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", [{}, {"bf16": True}, {"gradient_checkpointing": True}], ids=str)
+def test_transformers_trainer_itself(tmp_path: Path, way: dict[str, bool]) -> None:
     pytest.importorskip("accelerate")
     declare_torchvision_operators()
     from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
@@ -190,6 +191,7 @@ def test_transformers_trainer_itself(tmp_path: Path) -> None:
         save_strategy="no",
         use_cpu=True,
         disable_tqdm=True,
+        **way,  # type: ignore[arg-type]
     )
     trainer = Trainer(model, options, train_dataset=data, callbacks=[callback])  # type: ignore[arg-type]
     trainer.train()

@@ -139,6 +139,25 @@ def test_the_first_candidates_are_measured_and_the_best_is_taken() -> None:
     assert model.lm_head.in_features == min(seen) < max(seen)
 
 
+def test_a_model_whose_activations_are_computed_again_is_pruned_as_any_other() -> None:
+    one, other = llama(), llama()
+    other.gradient_checkpointing_enable()
+    for model in (one, other):
+        _prune(model, {"params": "70%"})
+        model.train()
+        model(**ids(), labels=ids()["input_ids"]).loss.backward()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert other.model.layers[0].gradient_checkpointing
+
+
+def test_a_score_that_is_no_number_for_any_candidate_is_refused() -> None:
+    model = llama()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(sc.InputError, match="no finite number for any of the candidates"):
+        _prune(model, {"params": "60%"}, score_func=lambda _: float("nan"), top_k=3)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_without_uniform_each_layer_gets_its_own_widths() -> None:
     model = llama()
     _prune(model, {"params": "60%"}, uniform=False)

@@ -260,6 +260,8 @@ def test_a_score_that_is_no_number_is_ranked_last() -> None:
     results = pruner.search(lambda m: float("nan") if m[0].out_channels < 10 else 1.0, HALF, num_candidates=6)
     assert results[0].score == 1.0
     assert results[-1].score is None
+    with pytest.raises(InputError, match="no finite number for any of the candidates"):
+        pruner.search(lambda m: float("nan"), HALF, num_candidates=3)
 
 
 def test_what_cannot_be_used_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import pickle
 import random
 import threading
 import types
@@ -231,3 +232,53 @@ def test_a_model_whose_containers_change_while_it_is_copied_is_copied_all_the_sa
     finally:
         stop.set()
         thread.join()
+
+
+class KeptFromDisk:
+    """What accelerate makes of a model's forward: a function in an object that nobody is to pickle."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x).float()
+
+    def __getstate__(self) -> object:
+        raise pickle.PicklingError("unwrap the model first")
+
+
+def test_a_hooks_handle_removes_the_hook_of_the_twin() -> None:
+    model, elsewhere = nn.Sequential(nn.Linear(3, 3)), nn.Linear(3, 3)
+    model.handles = [each.register_forward_hook(lambda *_: None) for each in (model[0], elsewhere)]  # type: ignore[assignment]
+    made = second(model)
+    assert len(made[0]._forward_hooks) == 1
+    for handle in made.handles:
+        handle.remove()
+    assert [len(each._forward_hooks) for each in (made[0], model[0], elsewhere)] == [0, 1, 1]
+
+
+def test_a_forward_in_a_wrapper_that_refuses_to_be_pickled_runs_the_twin() -> None:
+    model: Any = nn.Linear(3, 3)
+    wrapper = KeptFromDisk(type(model).forward)
+
+    def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return wrapper.function(self, x)
+
+    forward.__wrapped__ = wrapper  # type: ignore[attr-defined]
+    model.forward, model.bound = types.MethodType(forward, model), KeptFromDisk(model.forward)
+    made = second(model)
+    assert made(torch.empty(2, 3, device="meta")).is_meta
+    assert made.bound(torch.empty(2, 3, device="meta")).is_meta
+    assert made.forward.__wrapped__ is not wrapper
+
+
+def test_what_holds_something_outside_and_refuses_to_be_pickled_is_refused() -> None:
+    class Owner(KeptFromDisk):
+        def __del__(self) -> None:
+            """It would give back twice what it holds once."""
+
+    model: Any = nn.Linear(3, 3)
+    model.owner = Owner(abs)
+    with pytest.raises(InputError, match=r"owner is a Owner, which cannot be copied \(PicklingError: unwrap"):
+        second(model)

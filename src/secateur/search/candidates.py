@@ -17,7 +17,7 @@ from functools import partial
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.progress import Tell
-from secateur.search.measured import Evaluation, Measured, Running
+from secateur.search.measured import Evaluation, Measured, Running, check_scored
 from secateur.search.proposals import Proposer, round_of
 from secateur.search.ranked import Ranked, planned
 
@@ -56,7 +56,7 @@ class Candidate:
 def searched(
     ranked: Ranked, proposer: Proposer, measured: Measured, num_candidates: int, tell: Tell
 ) -> tuple[Candidate, ...]:
-    """So many candidates, best first; fewer where the search space has no more."""
+    """So many candidates, best first; fewer where the search space has no more. Raises InputError where none has a score."""
     found: list[Candidate] = []
     while len(found) < num_candidates:
         tell(len(found) / num_candidates, f"candidate {len(found)} of {num_candidates}")
@@ -67,6 +67,7 @@ def searched(
         found += [_candidate(ranked, index, plan, scores[str(index)]) for index, plan in plans.items()]
         if len(plans) < len(wanted):
             break
+    check_scored(candidate.score for candidate in found)
     return tuple(sorted(found, key=_best_first))
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan, digest_of
 from secateur.search.candidates import Candidate
-from secateur.search.measured import Measured
+from secateur.search.measured import Measured, check_scored
 
 Agreements = Callable[[Mapping[str, Plan]], Mapping[str, float | None]]
 
@@ -33,12 +33,14 @@ def best_of(
 ) -> tuple[str, Plan, tuple[Candidate, ...]]:
     """The name and plan of the one that loses least, the first of several; and all of them as candidates, best first.
 
-    ``whole`` is the score of the whole network, which says how much a loss of score is beside one of agreement.
+    ``whole`` is the score of the whole network, which says how much a loss of score is beside one of agreement. Raises
+    InputError where none has a score.
     """
     keys = {name: f"plan {digest_of(plan)[:16]}" for name, plan in plans.items()}
     first = {key: name for name, key in reversed(list(keys.items()))}
     named = {name: plans[name] for name in plans if first[keys[name]] == name}
     scores = measured({keys[name]: plan for name, plan in named.items()}).values()
+    check_scored(score.value for score in scores)
     agreed = {} if agreements is None else agreements(named)
     found = [
         Candidate(

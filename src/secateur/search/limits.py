@@ -134,6 +134,11 @@ def _apply(width: Width, specs: Sequence[Spec], said: str) -> Width:
         return width.whole(f"no other choice than all {width.size} ({said})") if len(width.choices) > 1 else width
     spans = [spec.span(width.size) for spec in specs]
     least, most = max(low for low, _ in spans), min(high for _, high in spans)
+    if least > most:
+        raise InputError(
+            f"{width.name}: the floor is above the ceiling: at least {least} and at most {most} of {width.size} ({said}). "
+            "Lower the floor, raise the ceiling, or say by name which widths each is for."
+        )
     # The whole width stays a choice, except above a ceiling.
     inside = tuple(c for c in allowed if (least <= c or c == width.size) and c <= most)
     if not inside:

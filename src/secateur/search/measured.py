@@ -10,12 +10,12 @@ Invariant: with a journal on disk a finished evaluation is never lost, and never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from secateur.core.plan import Plan
-from secateur.errors import ArtifactError
+from secateur.errors import ArtifactError, InputError
 from secateur.search.journal import Journal, is_number
 from secateur.search.ranks import ALONE, Ranks
 
@@ -34,6 +34,15 @@ class Evaluation:
     def finished(self) -> bool:
         """Whether all of the data was seen, and the value is a number."""
         return self.share >= 1 and self.value is not None
+
+
+def check_scored(scores: Iterable[float | None]) -> None:
+    """Raise InputError where none of these networks has a score, so that nothing tells one from another."""
+    if (found := list(scores)) and all(score is None for score in found):
+        raise InputError(
+            "score_func gives no finite number for any of the candidates, so that none is better than another: look at what "
+            "it gives for one, score_func(model)"
+        )
 
 
 Measure = Callable[[Mapping[str, Plan], Sequence[Running]], Iterator[tuple[str, Evaluation]]]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import collections
 import copy
-import copyreg
 import functools
 import re
 import types
@@ -24,9 +23,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from secateur.torch.running.holding import ATOMS, SHARED, content_of, everything_in, is_bound, reaches
 from secateur.torch.running.interrupts import Interrupts
+from secateur.torch.running.plain import is_kept_from_disk, is_plain
 
 Replace = Callable[[torch.Tensor], torch.Tensor]
 Held = Any  # whatever a model or a batch holds: a copier assumes nothing of it
@@ -37,6 +38,8 @@ _DICTS = frozenset({dict, collections.OrderedDict})
 # A run would move them on, and nobody can copy them.
 _CONSUMED = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 
+
+_NOWHERE = weakref.ref(collections.OrderedDict())  # what is gone already
 
 CHANGED = "during iteration"  # what Python says when another thread writes to a container that is walked
 
@@ -65,14 +68,16 @@ class Uncopyable(Exception):
 class Copier:
     """One deep copy. ``memo`` maps what has been copied, by identity, and may be filled beforehand.
 
-    ``members`` are the modules of the network: a weak reference to one of them is bound to its copy. With
-    ``keeps_strangers``, functions and bound methods that reach none of them (nor their tensors) are held by both.
+    ``members`` are the modules of the network: a weak reference to one of them, or to one of its tables, is bound to the
+    copy. With ``keeps_strangers``, functions and bound methods that reach none of them (nor their tensors) are held by both.
     """
 
     def __init__(self, replace: Replace, members: Iterable[nn.Module] = (), *, keeps_strangers: bool = False) -> None:
         self.replace = replace
         self.memo: dict[int, Held] = {}
-        self.members = {id(module) for module in members}
+        modules = tuple(members)
+        self.members = {id(module) for module in modules}
+        self.members |= {id(vars(module)[key]) for module in modules for key in _TABLES & vars(module).keys()}
         self.keeps_strangers = keeps_strangers
         self._alive: list[Held] = []  # identities in the memo stay theirs
         self._ways: dict[type, Way] = {}
@@ -119,31 +124,9 @@ def _way(kind: type) -> Way:
     for base, way in _WAYS_OF_SUBCLASSES:
         if issubclass(kind, base):
             return way
-    if not _is_plain(kind):
+    if not is_plain(kind):
         return _by_deepcopy
     return _module if issubclass(kind, nn.Module) else _plain
-
-
-_PROTOCOL = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__")
-
-
-def _is_plain(kind: type) -> bool:
-    """Whether instances are no more than their ``__dict__``, and their class has no opinion on copying them."""
-    return (
-        kind.__new__ is object.__new__
-        and kind.__dictoffset__ != 0
-        and kind not in copyreg.dispatch_table
-        and not any(base.__dict__.get("__slots__") for base in kind.__mro__)
-        and all(_is_usual(kind, name) for name in _PROTOCOL)
-    )
-
-
-def _is_usual(kind: type, name: str) -> bool:
-    """Whether a method of the copy protocol says nothing new: torch.nn's own ones fill in what old pickles lack."""
-    method = getattr(kind, name, None)
-    if method is getattr(object, name, None) or method is getattr(nn.Module, name, None):
-        return True
-    return getattr(method, "__module__", "").startswith(("torch.nn.modules", "torch.nn.utils"))
 
 
 def _same(copier: Copier, value: object) -> Held:
@@ -186,7 +169,9 @@ def _module(copier: Copier, value: nn.Module) -> Held:
 
 
 def _table(copier: Copier, table: dict[Held, Held]) -> Held:
-    made = type(table)()
+    if id(table) in copier.memo:  # a hook's handle was copied before its module
+        return copier.memo[id(table)]
+    made = copier.remember(table, type(table)())
     for name, held in list(table.items()):
         try:
             made[name] = copier.copy(held)
@@ -277,6 +262,18 @@ def _weak(copier: Copier, value: Held) -> Held:
     return weakref.ref(copier.copy(held)) if id(held) in copier.members else value
 
 
+def _handle(copier: Copier, value: RemovableHandle) -> RemovableHandle:
+    """It removes the copy's hook; one of a hook outside of the network removes nothing."""
+    made = copier.remember(value, object.__new__(RemovableHandle))
+    refs = [
+        held if id(held()) in copier.members else _NOWHERE for held in (value.hooks_dict_ref, *value.extra_dict_ref)
+    ]
+    made.id = value.id
+    made.hooks_dict_ref, *rest = map(copier.copy, refs)
+    made.extra_dict_ref = tuple(rest)
+    return made
+
+
 def _function(copier: Copier, value: types.FunctionType) -> types.FunctionType:
     """A clone that closes over the copies; the function itself where it closes over constants only."""
     if not is_bound(value, set()) or copier.is_stranger(value):
@@ -287,7 +284,7 @@ def _function(copier: Copier, value: types.FunctionType) -> types.FunctionType:
     made.__qualname__, made.__module__ = value.__qualname__, value.__module__
     made.__defaults__ = copier.copy(value.__defaults__)
     made.__kwdefaults__ = copier.copy(value.__kwdefaults__)
-    made.__dict__.update(value.__dict__)
+    made.__dict__.update(copier.items(list(value.__dict__.items()), ".{}"))
     variables = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
     contents = [(name, content) for name, old in variables for content in content_of(old)]
     bound = dict(copier.items(contents, " (its variable {})"))
@@ -309,6 +306,8 @@ def _by_deepcopy(copier: Copier, value: object) -> Held:
                 raise
             copier.memo.clear()  # it holds half-made copies
             copier.memo.update(before)
+            if is_kept_from_disk(value):
+                return _module(copier, value) if isinstance(value, nn.Module) else _plain(copier, value)
             if is_last or not _share_inside(copier, value):
                 raise Uncopyable(value, f"{type(error).__name__}: {error}") from error
     raise AssertionError("the loop above returns or raises")
@@ -366,6 +365,7 @@ _WAYS: dict[type, Way] = {
     functools._lru_cache_wrapper: _cache,
     torch.Generator: _generator,
     weakref.ref: _weak,
+    RemovableHandle: _handle,
     torch._C.ScriptFunction: _same,
 }
 _WAYS_OF_SUBCLASSES: tuple[tuple[Held, Way], ...] = (
