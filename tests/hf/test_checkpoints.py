@@ -187,3 +187,29 @@ def test_padded_batches_run_on_what_an_example_without_padding_narrowed() -> Non
     groups = {layer.self_attn.num_key_value_groups for layer in model.model.layers}
     heads = {layer.self_attn.q_proj.out_features // layer.self_attn.k_proj.out_features for layer in model.model.layers}
     assert groups == heads
+
+
+class _Around(nn.Module):
+    """A linear layer with a low rank beside it, put in by hand."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.low = base, nn.Linear(base.in_features, 2, bias=False)
+        self.high = nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + self.high(self.low(x))
+
+
+def test_a_model_with_modules_put_in_by_hand_is_restored_as_the_warning_says(tmp_path: Path) -> None:
+    def made() -> Any:
+        model: Any = llama()
+        for layer in model.model.layers:
+            layer.mlp.up_proj = _Around(layer.mlp.up_proj)
+        return model
+
+    small, _ = sc.prune(made(), "magnitude", {"params": "70%"}, ids())
+    with pytest.warns(UserWarning, match=r"put in by hand is built as it was and given to secateur\.restore"):
+        sc.hf.save_pretrained(small, tmp_path)
+    again = sc.restore(made(), tmp_path)
+    assert torch.equal(again(**ids()).logits, small(**ids()).logits)

@@ -59,7 +59,9 @@ def save_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
     except OSError as problem:
         raise ArtifactError(f"could not save to {visible(folder)}: {visible(problem)}. Save again") from problem
     warnings.warn(
-        f"saved with a plan of ours, to be loaded with secateur.hf.from_pretrained: no configuration can say it ({reason})",
+        f"saved with a plan of ours, as no configuration can say it ({reason}). secateur.hf.from_pretrained loads it where the "
+        "whole network is what its class builds from its configuration; one with modules put in by hand is built as it was and "
+        "given to secateur.restore(model, folder)",
         stacklevel=2,
     )
 
