@@ -282,3 +282,40 @@ def test_heads_that_each_group_has_one_of_are_asked_for_as_groups() -> None:
     model = llama(num_key_value_heads=8)
     sc.prune(model, "minitron", {"export_config": {"num_attention_heads": 4}}, ids(), CONFIG)
     assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("groups", "export", "sentence"),
+    [
+        (4, {"num_attention_heads": 8, "num_query_groups": 2}, "keeps its 2 heads, so 4 heads .*=2, and 4 groups .*=8"),
+        (4, {"num_attention_heads": 4, "num_key_value_heads": 4}, "num_key_value_heads=4 do not go together"),
+        (8, {"num_attention_heads": 4, "num_key_value_heads": 2}, "are one size of this model"),
+        (1, {"num_query_groups": 2}, "no num_query_groups that can be changed"),
+    ],
+)
+def test_heads_and_groups_that_do_not_go_together_say_what_would(
+    groups: int, export: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(sc.InputError, match=sentence):
+        _prune(llama(num_key_value_heads=groups), {"export_config": export})
+
+
+@pytest.mark.parametrize(("groups", "left"), [(8, 4), (4, 2), (1, 1)])
+def test_a_configuration_can_be_copied_with_what_stays_as_it_is(groups: int, left: int) -> None:
+    model = llama(num_key_value_heads=groups)
+    asked = {"num_attention_heads": 4, "num_key_value_heads": left, "head_dim": 8, "hidden_size": 32}
+    sc.prune(model, "minitron", {"export_config": asked}, ids(), CONFIG)
+    assert {name: getattr(model.config, name) for name in asked} == asked
+
+
+def test_a_field_of_the_models_own_configuration_is_a_name_for_what_it_says() -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = hugging_face("Mixtral", "ForCausalLM", vocab_size=64, num_key_value_heads=2, num_local_experts=4, **shape)
+    sc.prune(model, "minitron", {"export_config": {"intermediate_size": 20}}, ids(), CONFIG)
+    assert model.config.intermediate_size == 20
+    assert model.model.layers[1].mlp.experts.down_proj.shape == (4, 32, 20)
+
+
+def test_the_size_that_there_is_already_is_no_way_out() -> None:
+    with pytest.raises(sc.InputError, match=r"inv_freq is computed .*can with model.*head_dim_pairs left as it is"):
+        _prune(llama(), {"export_config": {"head_dim": 4}})

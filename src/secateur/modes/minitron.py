@@ -36,7 +36,7 @@ from secateur.search.measured import Measured
 from secateur.search.ranked import Ranked, judged, plan_within, planned
 from secateur.search.refusal import check_reachable, check_within
 from secateur.search.roles import layers_asked, sizes_asked
-from secateur.search.sayable import ratios, sayable
+from secateur.search.sayable import ratios, sayable, ties_of_field
 from secateur.search.ties import Tie, counts_of, ties_of, uniform
 
 _TRIED = 8  # other counts, where a configuration cannot say what is asked for
@@ -111,7 +111,7 @@ class Minitron(Mode):
         drops: dict[str, tuple[int, ...]] = {}
         for layers in layers_asked(sizes):
             drops |= dict.fromkeys(fewest_missed(space, ranked.scores, layers, sizes.pop(layers)), ())
-        chosen = sizes_asked(sizes, space)
+        chosen = sizes_asked(sizes, space, lambda name: ties_of_field(name, space, task.frontend.said))
 
         def left_by(counts: Mapping[str, int]) -> Plan:
             kept = ranked.kept(counts_of(counts, ties_of(space)))
@@ -199,12 +199,14 @@ def _near(tie: Tie, least: float) -> Tie:
 
 def _nearest_said(asked: Mapping[str, int], ties: Sequence[Tie], can: Callable[[Mapping[str, int]], bool]) -> str:
     """One count that is another, the nearest one, so that a configuration can say them all; found by trying a few."""
-    for tie in (tie for tie in ties if tie.name in asked):
-        others = sorted(set(tie.choices) - {asked[tie.name]}, key=lambda count: abs(count - asked[tie.name]))
+    open_to = [tie for tie in ties if tie.name in asked and asked[tie.name] != tie.size]
+    for tie in open_to:
+        others = sorted(set(tie.choices) - {asked[tie.name], tie.size}, key=lambda count: abs(count - asked[tie.name]))
         for count in others[:_TRIED]:
             if can({**asked, tie.name: count}):
                 return f" It can with {count} instead of {asked[tie.name]} for {tie.name}."
-    return ""
+    whole = next((tie for tie in open_to if can({**asked, tie.name: tie.size})), None)
+    return "" if whole is None else f" It can with {whole.name} left as it is."
 
 
 def _admitted(admits: Callable[[Mapping[str, Fraction]], bool], ties: Sequence[Tie], chosen: Mapping[str, int]) -> bool:

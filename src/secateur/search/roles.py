@@ -11,7 +11,7 @@ Invariant: every name gets what it asks for, or InputError says what would be po
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from secateur.core.equations import Attribute
 from secateur.core.graph import Graph, Use, Width
@@ -61,6 +61,7 @@ _TOTALS = {  # heads are counted over all groups
     "num_attention_heads": ("num_query_groups", "num_attention_heads"),
     "mamba_num_heads": ("mamba_num_groups", "mamba_num_heads"),
 }
+_HEADS_OF = dict(_TOTALS.values())
 
 
 def role_of(width: Width, graph: Graph) -> str | None:
@@ -103,14 +104,18 @@ def side_of(name: str) -> str | None:
     return next((side for side in ("encoder", "decoder") if name.removeprefix("num_").startswith(side)), None)
 
 
-def sizes_asked(export: Mapping[str, object], graph: Graph) -> dict[str, int]:
+def sizes_asked(
+    export: Mapping[str, object], graph: Graph, of_field: Callable[[str], Sequence[Tie]] = lambda _: ()
+) -> dict[str, int]:
     """Counts of ties, by name, from the names of a configuration. ``graph`` is one with `uniform` choices.
 
-    Raises InputError for a name that nothing here has, or a count that is not possible, saying which are.
+    ``of_field`` knows what a field of the model's own configuration says, where no role has its name. What is as it is asked
+    for already stays. Raises InputError for a name that nothing here has, or a count that is not possible, saying which are.
     """
     ties = ties_of(graph)
     roles = {tie.name: role_of(graph[tie.widths[0]], graph) for tie in ties}
     chosen: dict[str, int] = {}
+    by: dict[str, str] = {}
     for name, asked in sorted(export.items(), key=lambda entry: _ROLE_OF.get(entry[0]) in _TOTALS):
         role = _ROLE_OF.get(name)
         if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
@@ -120,7 +125,12 @@ def sizes_asked(export: Mapping[str, object], graph: Graph) -> dict[str, int]:
         if role in _TOTALS and not mine:  # so many in each group, as it is: the groups are asked for
             mine = [tie for tie in ties if roles[tie.name] == _TOTALS[role][0]]
             count = _groups_for(name, asked, mine, graph)
+        if role in _HEADS_OF and not mine:  # each head is a group of its own
+            mine = [tie for tie in ties if roles[tie.name] == _HEADS_OF[role] and tie.kind == "heads"]
+        mine = mine or list(of_field(name))
         mine = [tie for tie in mine if (side := side_of(name)) is None or side in tie.name.split(".")]
+        if not mine and role is not None and _present(role, graph) == {asked}:
+            continue
         if not mine:
             raise InputError(_nothing(name, role, graph, ties))
         for tie in mine:
@@ -129,35 +139,64 @@ def sizes_asked(export: Mapping[str, object], graph: Graph) -> dict[str, int]:
                 if shared
                 else _in_parts(name, _in_its_groups(name, count, tie, graph), tie, graph)
             )
-            _only_once(name, asked, own, tie, chosen, export)
-            chosen[tie.name] = _checked(name, own, tie, asked)
+            if chosen.get(tie.name, own) != own:
+                raise InputError(_twice(name, own, tie, by[tie.name], export))
+            chosen[tie.name], by[tie.name] = _checked(name, own, tie, asked), name
     return chosen
 
 
-def _only_once(
-    name: str, asked: int, own: int, tie: Tie, chosen: Mapping[str, int], export: Mapping[str, object]
-) -> None:
-    """Raise InputError where another name asks for another count of the same."""
-    if chosen.get(tie.name, own) != own:
-        other = next(n for n in export if n != name and _ROLE_OF.get(n) == _ROLE_OF.get(name))
-        raise InputError(
-            f"export_config: {name}={asked} and {other}={export[other]} are one size of this model ({tie.name}): give one of them"
-        )
+def _twice(name: str, own: int, tie: Tie, other: str, export: Mapping[str, object]) -> str:
+    """Two names ask for two counts of one tie: the same under both, or heads and groups of as many heads as there are."""
+    asked, before = export[name], export[other]
+    assert isinstance(asked, int)
+    assert isinstance(before, int)
+    both, each = f"export_config: {name}={asked} and {other}={before}", asked // own
+    if each == 1:
+        return f"{both} are one size of this model ({tie.name}): give one of them"
+    return (
+        f"{both} do not go together: each group keeps its {each} heads, so {before * each} heads go with "
+        f"{other}={before}, and {own} groups with {name}={asked}"
+    )
+
+
+def _present(role: str, graph: Graph) -> set[int]:
+    """How many there are of what a role counts, in every block."""
+    groups = _HEADS_OF.get(role)
+    if groups is not None and all(role_of(width, graph) != role for width in graph.widths):
+        heads = [width for width in graph.widths if role_of(width, graph) == groups]
+        return {width.size if width.kind == "heads" else 1 for width in heads}
+    return {width.size * _counted(width, graph) for width in graph.widths if role_of(width, graph) == role}
+
+
+def _counted(width: Width, graph: Graph) -> int:
+    """How many of what its role counts there are for each unit of a width."""
+    owner = width.name.rpartition(".")[0]
+    match width.kind:
+        case "queries_per_group":
+            beside = (w for w in graph.widths if w.kind == "query_groups" and w.name.rpartition(".")[0] == owner)
+            return next((w.size for w in beside), 1)
+        case "head_dim":
+            return _channels_together(width, graph)
+        case _:
+            return _router_groups(width, graph) if role_of(width, graph) == "num_moe_experts" else 1
 
 
 def _in_parts(name: str, count: int, tie: Tie, graph: Graph) -> int:
     """How many units there are in a head of so many channels: rotary positions take two together."""
-    width = graph[tie.widths[0]]
-    owner, _, label = width.name.rpartition(".")
-    whole = label.removesuffix("_pairs").removesuffix("_parts")
-    channels = graph.attributes.get(Attribute(owner, whole), width.size) if whole != label else width.size
-    together = channels // width.size
+    together = _channels_together(graph[tie.widths[0]], graph)
     if count % together:
         possible = ", ".join(str(choice * together) for choice in tie.choices[-4:])
         raise InputError(
             f"export_config: {name}={count} is not possible: {together} channels of {tie.name} go together, so {possible} are"
         )
     return count // together
+
+
+def _channels_together(width: Width, graph: Graph) -> int:
+    owner, _, label = width.name.rpartition(".")
+    whole = label.removesuffix("_pairs").removesuffix("_parts")
+    channels = graph.attributes.get(Attribute(owner, whole), width.size) if whole != label else width.size
+    return channels // width.size
 
 
 def _groups_for(name: str, count: int, groups: Sequence[Tie], graph: Graph) -> int:
@@ -199,7 +238,7 @@ def _in_its_groups(name: str, count: int, tie: Tie, graph: Graph) -> int:
     width = graph[tie.widths[0]]
     if role_of(width, graph) != "num_moe_experts":
         return count
-    groups = size_of(graph.layouts[width.uses[0].tensor][width.uses[0].axis], {}) // width.size
+    groups = _router_groups(width, graph)
     if count % groups:
         possible = ", ".join(str(choice * groups) for choice in tie.choices)
         raise InputError(
@@ -207,6 +246,10 @@ def _in_its_groups(name: str, count: int, tie: Tie, graph: Graph) -> int:
             f"{possible}"
         )
     return count // groups
+
+
+def _router_groups(width: Width, graph: Graph) -> int:
+    return size_of(graph.layouts[width.uses[0].tensor][width.uses[0].axis], {}) // width.size
 
 
 def _checked(name: str, count: int, tie: Tie, asked: int) -> int:

@@ -48,6 +48,23 @@ def sayable(search_space: Graph, says: Says) -> tuple[tuple[Tie, ...], dict[str,
     return found, reasons
 
 
+def ties_of_field(name: str, search_space: Graph, says: Says) -> tuple[Tie, ...]:
+    """The ties whose count a field of the configuration with this name is."""
+
+    def is_said(tie: Tie) -> bool:
+        said = _said([tie], search_space, lambda plan: _counting(name, tie, plan, says))[0]
+        return said is not None and bool(said.fields)
+
+    return tuple(tie for tie in ties_of(search_space) if is_said(tie))
+
+
+def _counting(name: str, tie: Tie, plan: Plan, says: Says) -> tuple[Mapping[str, object], str | None]:
+    """Of the fields that say a plan those of this name that say how many units the plan leaves of a tie."""
+    fields, problem = says(plan)
+    left = plan.sizes[tie.widths[0]]
+    return {path: value for path, value in fields.items() if path.rpartition(".")[2] == name and value == left}, problem
+
+
 def ratios(chosen: Mapping[str, int], ties: Sequence[Tie]) -> dict[str, Fraction]:
     """By which share each field of the configuration changes at these counts of ties."""
     found: dict[str, Fraction] = {}
