@@ -17,19 +17,22 @@ LEARNED = 0.6  # of its score the whole network must have above a constant one's
 ALIVE = 0.05  # of what the whole network's score has above a constant one's
 
 
-def check_alive(
-    score: float, whole: float, constant: Callable[[], float | None], advice: str, called: str = "score"
-) -> None:
+def check_alive(score: float, whole: float, constant: Callable[[], float | None], advice: str) -> None:
     """Raise DeadNetwork where a score is no better than that of a constant network, which is asked for only in doubt."""
     if whole - score <= LITTLE * abs(whole):
         return
     least = constant()
     if least is None or whole - least <= LEARNED * abs(whole) or (score - least) / (whole - least) >= ALIVE:
         return
-    raise DeadNetwork(
+    raise dead(score, whole, least, advice)
+
+
+def dead(score: float, whole: float, constant: float, advice: str, called: str = "score") -> DeadNetwork:
+    """The error for a network whose ``called`` is no better than a constant one's."""
+    return DeadNetwork(
         f"what the search found is no better than a network that always answers the same: {called} {score:.4g}, the whole "
-        f"network {whole:.4g}, a constant one {least:.4g}. {advice} The model is unchanged.",
+        f"network {whole:.4g}, a constant one {constant:.4g}. {advice} The model is unchanged.",
         score=score,
         whole=whole,
-        constant=least,
+        constant=constant,
     )

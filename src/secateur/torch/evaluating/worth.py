@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.search.alive import ALIVE, check_alive
+from secateur.search.alive import ALIVE, check_alive, dead
 from secateur.search.evidence import Quality
 from secateur.torch.evaluating.evaluator import Evaluator
 from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
@@ -73,12 +73,18 @@ class Agreement:
         """Whether the last network answers as a constant would, or by chance where the first one was sure of its answers."""
         if self._first is None or self._last is None or self._first.shape != self._last.shape:
             return False
-        agreement = self.value
-        if agreement > _FAR or (agreement >= ALIVE and _same_answers(self._first, self._last) >= ALIVE):
+        if self.value > _FAR or self.left >= ALIVE:
             return False
         varies = self._last - self._last.mean(0)
         is_constant = bool(varies.square().sum() <= _VARIES * self._last.square().sum())
         return is_constant or self._first.shape[1] == 1 or _is_sure(self._first)
+
+    @property
+    def left(self) -> float:
+        """What the last network has kept of the first one's answers: their agreement, or those it shares, whichever is less."""
+        if self._first is None or self._last is None or self._first.shape != self._last.shape:
+            return 0.0
+        return min(self.value, _same_answers(self._first, self._last))
 
     def _answers(self, model: nn.Module) -> torch.Tensor | None:
         rows: list[torch.Tensor] = []
@@ -145,12 +151,12 @@ class Worth:
     def check_alive(self, whole: float, score: float, advice: str) -> None:
         if self.score_func is not None:
             check_alive(score, whole, partial(constant_score, self.model, self.score_func, seed=self.seed), advice)
-        elif self._answers_nothing and (not self._has_loss or self._learned(-whole)):
-            check_alive(0.0, 1.0, lambda: 0.0, advice, "agreement with the whole network")
-
-    @property
-    def _answers_nothing(self) -> bool:
-        return self._agreement is not None and self._agreement.says_something and self._agreement.is_none
+            return
+        found = self._agreement
+        if found is None or not (found.says_something and found.is_none):
+            return
+        if not self._has_loss or self._learned(-whole):
+            raise dead(found.left, 1.0, 0.0, advice, "agreement with the whole network")
 
     def _learned(self, loss: float) -> bool:
         """Whether the whole network's loss was less than that of a constant one."""
@@ -174,11 +180,13 @@ class Worth:
 
 
 def _same_answers(first: torch.Tensor, last: torch.Tensor) -> float:
-    """How many answers are the same, beyond those that the commonest answer alone gives: 1 for all, 0 for as many as that."""
-    answers = first.argmax(1)
-    common = float(torch.bincount(answers).max()) / len(answers)
-    same = float((answers == last.argmax(1)).double().mean())
-    return 1.0 if common > _MOST_COMMON else (same - common) / (1 - common)
+    """How many answers are the same, beyond chance: Cohen's κ, 1 for all, 0 for a constant answer and for unrelated ones."""
+    answers = [found.argmax(1) for found in (first, last)]
+    shares = [torch.bincount(found, minlength=first.shape[1]).double() / len(found) for found in answers]
+    if float(shares[0].max()) > _MOST_COMMON:
+        return 1.0
+    by_chance = float(shares[0] @ shares[1])
+    return (float((answers[0] == answers[1]).double().mean()) - by_chance) / (1 - by_chance)
 
 
 def _is_sure(answers: torch.Tensor) -> bool:
