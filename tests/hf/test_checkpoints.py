@@ -211,5 +211,13 @@ def test_a_model_with_modules_put_in_by_hand_is_restored_as_the_warning_says(tmp
     small, _ = sc.prune(made(), "magnitude", {"params": "70%"}, ids())
     with pytest.warns(UserWarning, match=r"put in by hand is built as it was and given to secateur\.restore"):
         sc.hf.save_pretrained(small, tmp_path)
+    with pytest.raises(sc.ArtifactError, match=r"put in by hand is built as it was and given to secateur\.restore"):
+        sc.hf.from_pretrained(tmp_path)
     again = sc.restore(made(), tmp_path)
     assert torch.equal(again(**ids()).logits, small(**ids()).logits)
+
+
+def test_what_save_wrote_loads_as_what_save_pretrained_wrote(tmp_path: Path) -> None:
+    small = _uneven(llama())
+    sc.save(small, tmp_path)
+    assert torch.equal(sc.hf.from_pretrained(tmp_path)(**ids()).logits, small(**ids()).logits)

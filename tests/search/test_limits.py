@@ -240,4 +240,8 @@ def test_subnets_are_in_the_search_space(sizes, divisor):
     for subnet in (minimum(graph), centroid(graph), maximum(graph)):
         assert all(subnet[w.name] in w.choices for w in graph.widths)
     assert graph.cost("macs", minimum(graph)) <= graph.cost("macs", centroid(graph)) <= graph.macs
+    half = graph.plan({width.name: range(width.choices[0]) for width in graph.free})
+    assert (
+        graph.cost("macs", half) == graph.cost("macs", half.sizes) == sum(graph.cost_by_module("macs", half).values())
+    )
     assert search_space_size(graph) == math.prod(len(w.choices) for w in graph.widths)

@@ -227,3 +227,21 @@ def test_one_number_for_two_classes_is_told_what_loss_to_give() -> None:
 def test_an_export_configuration_names_the_mode_that_meets_it() -> None:
     with pytest.raises(ConfigError, match='mode="minitron" alone'):
         prune("magnitude", {"export_config": {"hidden_size": 4}})
+
+
+@pytest.mark.parametrize("mode", ["magnitude", "progressive", "gradnas"])
+def test_a_weight_that_is_no_number_is_named(mode: str) -> None:
+    model = net()
+    name, weight = next(iter(model.named_parameters()))
+    weight.data.flatten()[0] = float("nan")
+    with pytest.raises(InputError, match=f"{name} holds NaN"):
+        sc.prune(model, mode, {"params": "60%"}, X, {} if mode == "magnitude" else {"data_loader": GOOD})
+
+
+def test_an_id_beyond_the_vocabulary_is_called_one() -> None:
+    model = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    good, bad = torch.arange(6).view(2, 3), torch.full((2, 3), 10)
+    with pytest.raises(sc.VerificationError, match="an id at or above the number of embeddings"):
+        sc.prune(model, "magnitude", {"params": "60%"}, bad)
+    with pytest.raises(InputError, match="an id at or above the number of embeddings"):
+        sc.prune(model, "progressive", {"params": "60%"}, good, {"data_loader": [bad]})

@@ -203,3 +203,11 @@ def test_without_data_it_says_so() -> None:
     model, batches = bert()
     with pytest.raises(InputError, match="data_loader"):
         sc.prune(model, "gradnas", {"params": "80%"}, batches[0][0])
+
+
+def test_text_without_labels_is_scored_by_its_next_tokens() -> None:
+    model, batches = gptj()
+    bare: dict[str, Any] = {"data_loader": [inputs for inputs, _ in batches]}
+    given = {"data_loader": batches, "loss_func": of_next_token}
+    results = [sc.prune(copy.deepcopy(model), "gradnas", {"params": "70%"}, batches[0][0], c)[1] for c in (bare, given)]
+    assert results[0].plan.kept == results[1].plan.kept

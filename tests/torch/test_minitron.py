@@ -319,3 +319,12 @@ def test_a_field_of_the_models_own_configuration_is_a_name_for_what_it_says() ->
 def test_the_size_that_there_is_already_is_no_way_out() -> None:
     with pytest.raises(sc.InputError, match=r"inv_freq is computed .*can with model.*head_dim_pairs left as it is"):
         _prune(llama(), {"export_config": {"head_dim": 4}})
+
+
+def test_a_field_left_open_is_filled_where_the_others_would_change_what_it_stands_for() -> None:
+    model = hugging_face("Mixtral", "ForCausalLM", vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, num_local_experts=4)  # fmt: skip
+    assert model.config.head_dim is None
+    _prune(model, {"export_config": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 40}})
+    said = [getattr(model.config, name) for name in ("num_attention_heads", "num_key_value_heads", "head_dim")]
+    assert (*said, model.config.intermediate_size) == (2, 1, 8, 40)

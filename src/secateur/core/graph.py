@@ -121,13 +121,13 @@ class Graph:
         """Number of parameters, all widths whole."""
         return int(self.cost("params"))
 
-    def cost(self, metric: str, counts: Counts | None = None) -> Amount:
-        """A cost at given counts (ints, or integer arrays of candidates); widths not named are whole."""
-        return self._cost(metric).value(counts or {})
+    def cost(self, metric: str, counts: Counts | Plan | None = None) -> Amount:
+        """A cost at given counts (ints, or integer arrays of candidates) or those of a plan; widths not named are whole."""
+        return self._cost(metric).value(counts.sizes if isinstance(counts, Plan) else counts or {})
 
-    def cost_by_module(self, metric: str, counts: Mapping[str, int] | None = None) -> Mapping[str, float]:
+    def cost_by_module(self, metric: str, counts: Mapping[str, int] | Plan | None = None) -> Mapping[str, float]:
         """The share of each module in a cost, by dotted name, ``""`` for what the model itself does; they sum to the cost."""
-        return self._cost(metric).by_module(counts or {})
+        return self._cost(metric).by_module(counts.sizes if isinstance(counts, Plan) else counts or {})
 
     def _cost(self, metric: str) -> Cost:
         if is_of_cache(metric):

@@ -10,7 +10,6 @@ Invariant: what is loaded gives, bit for bit, what was saved; a folder that woul
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import warnings
@@ -25,11 +24,8 @@ from secateur.core.text import visible
 from secateur.errors import ArtifactError, InputError
 from secateur.io.artifact import restore, save
 from secateur.io.atomic import PLAN, write_file
-from secateur.io.host_config import original_config
-from secateur.torch.apply import plans_of
 from secateur.torch.narrowing.host_building import config_of
 from secateur.torch.narrowing.host_config import UNSAID
-from secateur.torch.running.restoring import named_tensors
 
 _CONFIG = "config.json"
 _GENERATION = "generation_config.json"
@@ -51,13 +47,14 @@ def save_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if reason is None:
         writes(folder)
         return
-    beside = _beside(model)  # other people's code, which may refuse: asked before anything is written
+    generation: Any = getattr(model, "generation_config", None)
+    text = None if generation is None else generation.to_json_string()  # may refuse: asked before anything is written
     save(model, folder)
-    try:
-        for name, text in beside.items():
-            write_file(folder / name, text)
-    except OSError as problem:
-        raise ArtifactError(f"could not save to {visible(folder)}: {visible(problem)}. Save again") from problem
+    if text is not None:
+        try:
+            write_file(folder / _GENERATION, text)
+        except OSError as problem:
+            raise ArtifactError(f"could not save to {visible(folder)}: {visible(problem)}. Save again") from problem
     warnings.warn(
         f"saved with a plan of ours, as no configuration can say it ({reason}). secateur.hf.from_pretrained loads it where the "
         "whole network is what its class builds from its configuration; one with modules put in by hand is built as it was and "
@@ -80,22 +77,16 @@ def from_pretrained(path: str | os.PathLike[str], model_class: type[nn.Module] |
     model: Any = kind(config)
     dtype = getattr(config, "dtype", None)
     model = model.to(dtype) if isinstance(dtype, torch.dtype) else model
-    restore(model, folder)
+    try:
+        restore(model, folder)
+    except ArtifactError as problem:
+        raise ArtifactError(
+            f"{problem} {kind.__name__} was built from the folder's configuration; a network with modules put in by hand is "
+            "built as it was and given to secateur.restore(model, folder)"
+        ) from problem
     if (folder / _GENERATION).exists():
         model.generation_config = type(model.generation_config).from_pretrained(folder)
     return model.eval()
-
-
-def _beside(model: nn.Module) -> dict[str, str]:
-    """The configuration of the whole network, which is built before the plan narrows it, and how to generate, by file."""
-    config: Any = copy.deepcopy(original_config(model, plans_of(model)))
-    config.architectures = [type(model).__name__]
-    first = next((t for t in named_tensors(model).values() if t.is_floating_point()), None)
-    config.dtype = None if first is None else first.dtype
-    generation: Any = getattr(model, "generation_config", None)
-    return {_CONFIG: config.to_json_string()} | (
-        {} if generation is None else {_GENERATION: generation.to_json_string()}
-    )
 
 
 def _class_named(folder: Path) -> Any:

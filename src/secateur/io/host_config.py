@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -23,6 +23,7 @@ from secateur.io.atomic import write_file
 from secateur.torch.narrowing.host_building import config_of
 from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, Fields, Said, said_by_config
 from secateur.torch.narrowing.installing import set_attribute
+from secateur.torch.running.restoring import named_tensors
 
 
 @runtime_checkable
@@ -40,11 +41,21 @@ def write_host_config(model: nn.Module, plans: Sequence[Plan], folder: Path) -> 
     if not isinstance(config, HostConfig):
         return
     try:
-        text = original_config(model, plans).to_json_string()
+        text = _named(model, original_config(model, plans)).to_json_string()
     except Exception as problem:  # other people's code; the artefact does not need it
         warnings.warn(f"config.json was not written: {visible(problem)[:200]}", stacklevel=3)
         return
     write_file(folder / "config.json", text)
+
+
+def _named(model: nn.Module, config: HostConfig) -> HostConfig:
+    """A copy that says which class it is of and in which dtype, where there are fields for that."""
+    made: Any = copy.deepcopy(config)
+    if hasattr(made, "architectures"):
+        made.architectures = [type(model).__name__]
+    if hasattr(made, "dtype"):
+        made.dtype = next((t.dtype for t in named_tensors(model).values() if t.is_floating_point()), None)
+    return made
 
 
 def original_config(model: nn.Module, plans: Sequence[Plan]) -> HostConfig:

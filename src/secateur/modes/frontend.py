@@ -48,8 +48,8 @@ class Frontend(Protocol):
         """The same network with no more data than so many samples; the same ones each time."""
         ...
 
-    def with_a_loss(self) -> Frontend:
-        """The same network with data that have a loss: their own, of the next token, or of agreement with its own answers."""
+    def with_a_loss(self, *, agreement: bool = True) -> Frontend:
+        """The same network with data that have a loss: their own, of the next token, or of ``agreement`` with its answers."""
         ...
 
     def judge(self, criterion: object, *, seed: int | None = None) -> Judge:

@@ -33,7 +33,9 @@ from secateur.search.threshold import Curves, Objective
 
 @MODES.add("gradnas")
 class GradNAS(Mode):
-    """Options of the gradnas mode, beside those of all modes; it needs a loss."""
+    """Options of the gradnas mode, beside those of all modes; it needs a loss, which of causal
+    language models is that of the next token where the data bring no other.
+    """
 
     num_batches: int = Field(default=128, ge=1)
     """How many batches of the data_loader the scores are made on."""
@@ -49,7 +51,7 @@ class GradNAS(Mode):
     def search(self, task: Task) -> Found:
         """Score units by backward passes, then choose counts."""
         task.tell(0.1, "backward passes")
-        judge = journalled(self.criterion, task.frontend, task, self, seed=self.seed)
+        judge = journalled(self.criterion, task.frontend.with_a_loss(agreement=False), task, self, seed=self.seed)
         ranked = ranked_for(task, self, judge)
 
         def curves_in(search_space: Graph) -> Curves:

@@ -134,7 +134,9 @@ class Minitron(Mode):
         ties, unsaid = sayable(uniform(ranked.search_space), task.frontend.said)
         depths, whole = sayable_depths(depths_of(ranked.search_space, ranked.scores), task.graph, task.frontend.said)
         ties, unsaid = (*ties, *depths), {**unsaid, **whole}
-        space = ranked.search_space.frozen(unsaid, "the model's configuration cannot say it")
+        space = ranked.search_space.frozen(
+            unsaid, "the model's configuration cannot say it; uniform=False gives each layer widths of its own"
+        )
         check_reachable(space, task.budget)
         plans = self._proposed(task, ranked, space, ties)
         task.tell(0.6, f"{len(plans)} networks to choose from")

@@ -79,8 +79,10 @@ class TorchFrontend:
     def limited(self, samples: int) -> TorchFrontend:
         return self if self.data is None else replace(self, data=self.data.limited(self.model, samples))
 
-    def with_a_loss(self) -> TorchFrontend:
-        return self if self.data is None else replace(self, data=with_a_loss(self.data, self.model))
+    def with_a_loss(self, *, agreement: bool = True) -> TorchFrontend:
+        if self.data is None:
+            return self
+        return replace(self, data=with_a_loss(self.data, self.model, agreement=agreement))
 
     def judge(self, criterion: Any, *, seed: int | None = None) -> Judge:
         if isinstance(criterion, Mapping):

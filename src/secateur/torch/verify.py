@@ -27,6 +27,7 @@ from secateur.core.verification import Comparison, Verification
 from secateur.errors import InputError, PlanError, VerificationError
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example, batch_size
+from secateur.torch.running.explaining import brief
 from secateur.torch.running.memory import free_beside
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.verifying.blame import at_fault
@@ -41,7 +42,7 @@ from secateur.torch.verifying.comparing import (
 )
 from secateur.torch.verifying.inputs import fresh, informative, resized
 from secateur.torch.verifying.reordering import Reordered
-from secateur.torch.verifying.running import Numbers, Scene, run, sentence
+from secateur.torch.verifying.running import Numbers, Scene, run
 
 _OWN = Numbers()
 _ALSO = "Calls that take them can be given beside the example: secateur.Examples(dummy_input, also=[…])"
@@ -219,7 +220,7 @@ class _Proof:
         if not isinstance(error, Inconclusive):
             self._blame_inexact(scene, numbers, error)
         told = next((error for _, error in reasons if isinstance(error, Inconclusive)), error)
-        raise _Unfit(str(told) if isinstance(told, Inconclusive) else sentence(told)) from told
+        raise _Unfit(str(told) if isinstance(told, Inconclusive) else brief(told)) from told
 
     def _blame_inexact(self, scene: Scene, numbers: Numbers, error: Exception) -> None:
         """Raise _Disagreement where the masked network does not run although the whole one does."""
@@ -229,7 +230,7 @@ class _Proof:
                 run(self.setup.whole(), scene, numbers)
             except Exception:
                 return
-            wrong = Wrong(f"the network does not run once its inexact widths are narrowed ({sentence(error)})")
+            wrong = Wrong(f"the network does not run once its inexact widths are narrowed ({brief(error)})")
             raise _Disagreement(self.setup, scene, numbers, wrong) from error
 
 

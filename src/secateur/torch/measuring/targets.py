@@ -37,8 +37,8 @@ def aimed(data: Data, target: Target, model: nn.Module) -> Data:
     return replace(data, loss=output_norm if target == "output" else _Agreement(data, model))
 
 
-def with_a_loss(data: Data, model: nn.Module) -> Data:
-    """The data with a loss in any case: its own, of the next token where the model is causal, else agreement.
+def with_a_loss(data: Data, model: nn.Module, *, agreement: bool = True) -> Data:
+    """The data with a loss: its own, of the next token where the model is causal, else (if that will do) ``agreement``.
 
     Labels that cannot be used are left to whoever asks for the loss: that is a fault, not a want.
     """
@@ -47,8 +47,9 @@ def with_a_loss(data: Data, model: nn.Module) -> Data:
         if not data.wants_a_loss(data.output(network, batch), batch):
             return data
         ids = _read_in_order(data, network, batch)
-    loss = _Agreement(data, model) if ids is None else _NextToken(data, model, ids)
-    return replace(data, loss=loss)
+    if ids is not None:
+        return replace(data, loss=_NextToken(data, model, ids))
+    return replace(data, loss=_Agreement(data, model)) if agreement else data
 
 
 def output_norm(output: object, batch: object = None) -> torch.Tensor:

@@ -15,7 +15,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import combinations, islice
+from itertools import chain, combinations, islice, product
 from typing import Any
 
 import torch
@@ -172,9 +172,16 @@ class _Description:
         known = [move for move in moves if move[0] not in open_fields]
         for path, new in [*known, *(move for move in moves if move[0] in open_fields)]:
             yield {**fields, path: new}
-        for (path, new), (other, also) in islice(combinations(known, 2), _MOST_PAIRS):
+        computed = [(path, new) for path in sorted(open_fields) for new in self._computed(path) if path not in fields]
+        together = chain(combinations(known, 2), product(known, computed))
+        for (path, new), (other, also) in islice(together, _MOST_PAIRS):
             if path != other:
                 yield {**fields, path: new, other: also}
+
+    def _computed(self, path: str) -> list[int]:
+        """What a field that is left open has to be, if it bears the name of numbers that the narrowed network goes on with."""
+        name = path.rpartition(".")[2]
+        return sorted({number for (_, key), number in self.numbers.items() if key == name})
 
     def _proposals(self) -> Iterator[tuple[str, list[int]]]:
         """For each field the sizes that dimensions of its present size have after narrowing."""

@@ -24,21 +24,35 @@ _FAULTS = (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeE
 
 @contextmanager
 def data_explained(model: nn.Module, data: Data | None) -> Iterator[None]:
-    """Within this block a fault that the first batch causes, too, is an InputError that names the argument and the way out."""
+    """Within this block a fault that the first batch causes, too, is an InputError that names the argument and the way out.
+
+    So is one that comes of a weight that is no number.
+    """
     try:
         yield
-    except NotFinite as fault:
-        strange = None if data is None else data.strange(model)
+    except InputError as fault:
+        if not isinstance(fault, NotFinite) and type(fault) is not InputError:
+            raise
+        weight = _strange_weight(model)
+        if weight is not None:
+            raise NotFinite(f"{weight} ({fault})") from fault
+        strange = data.strange(model) if data is not None and isinstance(fault, NotFinite) else None
         if strange is None:
             raise
         raise NotFinite(f"{strange}: leave it out, or mend it ({fault})") from fault
     except (SecateurError, torch.OutOfMemoryError):
         raise
     except _FAULTS as fault:
-        said = None if data is None else _misfit(model, data)
+        said = _strange_weight(model) or (None if data is None else _misfit(model, data))
         if said is None:
             raise
         raise InputError(said) from fault
+
+
+def _strange_weight(model: nn.Module) -> str | None:
+    """The first weight that holds NaN, which whatever is computed with it is, too."""
+    named = next((n for n, p in model.named_parameters() if not p.is_meta and bool(p.detach().isnan().any())), None)
+    return None if named is None else f"the weight {visible(named)} holds NaN, so nothing can be scored; mend it first"
 
 
 def _misfit(model: nn.Module, data: Data) -> str | None:
@@ -51,7 +65,7 @@ def _misfit(model: nn.Module, data: Data) -> str | None:
     try:
         given = data.collect(batch)
     except _FAULTS as fault:
-        return f"collect_func fails on a batch, which is {shown}: {_brief(fault)}"
+        return f"collect_func fails on a batch, which is {shown}: {brief(fault)}"
     with torch.no_grad():
         beside = twin(model, in_use).eval()
         try:
@@ -59,7 +73,7 @@ def _misfit(model: nn.Module, data: Data) -> str | None:
         except _FAULTS as fault:
             return (
                 f"the model cannot be run on a batch of the data_loader, which is {shown}; it was given {described(given)}: "
-                f"{_brief(fault)}. Say with collect_func=lambda batch: … what of a batch the model takes"
+                f"{brief(fault)}. Say with collect_func=lambda batch: … what of a batch the model takes"
             )
         if data.loss is None:
             return None
@@ -68,13 +82,15 @@ def _misfit(model: nn.Module, data: Data) -> str | None:
         except SecateurError as fault:
             return str(fault)
         except _FAULTS as fault:
-            return f"loss_func fails on {described(output)} and a batch, which is {shown}: {_brief(fault)}. {_CALLED}"
+            return f"loss_func fails on {described(output)} and a batch, which is {shown}: {brief(fault)}. {_CALLED}"
     return None
 
 
 _CALLED = "It is called as loss_func(output, batch); a loss of torch.nn gets the logits and the labels"
 
 
-def _brief(fault: BaseException) -> str:
+def brief(fault: BaseException) -> str:
+    """A fault in one line, with what torch leaves out where an embedding is asked for a row that it does not have."""
     text = visible(" ".join(str(fault).split()))
-    return f"{type(fault).__name__}: {text[:200]}"
+    hint = ": an id at or above the number of embeddings, or below 0" if text == "index out of range in self" else ""
+    return f"{type(fault).__name__}: {text[:200]}{hint}"

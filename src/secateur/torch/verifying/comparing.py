@@ -26,9 +26,10 @@ from secateur.core.plan import Plan
 from secateur.core.verification import Comparison
 from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, renewed, slices_of
 from secateur.torch.narrowing.tolerances import COARSE, GRADIENTS, ROUNDING, SAFETY
+from secateur.torch.running.explaining import brief
 from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import named_tensors
-from secateur.torch.verifying.running import SECOND, Numbers, Scene, Seen, Side, run, sentence
+from secateur.torch.verifying.running import SECOND, Numbers, Scene, Seen, Side, run
 
 _AS_THEY_ARE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -217,7 +218,7 @@ def _pair(setup: Setup, scene: Scene, numbers: Numbers) -> tuple[Seen, Seen]:
             raise Inconclusive(
                 "the example is too small for a norm to train on it once the network is narrowed"
             ) from error
-        raise Wrong(f"the narrowed network does not run ({sentence(error)})") from error
+        raise Wrong(f"the narrowed network does not run ({brief(error)})") from error
     if masked.failed:
         if not run(setup.whole(), scene, numbers).failed:
             raise _second_fails("narrowed" if narrowed.failed else "masked", masked.failed)

@@ -29,6 +29,7 @@ from secateur.torch.narrowing.host_config import said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed
 from secateur.torch.running.example import Example
+from secateur.torch.running.explaining import brief
 from secateur.torch.running.generators import UNSEEDED, is_seeded
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.interrupts import Interrupts
@@ -203,12 +204,7 @@ def _second(
         return {f"{SECOND}{place}": tensor for place, tensor in found.items()}, ""
     except Exception as error:
         let_go_of_frames(error)
-        return {}, sentence(error)
-
-
-def sentence(error: BaseException) -> str:
-    """An error on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return {}, brief(error)
 
 
 def _network(side: Side, numbers: Numbers, generator: torch.Generator, *, training: bool) -> nn.Module:
