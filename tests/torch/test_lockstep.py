@@ -61,6 +61,7 @@ def none_is_left():
     alive = [t for t in threading.enumerate() if t is not threading.main_thread()]
     assert not alive, alive
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background ignores it
 drawn, struck = random.Random(0), 0
 for name in ("notify_all", "wait"):
     for count in range(12):
