@@ -182,6 +182,30 @@ class Graphs(nn.Module):
         return torch.sparse.mm(edges, self.second(torch.relu(torch.sparse.mm(edges, self.first(x)))))
 
 
+class Mixed(nn.Module):
+    """A sparse matrix of its own between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 12), nn.Linear(10, 7), nn.Linear(7, 3)
+        mask = torch.rand(10, 12, generator=torch.Generator().manual_seed(0)) > 0.6
+        self.register_buffer("mix", mask.float().to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(torch.sparse.mm(self.mix, torch.relu(self.first(x)).T).T))
+
+
+def test_a_sparse_matrix_of_the_networks_own_is_kept_whole() -> None:
+    graph = sc.trace(Mixed(), torch.randn(4, 6))
+    assert [width.name for width in graph.free] == ["second.out_features"]
+    assert "first.out_features" in {
+        w.name for w in graph.widths if w.frozen == "mix is no dense tensor, and is kept whole"
+    }
+    small, result = sc.prune(Mixed(), "magnitude", {"params": "80%"}, torch.randn(4, 6))
+    assert result.verification.passed
+    assert small.mix.is_sparse
+
+
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
 def test_a_network_over_a_sparse_matrix_is_narrowed(layout: torch.layout) -> None:
     edges = (torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) > 0.4).float().to_sparse(layout=layout)

@@ -32,6 +32,11 @@ TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-4, torch.bfloat16: 5e-2, tor
 _UNTYPED = "an error that is none of Secateur's"
 
 
+def _inside(model: nn.Module) -> nn.Module:
+    """What is narrowed of a model whose gradients are synchronised: the library answers with that, unwrapped."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
 def sentence(error: BaseException) -> str:
     """An error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:400]
@@ -80,11 +85,14 @@ class Court:
 
     def trace(self) -> None:
         """The one trace that all plans are made from. Nothing has run before: caches outside the model are cold."""
-        self.model = self.entry.build()
+        self.model = _inside(given := self.entry.build())
         call = self.entry.call(self.entry.example)
         self.mine = Belongings(self.model, call, (__package__ or "tests.wild", *self.entry.packages))
         with _promised("trace", self.mine, "refused"):
-            self.graph = sc.trace(self.model, self.entry.dummy_input(call))
+            self.graph = sc.trace(given, self.entry.dummy_input(call))
+
+    def _built(self) -> nn.Module:
+        return _inside(self.entry.build())
 
     def anatomy(self) -> dict[str, Any]:
         """Free and frozen widths, and the share of the parameters that a free one reaches."""
@@ -117,11 +125,11 @@ class Court:
         return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
 
     def _life(self, prepare: Callable[[nn.Module], nn.Module]) -> Life:
-        return live(self.entry, cast_model(prepare(self.entry.build()), self.dtype), self.dtype)
+        return live(self.entry, cast_model(prepare(self._built()), self.dtype), self.dtype)
 
     def check_original(self) -> None:
         """The very model that was traced works as one that never was."""
-        plain = live(self.entry, self.entry.build(), self._own_dtype())
+        plain = live(self.entry, self._built(), self._own_dtype())
         traced = live(self.entry, self.model, self._own_dtype())
         if failed := plain.difference(traced, 0.0):
             raise Wrong(f"after all this the first model is not what it was: {failed}")
@@ -170,7 +178,7 @@ class Court:
         if self._is_copyable():
             with _promised(f"apply ({draw})", self.mine, "late"):
                 return sc.apply(self.model, plan)
-        model = self.entry.build()
+        model = self._built()
         with _promised(f"apply in place ({draw})", self.mine, "late"):
             return sc.apply(model, plan, in_place=True)
 
@@ -232,7 +240,7 @@ class Court:
         held, said = sum(p.numel() for p in small.parameters()), self.graph.cost("params", plan.sizes)
         if held != said:
             raise Wrong(f"the narrowed model holds {held} parameters, the plan said {said}")
-        if self._macs(self.entry.build()) != self.graph.macs:
+        if self._macs(self._built()) != self.graph.macs:
             return  # counted by other conventions
         if any(plan.sizes[name] == 1 for name in plan.kept):
             return  # sizes of one take other paths: einsum multiplies
@@ -252,7 +260,7 @@ class Court:
         return counter.get_total_flops() / 2
 
     def _narrowed(self, plan: Any) -> nn.Module:
-        return sc.apply(self.entry.build(), plan, in_place=True, verify=False)
+        return sc.apply(self._built(), plan, in_place=True, verify=False)
 
     def _check_lives(self, plan: Any) -> None:
         """The narrowed model lives as the masked one does. What is inexact is narrowed in both."""
@@ -312,7 +320,7 @@ class Court:
                 raise Wrong(f"{step}: the narrowed model raises {sentence(error)}")
 
     def _failing(self) -> set[str]:
-        return set(live(self.entry, self.entry.build(), self._own_dtype(), loud=True).failed)
+        return set(live(self.entry, self._built(), self._own_dtype(), loud=True).failed)
 
     def check_proof(self) -> None:
         """The library's proof is no rubber stamp: a wrong slice in one tensor must not pass."""
@@ -348,7 +356,7 @@ class Court:
         if not (gap := self._life(masked).difference(wrong, 1e-3, steps=("example",))):
             return
         try:
-            said = sc.verify(self.entry.build(), plan, graph)
+            said = sc.verify(self._built(), plan, graph)
         except sc.SecateurError:
             return
         if said.passed:
@@ -356,7 +364,7 @@ class Court:
 
     def check_prune(self) -> None:
         """The whole pipeline by its one call."""
-        model, call = self.entry.build(), self.entry.call(self.entry.example)
+        model, call = self._built(), self.entry.call(self.entry.example)
         budget = int(0.8 * self.graph.params)
         if not budget:
             return

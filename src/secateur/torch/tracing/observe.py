@@ -264,6 +264,9 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
         known = seen.spaces.get(name) or [Space(n) if n != 1 else constant(1, ONE) for n in tensor.shape]
         seen.spaces.update(dict.fromkeys(names[id(tensor)], known))
+        if tensor.layout is not torch.strided:  # nor could an artefact hold less of it
+            for space in known:
+                freeze(space, f"{name} is no dense tensor, and is kept whole")
         return tracer.introduce(like(tensor), known, [tensor.is_floating_point()] * len(known))
 
     def taken(tensor: torch.Tensor) -> torch.Tensor:

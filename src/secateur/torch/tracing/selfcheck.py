@@ -94,7 +94,7 @@ def _refuse_other_training(seen: Observation) -> None:
 def _check_plan(seen: Observation, runs: list[Run], plan: Plan, leaf_of: Mapping[str, Space]) -> str | None:
     graph = plan.graph
     assert graph is not None
-    sizes = {id(leaf_of[name].root()): plan.sizes[name] for name in plan.kept}
+    sizes = {id(leaf_of[width.name].root()): plan.sizes[width.name] for width in graph.free}  # whole ones, too
     for run in runs:
         if run.tracer in seen.untrained:
             seen.untrained.remove(run.tracer)
