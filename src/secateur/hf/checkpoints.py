@@ -29,6 +29,7 @@ from secateur.torch.narrowing.host_config import UNSAID
 
 _CONFIG = "config.json"
 _GENERATION = "generation_config.json"
+_BY_HAND = "with modules put in by hand is built as it was and given to secateur.restore(model, folder)"
 
 
 def save_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -57,8 +58,7 @@ def save_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
             raise ArtifactError(f"could not save to {visible(folder)}: {visible(problem)}. Save again") from problem
     warnings.warn(
         f"saved with a plan of ours, as no configuration can say it ({reason}). secateur.hf.from_pretrained loads it where the "
-        "whole network is what its class builds from its configuration; one with modules put in by hand is built as it was and "
-        "given to secateur.restore(model, folder)",
+        f"whole network is what its class builds from its configuration; one {_BY_HAND}",
         stacklevel=2,
     )
 
@@ -81,8 +81,7 @@ def from_pretrained(path: str | os.PathLike[str], model_class: type[nn.Module] |
         restore(model, folder)
     except ArtifactError as problem:
         raise ArtifactError(
-            f"{problem} {kind.__name__} was built from the folder's configuration; a network with modules put in by hand is "
-            "built as it was and given to secateur.restore(model, folder)"
+            f"{problem} {kind.__name__} was built from the folder's configuration; a network {_BY_HAND}"
         ) from problem
     if (folder / _GENERATION).exists():
         model.generation_config = type(model.generation_config).from_pretrained(folder)

@@ -33,8 +33,9 @@ from secateur.search.threshold import Curves, Objective
 
 @MODES.add("gradnas")
 class GradNAS(Mode):
-    """Options of the gradnas mode, beside those of all modes; it needs a loss, which of causal
-    language models is that of the next token where the data bring no other.
+    """Options of the gradnas mode, beside those of all modes; it needs a loss.
+
+    Of causal language models that is the loss of the next token where the data bring no other.
     """
 
     num_batches: int = Field(default=128, ge=1)

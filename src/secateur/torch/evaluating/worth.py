@@ -48,24 +48,26 @@ class Agreement:
         self.loss: float | None = None  # the mean loss of what was looked at last
         self._first: torch.Tensor | None = None
         self._last: torch.Tensor | None = None
+        self._totals = [0.0] * 5  # see `_sums`: of all that is held and of all processes, so made once a look
 
     def __call__(self, model: nn.Module) -> float:
         """1 for the same answers, 0 for a constant or where there are none to compare; the model's modes are the caller's."""
         self._last = self._answers(model)
         if self._first is None:
             self._first = self._last
+        self._totals = self._sums().tolist()
         return self.value
 
     @property
     def value(self) -> float:
         """The agreement of what was looked at last."""
-        together, first, last, *_ = self._sums().tolist()
+        together, first, last, *_ = self._totals
         return together / math.sqrt(first * last) if first > 0 and last > 0 else 0.0
 
     @property
     def says_something(self) -> bool:
         """Whether the first network's answers vary, and are enough to tell by."""
-        _, first, _, rows, whole = self._sums().tolist()
+        _, first, _, rows, whole = self._totals
         return rows >= _FEWEST_ROWS and first > _VARIES * whole
 
     @property
@@ -156,7 +158,7 @@ class Worth:
         if found is None or not (found.says_something and found.is_none):
             return
         if not self._has_loss or self._learned(-whole):
-            raise dead(found.left, 1.0, 0.0, advice, "agreement with the whole network")
+            raise dead(found.left, 1.0, 0.0, advice, "what is left of the whole network's answers")
 
     def _learned(self, loss: float) -> bool:
         """Whether the whole network's loss was less than that of a constant one."""

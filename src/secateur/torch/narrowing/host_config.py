@@ -173,8 +173,8 @@ class _Description:
         for path, new in [*known, *(move for move in moves if move[0] in open_fields)]:
             yield {**fields, path: new}
         computed = [(path, new) for path in sorted(open_fields) for new in self._computed(path) if path not in fields]
-        together = chain(combinations(known, 2), product(known, computed))
-        for (path, new), (other, also) in islice(together, _MOST_PAIRS):
+        pairs = (islice(some, _MOST_PAIRS) for some in (combinations(known, 2), product(known, computed)))
+        for (path, new), (other, also) in chain.from_iterable(pairs):
             if path != other:
                 yield {**fields, path: new, other: also}
 

@@ -223,7 +223,7 @@ def unfold(trace: Trace, out: Tensor, x: Tensor, dim: int, size: int, step: int)
 @rule("as_strided", "as_strided_copy")
 def as_strided(trace: Trace, out: Tensor, x: Tensor, size: Sequence[int], steps: Sequence[int], *args: object) -> None:
     """The same sizes in the same steps are the same view; anything else is not understood."""
-    if tuple(size) != tuple(x.shape) or any(a != b for a, b, n in zip(steps, x.stride(), size, strict=True) if n > 1):
+    if not _is_view(size, steps, x.shape, x.stride()):
         raise NotImplementedError("an arbitrary strided view")
     trace.put(out, trace.spaces(x), trace.zero(x))
 
@@ -233,9 +233,14 @@ def as_strided_(trace: Trace, out: Tensor, x: Tensor, size: Sequence[int], steps
     """As pooling down to one place writes it: the same sizes, row after row. The steps of before are gone by now."""
     whole = tuple(space.root().size for space in trace.spaces(x))
     in_rows = torch.empty(tuple(size), device="meta").stride()
-    if tuple(size) != whole or any(a != b for a, b, n in zip(steps, in_rows, size, strict=True) if n > 1):
+    if not _is_view(size, steps, whole, in_rows):
         raise NotImplementedError("memory seen in other steps from now on")
     trace.put(out, trace.spaces(x), trace.zero(x))
+
+
+def _is_view(size: Sequence[int], steps: Sequence[int], of: Sequence[int], in_steps: Sequence[int]) -> bool:
+    """Whether these are the sizes and steps of something; the step of a size of one leads nowhere."""
+    return tuple(size) == tuple(of) and all(a == b for a, b, n in zip(steps, in_steps, size, strict=True) if n > 1)
 
 
 @rule("resize_", "resize_as_", "resize", "resize_as")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from secateur.core.text import visible
-from secateur.errors import InputError, SecateurError
+from secateur.errors import ConfigError, InputError, SecateurError
 from secateur.torch.running.data import Data, NotFinite, call
 from secateur.torch.running.describing import described
 from secateur.torch.running.twin import in_use, twin
@@ -30,9 +30,9 @@ def data_explained(model: nn.Module, data: Data | None) -> Iterator[None]:
     """
     try:
         yield
+    except ConfigError:
+        raise
     except InputError as fault:
-        if not isinstance(fault, NotFinite) and type(fault) is not InputError:
-            raise
         weight = _strange_weight(model)
         if weight is not None:
             raise NotFinite(f"{weight} ({fault})") from fault
@@ -93,4 +93,4 @@ def brief(fault: BaseException) -> str:
     """A fault in one line, with what torch leaves out where an embedding is asked for a row that it does not have."""
     text = visible(" ".join(str(fault).split()))
     hint = ": an id at or above the number of embeddings, or below 0" if text == "index out of range in self" else ""
-    return f"{type(fault).__name__}: {text[:200]}{hint}"
+    return f"{type(fault).__name__}: {text[:300]}{hint}"
