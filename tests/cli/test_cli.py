@@ -32,6 +32,8 @@ torch.set_num_threads(1)
 with contextlib.suppress(InputError):
     import_torchvision()  # timm and transformers import it as they find it
 
+SMALL_BERT = '{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}'
+
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "100", "TERM": "dumb"})
@@ -72,17 +74,21 @@ def test_inspect_gives_the_same_as_data() -> None:
     assert int(found["search_space"]) > 1
 
 
-def test_inspect_knows_torchvision_and_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspect_knows_torchvision_and_transformers() -> None:
     assert "Number of configurable widths" in run("inspect", "torchvision:squeezenet1_1", "--input", "1x3x64x64").output
     pytest.importorskip("transformers")
-    from transformers import BertConfig
-
-    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    real = BertConfig.__init__
-    monkeypatch.setattr(BertConfig, "__init__", lambda self, **given: real(self, **(small | given)))
-    result = run("inspect", "hf:bert", "--all")
+    result = run("inspect", "hf:bert", "--all", "--options", SMALL_BERT)
     assert result.exit_code == 0, result.output
-    assert "encoder.layer.1.intermediate.dense.out_features" in result.output
+    (line,) = (text for text in result.output.splitlines() if "layer.1.intermediate.dense.out_features " in text)
+    assert "22, 23, 24]" in line
+    assert "encoder.layer.2" not in result.output
+
+
+def test_numbers_that_are_no_ids_are_refused_where_they_are_looked_up() -> None:
+    pytest.importorskip("transformers")
+    result = run("inspect", "hf:bert", "--options", SMALL_BERT, "--input", "1x16")
+    assert result.exit_code == 2
+    assert "whole numbers: torch.long, on the command line ids:1x16" in result.output
 
 
 @pytest.mark.parametrize(
@@ -154,7 +160,7 @@ class Hostile(nn.Module):
 
 
 def test_names_cannot_act_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspecting, "build", lambda spec: Hostile())
+    monkeypatch.setattr(inspecting, "build", lambda *_, **options: Hostile())
     result = run("inspect", "timm:x", "--input", "1x4", "--all")
     assert result.exit_code == 0, result.stderr
     assert r"fc\x1b[31m[bold]\x1b]8;;https://x\x07\u202e" in result.output

@@ -17,9 +17,9 @@ from tests.scenario.small import SMALL, written
 from typer.testing import CliRunner, Result
 
 import secateur as sc
+from secateur.cli.inputs import example_for
 from secateur.cli.main import app
 from secateur.cli.options import STEP_WORDS, read_pairs
-from secateur.cli.pruning import example_for
 from secateur.core.show import lines_within, text_table
 from secateur.errors import InputError
 from secateur.progress import lines_every, progress

@@ -15,10 +15,11 @@ import re
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.core.text import visible
 from secateur.errors import InputError, nearest
+from secateur.scenario.models import default_inputs
 
 _FORM = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?:(?P<kind>[a-z]+):)?(?P<shape>[0-9]{1,9}(?:x[0-9]{1,9})*)")
 _LARGEST = 10**9
@@ -29,6 +30,14 @@ KINDS: dict[str, Callable[[tuple[int, ...]], Tensor]] = {
     "mask": lambda shape: torch.ones(shape, dtype=torch.int64),
     "bool": lambda shape: torch.ones(shape, dtype=torch.bool),
 }
+
+
+def example_for(model: nn.Module, spec: str, inputs: Sequence[str]) -> tuple[object, ...]:
+    """What the model is run on: as given, or as its architecture says."""
+    texts = list(inputs) or default_inputs(model, spec)
+    if not texts:
+        raise InputError(f"{visible(spec)} does not say what it takes; add for example --input 1x3x224x224")
+    return read_inputs(texts)
 
 
 def read_inputs(texts: Sequence[str]) -> tuple[object, ...]:

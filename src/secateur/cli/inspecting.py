@@ -5,38 +5,34 @@ Invariant: the data and the text say the same; both come from one Graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from secateur.cli.inputs import read_inputs
+from secateur.cli.inputs import example_for
 from secateur.core.json import Json
 from secateur.core.json.graph import choices_data
 from secateur.core.profile import search_space_size
 from secateur.core.show import graph_summary, profile
-from secateur.core.text import visible
-from secateur.errors import InputError, TraceError
-from secateur.scenario.models import build, default_inputs
+from secateur.errors import TraceError
+from secateur.scenario.models import build
 
 if TYPE_CHECKING:
     from secateur.core.graph import Graph
 
 
-def trace_spec(spec: str, inputs: Sequence[str]) -> Graph:
+def trace_spec(spec: str, inputs: Sequence[str], options: Mapping[str, object]) -> Graph:
     """Build an architecture by name and trace it; without inputs, on the one it says it takes."""
     from secateur.torch.trace import trace
 
-    model = build(spec)
-    texts = list(inputs) or default_inputs(model, spec)
-    if not texts:
-        raise InputError(f"{visible(spec)} does not say what it takes; add for example --input 1x3x224x224")
-    example = read_inputs(texts)
+    model = build(spec, options=options)
+    example = example_for(model, spec, inputs)
     try:
         return trace(model, example)
     except TraceError:
         if not any(p.is_meta for p in model.parameters()):
             raise
     # some models look at values while they run: these need real weights, even if random ones
-    return trace(build(spec, "cpu"), example)
+    return trace(build(spec, "cpu", options), example)
 
 
 def inspect_text(graph: Graph, everything: bool) -> str:

@@ -140,6 +140,7 @@ def schema() -> None:
 def inspect(
     spec: Spec,
     inputs: Inputs = None,
+    options: ModelOptions = "",
     as_json: AsJson = False,
     everything: Annotated[bool, typer.Option("--all", help="every width on a line of its own")] = False,
 ) -> None:
@@ -147,7 +148,7 @@ def inspect(
     with exit_codes():
         from secateur.cli.inspecting import inspect_data, inspect_text, trace_spec
 
-        graph = trace_spec(spec, inputs or [])
+        graph = trace_spec(spec, inputs or [], read_options(options))
         show(json.dumps(inspect_data(graph), indent=2) if as_json else inspect_text(graph, everything))
 
 
@@ -164,7 +165,8 @@ def plan(
 ) -> None:
     """Choose what to keep, from the weights alone; --out keeps the plan for apply."""
     with exit_codes(STEP_WORDS):
-        from secateur.cli.pruning import example_for, network
+        from secateur.cli.inputs import example_for
+        from secateur.cli.pruning import network
         from secateur.cli.pruning import plan as made_of
         from secateur.cli.writing import tried, written
 
@@ -190,8 +192,9 @@ def apply(
 ) -> None:
     """Narrow a network by a plan, verify, and save it to a folder."""
     with exit_codes(STEP_WORDS):
+        from secateur.cli.inputs import example_for
         from secateur.cli.pruning import apply as applied
-        from secateur.cli.pruning import example_for, network
+        from secateur.cli.pruning import network
 
         model = network(spec, read_options(options), weights)
         small = applied(file, model, example_for(model, spec, inputs or []), Path(out))

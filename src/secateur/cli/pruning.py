@@ -20,7 +20,7 @@ from pydantic import JsonValue, ValidationError
 from torch import nn
 
 import secateur as sc
-from secateur.cli.inputs import read_inputs
+from secateur.cli.inputs import example_for
 from secateur.core.json import Json
 from secateur.core.plan import Plan
 from secateur.core.text import visible
@@ -29,7 +29,7 @@ from secateur.io.atomic import try_folder
 from secateur.io.weights import load_weights
 from secateur.modes import MODES
 from secateur.modes.result import PruneResult
-from secateur.scenario.models import build, default_inputs
+from secateur.scenario.models import build
 from secateur.scenario.run import context_of
 from secateur.scenario.schema import DataSpec, Finetune, Model, Prune, Scenario, wanted
 from secateur.scenario.stages import ARTEFACT, Context, mode_of, train_stage
@@ -47,14 +47,6 @@ def network(spec: str, options: Mapping[str, object], weights: str) -> nn.Module
     if weights:
         load_weights(model, Path(weights))
     return model
-
-
-def example_for(model: nn.Module, spec: str, inputs: Sequence[str]) -> tuple[object, ...]:
-    """What the model is run on: as given, or as its architecture says."""
-    texts = list(inputs) or default_inputs(model, spec)
-    if not texts:
-        raise InputError(f"{visible(spec)} does not say what it takes; add for example --input 1x3x224x224")
-    return read_inputs(texts)
 
 
 def plan(model: nn.Module, example: object, bounds: Mapping[str, Json], settings: Mapping[str, Json]) -> Plan:

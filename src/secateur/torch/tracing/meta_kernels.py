@@ -117,6 +117,8 @@ def _layer_norm(x: torch.Tensor, shape: Any, weight: Any, bias: Any, epsilon: fl
 
 @_kernel("embedding")
 def _embedding(weight: torch.Tensor, ids: torch.Tensor, *args: object, **kwargs: object) -> Any:
+    if weight.dim() != 2 or ids.dtype not in (torch.int32, torch.int64):
+        return None
     return weight.new_empty((*ids.shape, weight.shape[1]))
 
 

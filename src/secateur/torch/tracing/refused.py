@@ -17,6 +17,7 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.restoring import named_tensors
 
 _NO_GRADIENT = "does not require grad and does not have a grad_fn"
+_NO_IDS = "'indices' to have one of the following scalar types"
 
 
 def refuse_compiled(model: nn.Module) -> None:
@@ -64,6 +65,8 @@ def does_not_run(example: Example, error: Exception) -> str:
     hint = "A list is one argument: several arguments are a tuple. " if listed else ""
     if example.kwargs and isinstance(error, TypeError):
         hint = "A dict at the end is keyword arguments: to pass one as it is, put an empty one behind it, (batch, {}). "
+    if _NO_IDS in str(error):
+        hint = "What an embedding looks up are whole numbers: torch.long, on the command line ids:1x16. "
     return (
         f"{kind} does not run on this dummy_input: {type(error).__name__}: {error}. {hint}"
         "Pass what model(...) takes: a tensor, a tuple, or a tuple ending in a dict of keyword arguments."
