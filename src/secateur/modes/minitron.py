@@ -25,6 +25,7 @@ from secateur.core.profile import minimum
 from secateur.errors import ConfigError, Infeasible, InputError
 from secateur.modes.task import MODES, CriterionOption, Mode, Task
 from secateur.search.allocate import allocate
+from secateur.search.asked import sizes_asked
 from secateur.search.blocks import fewest_missed
 from secateur.search.chosen import best_of
 from secateur.search.depths import depths_of, sayable_depths
@@ -35,7 +36,7 @@ from secateur.search.limits import restrict
 from secateur.search.measured import Measured
 from secateur.search.ranked import Ranked, judged, plan_within, planned
 from secateur.search.refusal import check_reachable, check_within
-from secateur.search.roles import layers_asked, sizes_asked
+from secateur.search.roles import layers_asked
 from secateur.search.sayable import ratios, sayable, ties_of_field
 from secateur.search.ties import Tie, counts_of, ties_of, uniform
 

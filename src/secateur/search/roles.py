@@ -1,23 +1,21 @@
 """What people call the sizes of a transformer, and which widths of a graph these are.
 
-    {"num_attention_heads": 16, "ffn_hidden_size": 5632}   ──►   {"model.layers.*.self_attn.queries_per_group": 4, …}
+    model.layers.0.mlp.gate_proj.out_features   ──►   ffn_hidden_size, which Hugging Face calls intermediate_size
 
 Megatron's names and those of Hugging Face configurations are synonyms. Which width plays which role is read from the graph:
 the hidden width is the one with most uses, a mixer's heads are those beside a state, a feed-forward width is a whole axis
 of a block that is none of these.
 
-Invariant: every name gets what it asks for, or InputError says what would be possible.
+Invariant: a width plays one role or none, whatever has been asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
-from secateur.core.equations import Attribute
 from secateur.core.graph import Graph, Use, Width
-from secateur.core.layout import Axis, Product, alongs_of, size_of
-from secateur.errors import InputError, nearest
-from secateur.search.ties import Tie, pattern_of, ties_of
+from secateur.core.layout import Axis, Product, alongs_of
+from secateur.search.ties import pattern_of
 
 LAYERS = "layers"
 
@@ -56,12 +54,7 @@ _SYNONYMS: Mapping[str, tuple[str, ...]] = {
         "num_encoder_layers",
     ),
 }
-_ROLE_OF = {name: role for role, names in _SYNONYMS.items() for name in (role, *names)}
-_TOTALS = {  # heads are counted over all groups
-    "num_attention_heads": ("num_query_groups", "num_attention_heads"),
-    "mamba_num_heads": ("mamba_num_groups", "mamba_num_heads"),
-}
-_HEADS_OF = dict(_TOTALS.values())
+ROLE_OF = {name: role for role, names in _SYNONYMS.items() for name in (role, *names)}
 
 
 def role_of(width: Width, graph: Graph) -> str | None:
@@ -96,184 +89,12 @@ def hidden_width(graph: Graph) -> str | None:
 
 def layers_asked(export: Mapping[str, object]) -> tuple[str, ...]:
     """The names under which a configuration asks for numbers of layers."""
-    return tuple(name for name in export if _ROLE_OF.get(name) == "num_layers")
+    return tuple(name for name in export if ROLE_OF.get(name) == "num_layers")
 
 
 def side_of(name: str) -> str | None:
     """Which half of a network a name is about, where it says so."""
     return next((side for side in ("encoder", "decoder") if name.removeprefix("num_").startswith(side)), None)
-
-
-def sizes_asked(
-    export: Mapping[str, object], graph: Graph, of_field: Callable[[str], Sequence[Tie]] = lambda _: ()
-) -> dict[str, int]:
-    """Counts of ties, by name, from the names of a configuration. ``graph`` is one with `uniform` choices.
-
-    ``of_field`` knows what a field of the model's own configuration says, where no role has its name. What is as it is asked
-    for already stays. Raises InputError for a name that nothing here has, or a count that is not possible, saying which are.
-    """
-    ties = ties_of(graph)
-    roles = {tie.name: role_of(graph[tie.widths[0]], graph) for tie in ties}
-    chosen: dict[str, int] = {}
-    by: dict[str, str] = {}
-    for name, asked in sorted(export.items(), key=lambda entry: _ROLE_OF.get(entry[0]) in _TOTALS):
-        role = _ROLE_OF.get(name)
-        if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
-            raise InputError(f"export_config: {name} is a whole number of at least 1, not {asked!r}")
-        count, mine = asked, [t for t in ties if (roles[t.name] == role if role else t.name == name)]
-        shared = role in _TOTALS and bool(mine)
-        if role in _TOTALS and not mine:  # so many in each group, as it is: the groups are asked for
-            mine = [tie for tie in ties if roles[tie.name] == _TOTALS[role][0]]
-            count = _groups_for(name, asked, mine, graph)
-        if role in _HEADS_OF and not mine:  # each head is a group of its own
-            mine = [tie for tie in ties if roles[tie.name] == _HEADS_OF[role] and tie.kind == "heads"]
-        mine = mine or list(of_field(name))
-        mine = [tie for tie in mine if (side := side_of(name)) is None or side in tie.name.split(".")]
-        if not mine and role is not None and _present(role, graph) == {asked}:
-            continue
-        if not mine:
-            raise InputError(_nothing(name, role, graph, ties))
-        for tie in mine:
-            own = (
-                _in_each_group(name, asked, tie, ties, roles, chosen)
-                if shared
-                else _in_parts(name, _in_its_groups(name, count, tie, graph), tie, graph)
-            )
-            if chosen.get(tie.name, own) != own:
-                raise InputError(_twice(name, own, tie, by[tie.name], export))
-            chosen[tie.name], by[tie.name] = _checked(name, own, tie, asked), name
-    return chosen
-
-
-def _twice(name: str, own: int, tie: Tie, other: str, export: Mapping[str, object]) -> str:
-    """Two names ask for two counts of one tie: the same under both, or heads and groups of as many heads as there are."""
-    asked, before = export[name], export[other]
-    assert isinstance(asked, int)
-    assert isinstance(before, int)
-    both, each = f"export_config: {name}={asked} and {other}={before}", asked // own
-    if each == 1:
-        return f"{both} are one size of this model ({tie.name}): give one of them"
-    return (
-        f"{both} do not go together: each group keeps its {each} heads, so {before * each} heads go with "
-        f"{other}={before}, and {own} groups with {name}={asked}"
-    )
-
-
-def _present(role: str, graph: Graph) -> set[int]:
-    """How many there are of what a role counts, in every block."""
-    groups = _HEADS_OF.get(role)
-    if groups is not None and all(role_of(width, graph) != role for width in graph.widths):
-        heads = [width for width in graph.widths if role_of(width, graph) == groups]
-        return {width.size if width.kind == "heads" else 1 for width in heads}
-    return {width.size * _counted(width, graph) for width in graph.widths if role_of(width, graph) == role}
-
-
-def _counted(width: Width, graph: Graph) -> int:
-    """How many of what its role counts there are for each unit of a width."""
-    owner = width.name.rpartition(".")[0]
-    match width.kind:
-        case "queries_per_group":
-            beside = (w for w in graph.widths if w.kind == "query_groups" and w.name.rpartition(".")[0] == owner)
-            return next((w.size for w in beside), 1)
-        case "head_dim":
-            return _channels_together(width, graph)
-        case _:
-            return _router_groups(width, graph) if role_of(width, graph) == "num_moe_experts" else 1
-
-
-def _in_parts(name: str, count: int, tie: Tie, graph: Graph) -> int:
-    """How many units there are in a head of so many channels: rotary positions take two together."""
-    together = _channels_together(graph[tie.widths[0]], graph)
-    if count % together:
-        possible = ", ".join(str(choice * together) for choice in tie.choices[-4:])
-        raise InputError(
-            f"export_config: {name}={count} is not possible: {together} channels of {tie.name} go together, so {possible} are"
-        )
-    return count // together
-
-
-def _channels_together(width: Width, graph: Graph) -> int:
-    owner, _, label = width.name.rpartition(".")
-    whole = label.removesuffix("_pairs").removesuffix("_parts")
-    channels = graph.attributes.get(Attribute(owner, whole), width.size) if whole != label else width.size
-    return channels // width.size
-
-
-def _groups_for(name: str, count: int, groups: Sequence[Tie], graph: Graph) -> int:
-    """How many groups have so many heads in all, where the heads of a group are as many as they are."""
-    owners = {tie.name.rpartition(".")[0] for tie in groups}
-    inside = [
-        w for w in graph.widths if w.kind == "queries_per_group" and pattern_of(w.name).rpartition(".")[0] in owners
-    ]
-    each = inside[0].size if inside else 1
-    if count % each:
-        possible = ", ".join(str(choice * each) for choice in groups[0].choices[-4:])
-        raise InputError(
-            f"export_config: {name}={count} is not possible: each group has {each} heads, so {possible} are"
-        )
-    return count // each
-
-
-def _in_each_group(
-    name: str, count: int, tie: Tie, ties: Sequence[Tie], roles: Mapping[str, str | None], chosen: Mapping[str, int]
-) -> int:
-    """How many heads each query group has, where so many are asked for in all."""
-    if tie.kind == "heads":
-        return count
-    role = _TOTALS[_ROLE_OF[name]][0]
-    owner = tie.name.rpartition(".")[0]
-    groups = next((t for t in ties if roles[t.name] == role and t.name.rpartition(".")[0] == owner), None)
-    number = 1 if groups is None else chosen.get(groups.name, groups.size)
-    if count % number:
-        possible = ", ".join(str(choice * number) for choice in tie.choices)
-        raise InputError(
-            f"export_config: {name}={count} cannot be shared out among {number} query groups evenly. With {number} groups "
-            f"there can be {possible}"
-        )
-    return count // number
-
-
-def _in_its_groups(name: str, count: int, tie: Tie, graph: Graph) -> int:
-    """How many experts each group of a router has, where so many are asked for in all; groups stay."""
-    width = graph[tie.widths[0]]
-    if role_of(width, graph) != "num_moe_experts":
-        return count
-    groups = _router_groups(width, graph)
-    if count % groups:
-        possible = ", ".join(str(choice * groups) for choice in tie.choices)
-        raise InputError(
-            f"export_config: {name}={count} cannot be shared out among {groups} groups of experts evenly. There can be "
-            f"{possible}"
-        )
-    return count // groups
-
-
-def _router_groups(width: Width, graph: Graph) -> int:
-    return size_of(graph.layouts[width.uses[0].tensor][width.uses[0].axis], {}) // width.size
-
-
-def _checked(name: str, count: int, tie: Tie, asked: int) -> int:
-    if count not in tie.choices:
-        shown = [c * (asked // count) if count else c for c in tie.choices]
-        near = sorted(shown, key=lambda choice: abs(choice - asked))[:4]
-        few = ", which is what the router chooses from at the least" if _ROLE_OF.get(name) == "num_moe_experts" else ""
-        raise InputError(
-            f"export_config: {name}={asked} is not possible for {tie.name} (now {max(shown)}): the nearest counts are "
-            f"{', '.join(map(str, sorted(near)))}; there are at most {max(shown)}, at least {min(shown)}{few}"
-        )
-    return count
-
-
-def _nothing(name: str, role: str | None, graph: Graph, ties: Sequence[Tie]) -> str:
-    here = {r for tie in ties if (r := role_of(graph[tie.widths[0]], graph)) is not None}
-    frozen = next((w for w in graph.widths if w.frozen and role is not None and role_of(w, graph) == role), None)
-    if frozen is not None:
-        return f"export_config: {name} stays {frozen.size}: {frozen.name} is left whole: {frozen.frozen}"
-    has = f"{', '.join(sorted(here - {'num_layers'}))}; how many layers there are is num_layers"
-    if role is None:
-        close = nearest(name, [known for known, of in _ROLE_OF.items() if of in here | {"num_layers"}])
-        return f"export_config: {name} is unknown.{close} This model has {has}"
-    return f"export_config: this model has no {name} that can be changed; it has {has}"
 
 
 def _beside_a_state(width: Width, graph: Graph) -> bool:
