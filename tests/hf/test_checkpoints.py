@@ -221,3 +221,44 @@ def test_what_save_wrote_loads_as_what_save_pretrained_wrote(tmp_path: Path) -> 
     small = _uneven(llama())
     sc.save(small, tmp_path)
     assert torch.equal(sc.hf.from_pretrained(tmp_path)(**ids()).logits, small(**ids()).logits)
+
+
+def test_a_head_width_that_no_configuration_says_survives_the_artefact(tmp_path: Path) -> None:
+    """Its constructor computes it from two fields, of which code reads neither: the plan says that it stays."""
+    from transformers import MegatronBertConfig, MegatronBertForMaskedLM
+
+    def whole() -> Any:
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+        return MegatronBertForMaskedLM(MegatronBertConfig(vocab_size=96, initializer_range=0.3, **sizes)).eval()
+
+    export = {"hidden_size": 24, "num_attention_heads": 3}
+    model, result = sc.prune(whole(), "minitron", {"export_config": export}, ids(), CONFIG)
+    sc.save(model, tmp_path / "small")
+    wanted = model(**ids()).logits
+    for again in (
+        sc.restore(whole(), tmp_path / "small"),
+        sc.apply(whole(), sc.Plan.from_json(result.plan.to_json()), verify=False),
+    ):
+        assert again.bert.encoder.layer[0].attention.self.attention_head_size == 8
+        assert torch.equal(again(**ids()).logits, wanted)
+
+
+def test_what_would_load_with_random_weights_is_not_written(tmp_path: Path) -> None:
+    model = llama()
+    torch.nn.utils.parametrizations.orthogonal(model.model.layers[0].self_attn.q_proj)
+    with pytest.raises(sc.ArtifactError, match="masks and other parametrizations off first"):
+        sc.hf.save_pretrained(model, tmp_path / "masked")
+    model = llama()
+    model.model.layers[0].mlp.down_proj = nn.Sequential(model.model.layers[0].mlp.down_proj, nn.Linear(32, 32))
+    with pytest.raises(sc.ArtifactError, match="put in by hand"):
+        sc.hf.save_pretrained(model, tmp_path / "adapted")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_lacks_weights_is_not_loaded_with_random_ones(tmp_path: Path) -> None:
+    llama().model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}), "utf-8")
+    with pytest.raises(sc.ArtifactError, match=r"lacks lm_head.weight \(1 tensors of LlamaForCausalLM"):
+        sc.hf.from_pretrained(tmp_path)

@@ -12,7 +12,7 @@ Invariant: a Graph is data. It holds no tensor and no module but the example the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,16 @@ import numpy as np
 from secateur.core.cached import is_of_cache, sized
 from secateur.core.cost import Amount, Cost
 from secateur.core.depth import LAYERS, Stack, emptied, inside, renumbered, standing
-from secateur.core.equations import Attribute, Contradiction, Difference, Equation, evaluate, solve, widths_in
+from secateur.core.equations import (
+    Attribute,
+    Contradiction,
+    Difference,
+    Equation,
+    attributes_of,
+    evaluate,
+    solve,
+    widths_in,
+)
 from secateur.core.layout import Indices, Layout
 from secateur.core.plan import Edit, Plan, check_kept
 from secateur.core.tape import Counts
@@ -190,14 +199,16 @@ class Graph:
         drops = frozenset(name for name, array in arrays.items() if not array.size)
         if (stack := emptied(self.stacks, drops)) is not None:
             raise PlanError(f"nothing of {stack or 'the model'} would be left: at least one of its blocks must stay")
+        edits = self._edits(sizes, drops)
         return Plan(
             kept={name: _as_tuples(array) for name, array in arrays.items()},
             sizes=sizes,
             layouts=self.layouts,
-            edits=self._edits(sizes, drops),
+            edits=edits,
             fingerprint=self.fingerprint,
             provenance=dict(provenance or {}),
             standing={name: passes for name, passes in standing(self.stacks).items() if name in drops},
+            stays=self._stays(edits, drops),
             graph=self,
         )
 
@@ -212,6 +223,16 @@ class Graph:
             changed = [c for c in changed if not inside(c[0].module, drops)]
             changed += [c for c in renumbered(self.stacks, drops) if c[0] not in {a for a, _, _ in changed}]
         return tuple(Edit(module=a.module, path=a.path, old=old, new=new) for a, old, new in changed)
+
+    @cached_property
+    def _read(self) -> Mapping[Attribute, int]:
+        """The integers that the code goes on with."""
+        read = {a for equation in self.equations for a in attributes_of(equation.expression)} | self.numbers
+        return {a: self.attributes[a] for a in sorted(read, key=str) if a in self.attributes}
+
+    def _stays(self, edits: Sequence[Edit], drops: frozenset[str]) -> Mapping[Attribute, int]:
+        rewritten = {Attribute(edit.module, edit.path) for edit in edits}
+        return {a: n for a, n in self._read.items() if a not in rewritten and not inside(a.module, drops)}
 
     def _check_differences(self, values: Mapping[Attribute, int], sizes: Mapping[str, int]) -> None:
         for difference in self.differences:

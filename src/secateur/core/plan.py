@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from secateur.core.depth import Passes, Renaming, inside
+from secateur.core.equations import Attribute
 from secateur.core.layout import Along, Axis, Indices, Layout, kept_indices, size_of, touches
 from secateur.errors import PlanError, nearest
 
@@ -63,7 +64,8 @@ class Plan:
     outside it; none for a block that goes; a width that stays whole can be asked for, too); ``sizes`` maps every width to
     the number kept;
     ``fingerprint`` identifies the architecture. ``standing`` says of blocks that go, but leave a module in their place, what that
-    gives on.
+    gives on. ``stays`` are the integers that the code reads and that are to be what they are: whoever writes numbers into the
+    network from elsewhere, a configuration, has to leave these.
     """
 
     kept: Mapping[str, KeptSet]
@@ -73,6 +75,7 @@ class Plan:
     fingerprint: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
     standing: Mapping[str, Passes] = field(default_factory=dict)
+    stays: Mapping[Attribute, int] = field(default_factory=dict)
     if TYPE_CHECKING:
         graph: Graph | None = field(default=None, compare=False, repr=False)
     else:  # no field: what copies or compares a plan as data (`dataclasses.asdict`) leaves it alone

@@ -13,18 +13,20 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from secateur.core.text import visible
 from secateur.errors import ArtifactError, InputError
 from secateur.io.artifact import restore, save
 from secateur.io.atomic import PLAN, write_file
-from secateur.torch.narrowing.host_building import config_of
+from secateur.torch.narrowing.host_building import config_of, on_meta
 from secateur.torch.narrowing.host_config import UNSAID
 
 _CONFIG = "config.json"
@@ -36,7 +38,8 @@ def save_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a model to a folder: as an ordinary checkpoint where a configuration can say what is left of it.
 
     Otherwise (each layer with widths of its own, kept rotary pairs) as an artefact of ours, with a warning that says why.
-    Raises InputError for a model that is none of transformers, ArtifactError where the folder cannot be written.
+    Raises InputError for a model that is none of transformers, ArtifactError where the folder cannot be written, or would
+    load as something else: with modules put in by hand, or masks.
     """
     writes = getattr(model, "save_pretrained", None)
     if config_of(model) is None or not callable(writes):
@@ -46,6 +49,7 @@ def save_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise ArtifactError(f"{visible(folder)} holds an artefact with a plan; choose an empty or a new folder")
     reason = model.__dict__.get(UNSAID)
     if reason is None:
+        _check_builds(model)
         writes(folder)
         return
     generation: Any = getattr(model, "generation_config", None)
@@ -67,12 +71,19 @@ def from_pretrained(path: str | os.PathLike[str], model_class: type[nn.Module] |
     """Load what `save_pretrained` wrote, in evaluation mode; an ordinary checkpoint, too.
 
     ``model_class`` is what to build where the configuration does not name a class of transformers. Raises ArtifactError for
-    a folder that is neither.
+    a folder that is neither, or that lacks weights of the class that it names.
     """
     folder = Path(path)
     kind = model_class or _class_named(folder)
     if not (folder / PLAN).exists():
-        return kind.from_pretrained(folder)  # type: ignore[attr-defined]
+        loaded, report = kind.from_pretrained(folder, output_loading_info=True)  # type: ignore[attr-defined]
+        missing = sorted(report["missing_keys"])
+        if missing and model_class is None:
+            raise ArtifactError(
+                f"{visible(folder)} lacks {visible(missing[0])} ({len(missing)} tensors of {kind.__name__} are missing), which "
+                "would be random; to have them so, as a new head that is trained next, pass model_class"
+            )
+        return loaded
     config = kind.config_class.from_pretrained(folder)  # type: ignore[attr-defined]
     model: Any = kind(config)
     dtype = getattr(config, "dtype", None)
@@ -86,6 +97,31 @@ def from_pretrained(path: str | os.PathLike[str], model_class: type[nn.Module] |
     if (folder / _GENERATION).exists():
         model.generation_config = type(model.generation_config).from_pretrained(folder)
     return model.eval()
+
+
+def _check_builds(model: nn.Module) -> None:
+    """Raise ArtifactError where what the model's class builds from its configuration has other tensors than the model."""
+    try:
+        built = on_meta(model, config_of(model))
+    except (
+        Exception
+    ):  # other people's code: a class that asks for more than its configuration is loaded by its own means
+        return
+    ours, theirs = ({n: t.shape for n, t in each.state_dict().items()} for each in (model, built))
+    odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if not odd:
+        return
+    masked = any(map(is_parametrized, model.modules()))
+    raise ArtifactError(
+        f"what {type(model).__name__} builds from its configuration has {_shown(theirs, odd[0])} where this model has "
+        f"{_shown(ours, odd[0])} ({visible(odd[0])}; {len(odd)} tensors differ): the folder would load with random weights. "
+        + ("Take masks and other parametrizations off first" if masked else "Merge what was put in by hand first")
+        + ", or save its state_dict"
+    )
+
+
+def _shown(shapes: Mapping[str, torch.Size], name: str) -> str:
+    return f"a tensor of {tuple(shapes[name])}" if name in shapes else "none"
 
 
 def _class_named(folder: Path) -> Any:

@@ -143,8 +143,9 @@ def _described(model: nn.Module, plan: Plan, notes: dict[str, object]) -> Fields
     if said.reason is None:
         notes[ORIGINAL_CONFIG] = model.__dict__.get(ORIGINAL_CONFIG, config_of(model))
         return said.fields
+    loads = "fills up with blocks of random weights" if plan.drops else "rejects"
     consequence = (
-        "its own save_pretrained would write a checkpoint that from_pretrained rejects; secateur.hf.save_pretrained and "
+        f"its own save_pretrained would write a checkpoint that from_pretrained {loads}; secateur.hf.save_pretrained and "
         "from_pretrained keep it"
         if is_described(model)
         else "what is built from it has other shapes; secateur.save and secateur.restore keep them"

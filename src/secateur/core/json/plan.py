@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, StringConstraints
 
 from secateur.core.depth import Passes
+from secateur.core.equations import Attribute
 from secateur.core.json import Json
 from secateur.core.json.strict import check_version, fit, read_json, write_json
 from secateur.core.layout import Along, Axis, Layout, Product, Sum, alongs_of, from_json, to_json
@@ -94,6 +95,7 @@ class PlanDocument(BaseModel):
     edits: list[EditDocument]
     provenance: dict[Name, JsonValue]
     standing: dict[Name, PassesDocument] = {}
+    stays: list[NumberDocument] = []
 
 
 class PassesDocument(BaseModel):
@@ -115,6 +117,16 @@ class EditDocument(BaseModel):
     path: PathField
     old: Integer
     new: Integer
+
+
+class NumberDocument(BaseModel):
+    """The schema of one attribute that is to be what it is."""
+
+    model_config = STRICT
+
+    module: Name
+    path: Name
+    value: Integer
 
 
 PlanDocument.model_rebuild()
@@ -145,6 +157,7 @@ def plan_to_data(plan: Plan) -> dict[str, Json]:
             if plan.standing
             else {}
         ),
+        "stays": [{"module": a.module, "path": a.path, "value": n} for a, n in plan.stays.items()],
     }
 
 
@@ -167,6 +180,7 @@ def plan_from_data(data: object, what: str = "the plan") -> Plan:
             name: Passes(tuple((out, into) for out, into in each.pairs), each.zeros, each.values)
             for name, each in document.standing.items()
         },
+        stays={Attribute(each.module, each.path): each.value for each in document.stays},
     )
     check_plan(plan)
     return plan

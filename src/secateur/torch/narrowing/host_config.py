@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.core.equations import attributes_of
 from secateur.core.layout import Axis, Product, Sum, size_of
 from secateur.core.plan import Plan
 from secateur.search.ties import uneven
@@ -325,10 +324,7 @@ def _sizes_within(plan: Plan) -> set[int]:
 
 def _numbers_read(plan: Plan) -> dict[tuple[str, str], int]:
     """The integers that the narrowed network's code reads, as they have to be."""
-    found: dict[tuple[str, str], int] = {}
-    if plan.graph is not None:
-        read = {a for equation in plan.graph.equations for a in attributes_of(equation.expression)} | plan.graph.numbers
-        found = {(a.module, a.path): plan.graph.attributes[a] for a in read if a in plan.graph.attributes}
+    found = {(a.module, a.path): n for a, n in plan.stays.items()}
     found |= {(edit.module, edit.path): edit.new for edit in plan.edits}
     known = {(m, path): n for (m, path), n in found.items() if not path.startswith("config.")}
     return {(new, p): n for (m, p), n in known.items() if (new := _called(m, plan)) is not None}
