@@ -67,7 +67,8 @@ def check_saveable(model: nn.Module, plans: Sequence[Plan]) -> None:
         if fingerprint(model, shapes, trial.standins) != plan.fingerprint:
             raise ArtifactError(
                 "a module or tensor was added, removed or replaced after the model was narrowed: it could not be "
-                "restored onto its original architecture. Save it before such changes"
+                "restored onto its original architecture. Save it before such changes; a model that makes some of its parts "
+                "when it first runs is run once before it is pruned"
             )
 
 

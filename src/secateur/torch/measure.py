@@ -28,7 +28,7 @@ from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.randomness import seeded
-from secateur.torch.running.restoring import flags_kept, named_tensors
+from secateur.torch.running.restoring import left_as_found, named_tensors
 from secateur.torch.trace import trace
 from secateur.version import installed_version
 
@@ -69,7 +69,7 @@ def measure(
     given = dummy_input if dummy_input is not None else _first(model, source)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     plans = plans_of(model)
-    with flags_kept(model), seeded(0), torch.no_grad(), sampled(device) as samples:
+    with left_as_found(model), seeded(0), torch.no_grad(), sampled(device) as samples:
         model.eval()
         graph = trace(model, given, check=False)
         with data_explained(model, source):

@@ -39,7 +39,7 @@ from secateur.torch.running.data import Data
 from secateur.torch.running.distributed import reduce_sum, world_size
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.padding import Padding
-from secateur.torch.running.restoring import flags_kept
+from secateur.torch.running.restoring import left_as_found
 
 _Steps = Lockstep[Brought, None]
 Method = Literal["bias", "least_squares", "answers"]
@@ -107,7 +107,7 @@ class Compensator:
             return -(-rows // len(self.batches))
 
         record = self.record
-        with torch.no_grad(), flags_kept(model):
+        with torch.no_grad(), left_as_found(model):
             model.eval()
             for batch in self._numbered(model):
                 tell(batch.number / len(self.batches), "looking at what the network computes")
@@ -133,7 +133,7 @@ class Compensator:
         strange: set[str] = set()
         # where blocks are gone, what comes behind them has another name now
         passes = [partial(self._pass, model, batch, lockstep, strange, plan.renamed.back) for batch in some]
-        with flags_kept(model), torch.no_grad():
+        with left_as_found(model), torch.no_grad():
             model.eval()
             lockstep.run(passes)
         answers = self._to_answers(model, choices, tell) if last and self._fits_answers else None

@@ -59,16 +59,16 @@ class ActivationNorm(DataDriven):
 
     def __call__(self, graph: Graph, model: nn.Module) -> dict[str, Values]:
         """Scores of every free width; of one that no contraction shows, the norm of its weights."""
-        with judging(model), torch.no_grad():
-            data = self.source(model)
-            contractions = contractions_of(model, data.collect(next(iter(data.batches(model)))))
+        with judging(model) as judged, torch.no_grad():
+            data = self.source(judged)
+            contractions = contractions_of(judged, data.collect(next(iter(data.batches(judged)))))
             readers = readers_of(graph, contractions.sites)
             tap = _Norms(self, readers, contractions)
-            for batch in batches(self.name, data, model):
+            for batch in batches(self.name, data, judged):
                 given = data.collect(batch)
-                tap.begin(batch_size(Example.of(model, given)), Padding.of(model, given))
-                with taps(model, tap):
-                    data.output(model, batch)
+                tap.begin(batch_size(Example.of(judged, given)), Padding.of(judged, given))
+                with taps(judged, tap):
+                    data.output(judged, batch)
             seen = finite(tap.scores(data.group))
             return seen | _by_weight(graph, model, set(seen))
 

@@ -97,5 +97,6 @@ def check_fingerprint(model: nn.Module, expected: str) -> None:
     if found != expected:
         raise PlanError(
             f"the plan was made for another architecture: {type(model).__name__} has fingerprint {found[:12]}…, "
-            f"the plan {expected[:12]}…. Apply it to the model it was traced on, or to a fresh one of the same widths."
+            f"the plan {expected[:12]}…. Apply it to the model it was traced on, or to a fresh one of the same widths; one that "
+            "makes some of its parts when it first runs is run once before it is traced."
         )

@@ -22,7 +22,7 @@ from secateur.errors import InputError
 from secateur.torch.running.data import Collect, Data, call, first_of, to_device
 from secateur.torch.running.distributed import Group, active, reduce_sum, unwrapped
 from secateur.torch.running.randomness import unmoved
-from secateur.torch.running.restoring import flags_kept
+from secateur.torch.running.restoring import left_as_found
 
 
 class RunningNorm(Protocol):
@@ -79,7 +79,7 @@ def reestimate_batch_norm(
     if isinstance(data_loader, Data):
         num_batches, collect_func, group = data_loader.num_batches, data_loader.collect, data_loader.group
         data_loader = data_loader.loader
-    with flags_kept(model), _measuring(model, norms), torch.no_grad(), unmoved(data_loader):
+    with left_as_found(model), _measuring(model, norms), torch.no_grad(), unmoved(data_loader):
         for batch in islice(iter(data_loader), num_batches):
             _measure(model, to_device(collect_func(batch), device))
             used += 1

@@ -87,6 +87,20 @@ def flags_kept(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
+@contextmanager
+def left_as_found(model: nn.Module) -> Iterator[None]:
+    """What modules hold is on exit what it was: what a run kept for itself goes, training flags are as before.
+
+    A cached property, a table filled at the first call, a buffer made then or another kind of attention would be of the network
+    as it was when it ran, and that may be narrowed next. Numbers in tensors stay as they are by then.
+    """
+    undo = undo_of(model)
+    try:
+        yield
+    finally:
+        undo()
+
+
 def relink(module: nn.Module) -> None:
     """Recurrent modules hold their weights a second time, in a list, behind weak references: bring it in line."""
     names = module.__dict__.get("_flat_weights_names")
