@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_branches_that_no_run_took_are_named_by_the_lines_they_begin_on() -> Non
     (note,) = proof(X).notes
     lines = [*lines_of("h.flip(1)"), *lines_of("torch.roll(h, 1, 1)"), *lines_of("if scale is None")]
     assert len(lines) == 3
-    assert f"Branching.forward (test_branches_not_taken.py): {', '.join(map(str, lines))}." in note
+    assert f"Branching.forward (test_branches_not_taken.py): {', '.join(map(str, lines))};" in note
     assert "also=" in note
 
 
@@ -60,7 +60,56 @@ def test_what_further_examples_take_is_not_named() -> None:
     with pytest.raises(sc.Infeasible):  # the units have an order there
         proof(given)
     (note,) = proof(sc.Examples(X, also=[(X, False, 2.0)])).notes
-    assert f"): {lines_of('h.flip(1)')[0]}, {lines_of('torch.roll(h, 1, 1)')[0]}." in note
+    assert f"): {lines_of('h.flip(1)')[0]}, {lines_of('torch.roll(h, 1, 1)')[0]}; " in note
+
+
+class Rolled(nn.Module):
+    """Another unit's number for another argument, by all the ways that code has of going another way."""
+
+    TABLE: ClassVar[Any] = {0: lambda h: h, 1: lambda h: h.roll(1, 1)}
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.first, self.last = way, nn.Linear(6, 12), nn.Linear(12, 4)
+        self.make()
+
+    def make(self) -> None:
+        nn.init.normal_(self.first.weight, std=0.5)
+
+    def forward(self, x: Tensor, turns: int = 0) -> Tensor:
+        return self.last(getattr(self, self.way)(self.first(x).relu(), turns))
+
+    def loop(self, h: Tensor, turns: int) -> Tensor:
+        for _ in range(turns):  # loop
+            h = h.roll(1, 1)
+        return h
+
+    def inside(self, h: Tensor, turns: int) -> Tensor:
+        return sum([h.roll(1, 1) for _ in range(turns)], h)  # inside
+
+    def short(self, h: Tensor, turns: int) -> Tensor:
+        return h + (turns and h.roll(1, 1))  # short
+
+    def table(self, h: Tensor, turns: int) -> Tensor:
+        return self.TABLE[turns](h)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.first(x)[:, 3]
+
+
+@pytest.mark.parametrize("way", ["loop", "inside", "short", "table"])
+def test_what_else_the_code_could_do_is_named(way: str) -> None:
+    (note,) = proof(X, Rolled(way)).notes
+    lines = lines_of(f"# {way}")
+    assert ("branches" in note) == bool(lines)
+    assert all(f"py): {line};" in note for line in lines)
+    assert "arguments that had one value in every run: turns=0; " in note
+    assert "methods that no run called: Rolled.encode. Calls" in note
+
+
+def test_calls_with_both_values_leave_no_argument_to_name() -> None:
+    (note,) = proof(sc.Examples(X, also=[(X, False, 2.0), (X, False, 3.0)])).notes
+    assert "arguments that had one value in every run: turned=False. Calls" in note
 
 
 def test_code_of_packages_is_not_looked_at() -> None:

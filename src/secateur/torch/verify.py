@@ -31,7 +31,7 @@ from secateur.torch.running.explaining import brief
 from secateur.torch.running.memory import free_beside
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.verifying.blame import at_fault
-from secateur.torch.verifying.branches import Branches
+from secateur.torch.verifying.branches import Branches, of_one_value
 from secateur.torch.verifying.comparing import (
     Inconclusive,
     Setup,
@@ -45,7 +45,7 @@ from secateur.torch.verifying.reordering import Reordered
 from secateur.torch.verifying.running import Numbers, Scene, run
 
 _OWN = Numbers()
-_ALSO = "Calls that take them can be given beside the example: secateur.Examples(dummy_input, also=[…])"
+_ALSO = "Calls that reach them can be given beside the example: secateur.Examples(dummy_input, also=[…])"
 EXAMPLE, FRESH, REORDERED = "the example", "fresh inputs", "the example, inexact units in another order"
 
 
@@ -70,8 +70,8 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
                 proof.run()
         except _Disagreement as found:
             raise _error(model, found) from found.__cause__
-    if plan.kept and (not_taken := branches.not_taken()):
-        proof.notes.append(f"branches of the code that no run took: {not_taken}. {_ALSO}")
+    if plan.kept and (unproved := _not_reached(model, graph, branches)):
+        proof.notes.append(f"{unproved}. {_ALSO}")
     if any(one.expected and one.mode == "evaluation" for one in proof.comparisons):
         proof.notes.append("the random numbers it draws in evaluation: each had its expected value")
     if failed := {one.second: one.mode for one in reversed(proof.comparisons) if one.second}:
@@ -86,6 +86,16 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
         notes=tuple(proof.notes),
         seconds=time.perf_counter() - started,
     )
+
+
+def _not_reached(model: nn.Module, graph: Graph, branches: Branches) -> str:
+    """What of the user's own code no comparison can speak of."""
+    found = {
+        "branches of the code that no run took": branches.not_taken(),
+        "arguments that had one value in every run": of_one_value(model, (graph.example, *graph.example.further)),
+        "methods that no run called": branches.not_called(model),
+    }
+    return "; ".join(f"{what}: {said}" for what, said in found.items() if said)
 
 
 class _Disagreement(Exception):

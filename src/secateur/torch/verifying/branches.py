@@ -2,8 +2,12 @@
 
     with Branches() as branches: …          every run of the model's code in here
     branches.not_taken()                    "Net.forward (net.py): 9, 12"      the lines where each begins
+    branches.not_called(model)              "Net.encode, Net.sample"           methods that read what the model is made of
+    of_one_value(model, examples)           "k=0, mode='sum'"                  arguments that say what else could be asked for
 
-Code of installed packages is not looked at: of its many branches each model takes a few. Nor are branches that only raise.
+A branch is either side of a condition, and the body of a loop. A table of functions or a slice up to an argument has none: hence
+the arguments. Code of installed packages is not looked at: of its many branches each model takes a few. Nor are branches
+that only raise.
 
 Invariant: nothing is heard where something else traces this thread (a debugger, a measure of coverage), and none is disturbed.
 """
@@ -14,16 +18,25 @@ import dis
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from inspect import signature
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
+
+from torch import nn
+
+from secateur.core.text import visible
+from secateur.torch.running.example import Example
+from secateur.torch.running.walking import modules_of
 
 _MOST = 4  # functions that are named
 _ATTEMPTS = 1000  # a millisecond each
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OURS = str(Path(__file__).parents[2])
+_LOOPS = "FOR_ITER"
+_PARTS = ("POP_JUMP", "JUMP_IF", _LOOPS)
 _ENDS = ("RETURN", "JUMP", "POP_JUMP", "RAISE", "RERAISE")
 
 
@@ -55,6 +68,17 @@ class Branches:
         more = f"; and in {len(named) - _MOST} more functions" if len(named) > _MOST else ""
         return "; ".join(named[:_MOST]) + more or None
 
+    def not_called(self, model: nn.Module) -> str | None:
+        """The methods of the model's own classes that no run came to, and that read its modules or tensors."""
+        named: dict[str, None] = {}
+        for module in modules_of(model) if self._listens else ():
+            held = module._modules.keys() | module._parameters.keys() | module._buffers.keys()
+            for name, method in _methods(type(module)).items():
+                if method.__code__ not in self._ran and not held.isdisjoint(_names_in(method.__code__)):
+                    named.setdefault(f"{type(module).__name__}.{name}")
+        more = f" and {len(named) - _MOST} more" if len(named) > _MOST else ""
+        return ", ".join(list(named)[:_MOST]) + more or None
+
     def _enters(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
         if not _is_users(frame.f_code):
             return None
@@ -66,6 +90,41 @@ class Branches:
         if event == "opcode":
             self._ran[frame.f_code].add(frame.f_lasti)
         return self._goes_on
+
+
+def _methods(kind: type) -> dict[str, FunctionType]:
+    """What a class of the user's own defines, but for what makes and describes an object."""
+    defined = {name: each for base in reversed(kind.__mro__) for name, each in vars(base).items()}
+    methods = {
+        name: each for name, each in defined.items() if isinstance(each, FunctionType) and _is_users(each.__code__)
+    }
+    making = {name for each in methods.values() if each.__name__ == "__init__" for name in _names_in(each.__code__)}
+    return {name: each for name, each in methods.items() if not name.startswith("__") and name not in making}
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """What code reads by name, of an object or of its module; functions inside included."""
+    inner = (_names_in(each) for each in code.co_consts if isinstance(each, CodeType))
+    return {*code.co_names}.union(*inner)
+
+
+def of_one_value(model: nn.Module, examples: Iterable[Example]) -> str | None:
+    """The arguments of a model of the user's own that are plain values, the same in all examples; None where there are none."""
+    forward = type(model).forward
+    if not isinstance(forward, FunctionType) or not _is_users(forward.__code__):
+        return None
+    asked = signature(forward)
+    values: dict[str, set[str]] = {}
+    for example in examples:
+        bound = asked.bind(model, *example.args, **example.kwargs)
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            told = repr(value) if isinstance(value, bool | int | float | str | None) else ""
+            values.setdefault(name, set()).add(told)
+    said = [
+        f"{name}={visible(next(iter(told)))[:40]}" for name, told in values.items() if len(told) == 1 and "" not in told
+    ]
+    return ", ".join(said) or None
 
 
 def _listen(function: Callable[..., Any] | None) -> None:
@@ -93,8 +152,9 @@ def _branches(code: CodeType) -> Sequence[tuple[int, Sequence[tuple[int, frozens
     line = _lines(steps)
     found = []
     for number, step in enumerate(steps):
-        if step.opname.startswith("POP_JUMP") and step.argval in place:
-            sides = [at for at in (number + 1, place[step.argval]) if at < len(steps) and not _only_raises(steps, at)]
+        if step.opname.startswith(_PARTS) and step.argval in place:
+            ends = () if step.opname == _LOOPS else (place[step.argval],)  # that a loop ends is no branch of its own
+            sides = [at for at in (number + 1, *ends) if at < len(steps) and not _only_raises(steps, at)]
             found.append((step.offset, [(line[at], frozenset(_starts(steps, at))) for at in sides]))
     return found
 
