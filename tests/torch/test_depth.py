@@ -422,6 +422,70 @@ def test_one_block_of_each_stack_stays() -> None:
         sc.plan(graph, "l2", {"params": budget["params"] - 1})
 
 
+class Adds(nn.Module):
+    """A small layer around a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+VECTORS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+def _between(blocks: int) -> nn.Module:
+    """Blocks in one list with a stem and a head."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), *(Adds() for _ in range(blocks)), nn.Linear(8, 2)).eval()
+
+
+@pytest.mark.parametrize("budget", [None, {"params": "50%"}])
+@pytest.mark.parametrize("block", [f"layers.{i}" for i in range(4)])
+def test_the_block_that_is_asked_to_go_goes_and_of_the_others_one_stays(
+    block: str, budget: dict[str, str] | None
+) -> None:
+    graph = sc.trace(_transformer(), TOKENS, depth="only")
+    plan = sc.plan(graph, "l1", budget, sizes={block: 0})
+    assert block in plan.drops
+    assert budget is not None or plan.drops == {block}
+    assert budget is None or graph.cost("params", plan.sizes) <= 0.5 * graph.params
+
+
+@pytest.mark.parametrize("budget", [None, {"params": "60%"}])
+def test_all_blocks_of_a_stack_cannot_be_asked_to_go(budget: dict[str, str] | None) -> None:
+    by_hand = sc.trace(_transformer(), TOKENS, depth=True)
+    with pytest.raises(sc.InputError, match=r"no other is left of layers. At most 3 of these 4 may go"):
+        sc.plan(by_hand, "l1", budget, sizes={f"layers.{i}": 0 for i in range(4)})
+    graph = sc.trace(_between(3), VECTORS, depth=True)
+    with pytest.raises(sc.InputError, match=r"sizes: 1, 2, 3 cannot all have 0.*At most 2 of these 3 may go"):
+        sc.plan(graph, "l1", budget, sizes={"1": 0, "2": 0, "3": 0})
+    config = {"depth": True, "sizes": {"1": 0, "2": 0, "3": 0}}
+    with pytest.raises(sc.InputError, match="cannot all have 0"):
+        sc.prune(_between(3), "magnitude", {"params": "90%"}, VECTORS, config)
+
+
+def test_a_stem_and_a_head_in_their_list_are_no_blocks_that_stay() -> None:
+    graph = sc.trace(_between(3), VECTORS, depth="only")
+    assert sc.Graph.from_json(graph.to_json()).stacks == graph.stacks
+    with pytest.raises(sc.PlanError, match="at least one of its blocks must stay"):
+        graph.plan({"1": (), "2": (), "3": ()})
+    least = int(graph.cost("params", {"1": 0, "2": 0}))
+    assert len(sc.plan(graph, "l1", {"params": least}).drops) == 2
+    with pytest.raises(sc.Infeasible):
+        sc.plan(graph, "l1", {"params": least - 1})
+    assert len(sc.trace(_between(1), VECTORS, depth=True).plan({"1": ()}).drops) == 1
+
+
+def test_where_an_entry_like_the_blocks_has_to_stay_all_blocks_may_go() -> None:
+    graph = sc.trace(_torchvision("resnet18"), torch.randn(1, 3, 32, 32), depth="only")
+    assert graph.plan({"layer2.1": ()}).drops == {"layer2.1"}
+    stays = graph.frozen(["layer1.0"], "excluded")
+    assert sc.plan(stays, "l1", sizes={"layer1.1": 0}).drops == {"layer1.1"}
+
+
 def test_graph_and_plan_come_back_from_json() -> None:
     graph = sc.trace(_transformer(), TOKENS, depth=True)
     plan = graph.plan({"layers.2": (), "layers.1.ffn.1.out_features": range(5)})

@@ -8,7 +8,7 @@ A block gives back, at each place that anybody reads, the very dimensions it was
 One that is in no list leaves a module in its place, which does just that (``mid``); where the sum is its caller's business
 (``x + self.mid(x)``), it gives zeros.
 
-Invariant: at least one entry of a stack stays; a block that is alone in its module may go.
+Invariant: of a stack at least one block stays, or an entry like one; a block that is alone in its module may go.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Stack:
     ``entries`` are its keys in order; ``passes`` says of each block, by key, what it passes on. ``numbered`` are integers
     that say where an entry stands, with their values; ``counts`` integers that say how many entries there are. ``axis`` is that
     of the features in what is passed on. In the place of a block of an ``in_place`` stack a module stays; lists close up.
+    ``others`` are entries of other classes than its blocks (a stem, a head): that they stay does not make it a stack.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Stack:
     counts: tuple[Attribute, ...] = ()
     axis: int = -1
     in_place: bool = False
+    others: tuple[str, ...] = ()
 
     def module(self, key: str) -> str:
         """The dotted name of an entry."""
@@ -75,7 +77,12 @@ class Stack:
     @property
     def least(self) -> int:
         """How many entries have to stay."""
-        return 0 if self.in_place and len(self.entries) == 1 else 1
+        alike = len(self.entries) - len(self.others)
+        return len(self.others) + (1 if alike > 1 else 0)
+
+    def stays_without(self, drops: Collection[str]) -> bool:
+        """Whether enough of it stays without these blocks."""
+        return sum(name not in drops for name in self.modules) >= self.least
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +152,7 @@ def renumbered(stacks: Sequence[Stack], drops: Collection[str]) -> Iterator[tupl
 
 def emptied(stacks: Sequence[Stack], drops: Collection[str]) -> str | None:
     """The first stack of which nothing would stay."""
-    return next((s.name for s in stacks if s.least and all(name in drops for name in s.modules)), None)
+    return next((stack.name for stack in stacks if not stack.stays_without(drops)), None)
 
 
 def standing(stacks: Sequence[Stack]) -> dict[str, Passes]:

@@ -2,12 +2,12 @@
 
     layers.0  0.7    layers.1  0.2    layers.2  0.9        layers.2 is left whole: the best of a stack that is all blocks
 
-Invariant: no choice that a search space leaves empties a stack.
+Invariant: no choice that a search space leaves empties a stack; what is asked to go is not what stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,29 @@ from secateur.core.graph import Graph
 from secateur.errors import InputError
 from secateur.search.roles import side_of
 
-LAST = "one block of {} must stay, and none scores higher"
+LAST = "one block of {} must stay, and none that may scores higher"
 
 
 def one_left(search_space: Graph, scores: Mapping[str, Any] | None = None) -> Graph:
-    """The search space without the freedom to drop the best block of a stack that is nothing but free blocks."""
+    """The search space without the freedom to drop the best block of a stack of which nothing need stay otherwise."""
     for stack in search_space.stacks:
-        free = [name for name in stack.modules if may_go(search_space, name)]
-        if stack.least and len(free) == len(stack.entries):
-            best = max(free, key=lambda name: score_of(scores, name))
+        free = [name for name in stack.blocks if may_go(search_space, name)]
+        may_stay = [name for name in free if search_space[name].choices[-1]]
+        if may_stay and not stack.stays_without(free):
+            best = max(may_stay, key=lambda name: score_of(scores, name))
             search_space = search_space.frozen([best], LAST.format(stack.name or "the model"))
     return search_space
+
+
+def check_some_stay(search_space: Graph, drops: Collection[str]) -> None:
+    """Raise InputError, with what is possible, where these blocks are all of a stack."""
+    for stack in search_space.stacks:
+        if not stack.stays_without(drops):
+            asked, all_of = [name for name in stack.blocks if name in drops], stack.name or "the model"
+            raise InputError(
+                f"sizes: {', '.join(asked)} cannot all have 0: one block of each stack stays, and no other is left of "
+                f"{all_of}. At most {len(asked) - 1} of these {len(asked)} may go"
+            )
 
 
 def fewest_missed(search_space: Graph, scores: Mapping[str, Any], name: str, count: object) -> tuple[str, ...]:
@@ -37,7 +49,7 @@ def fewest_missed(search_space: Graph, scores: Mapping[str, Any], name: str, cou
     """
     stack = _stack_called(search_space, name)
     free = [block for block in stack.blocks if may_go(search_space, block)]
-    most, least = len(stack.entries), max(len(stack.entries) - len(free), 1)
+    most, least = len(stack.entries), max(len(stack.entries) - len(free), stack.least)
     if not isinstance(count, int) or isinstance(count, bool) or not least <= count <= most:
         raise InputError(
             f"export_config: {name}={count} is not possible: {stack.name} has {most} layers, {least} must stay"

@@ -75,7 +75,7 @@ class Ladders:
 
 
 def _rungs(width: Width) -> Ints:
-    if len(width.choices) == width.size:
+    if len(width.choices) == width.size and width.choices[0] == 1:  # that of a block to go is 0
         return np.arange(1, width.size + 1)
     return np.array(width.choices, dtype=np.int64)
 

@@ -21,6 +21,7 @@ from secateur.core.profile import maximum
 from secateur.errors import InputError, nearest
 from secateur.search.allocate import allocate, keep_best
 from secateur.search.allocations import ALLOCATIONS
+from secateur.search.blocks import check_some_stay
 from secateur.search.limits import NO_LIMITS, Limits, restrict
 from secateur.search.ranked import Judge, plain, plan_within, scored
 
@@ -69,6 +70,7 @@ def _pinned(search_space: Graph, sizes: Mapping[str, int]) -> Graph:
     """The search space with these counts as the only choice of their widths."""
     for name, count in sizes.items():
         _check_size(search_space, name, count)
+    check_some_stay(search_space, {name for name, count in sizes.items() if not count})
     return search_space.with_widths(
         replace(w, choices=(int(sizes[w.name]),)) if w.name in sizes else w for w in search_space.widths
     )

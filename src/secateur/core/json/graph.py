@@ -148,6 +148,7 @@ class StackDocument(BaseModel):
     zeros: list[Name] = []
     values: dict[Name, Annotated[int, Field(ge=1, lt=64)]] = {}
     in_place: bool = False
+    others: list[Name] = []
 
 
 class CostDocument(BaseModel):
@@ -274,6 +275,7 @@ def _stack_data(stack: Stack) -> dict[str, Json]:
         "zeros": [key for key, passes in stack.passes.items() if passes.zeros],
         "values": {key: passes.values for key, passes in stack.passes.items() if passes.values is not None},
         "in_place": stack.in_place,
+        "others": list(stack.others),
     }
 
 
@@ -289,6 +291,7 @@ def _stack(document: StackDocument) -> Stack:
         counts=tuple(Attribute(a.module, a.path) for a in document.counts),
         axis=document.axis,
         in_place=document.in_place,
+        others=tuple(document.others),
     )
 
 

@@ -86,7 +86,9 @@ def _stacks(seen: Observation) -> Iterator[Stack]:
         mine = {key: found for key, found in mine.items() if outside(entries[key])}
         if mine and len(entries) > 1:
             where, axis = dict(numbered(name, entries)), _feature_axis(seen, {_dotted(name, key) for key in mine})
-            yield Stack(name=name, entries=tuple(entries), passes=mine, numbered=where, axis=axis)
+            kinds = {type(entries[key]) for key in mine}
+            others = tuple(key for key, entry in entries.items() if type(entry) not in kinds)
+            yield Stack(name=name, entries=tuple(entries), passes=mine, numbered=where, axis=axis, others=others)
 
 
 def _dotted(name: str, key: str) -> str:
@@ -193,10 +195,7 @@ def _most(stacks: Sequence[Stack], *, first: bool) -> list[str]:
     found: list[str] = []
     for stack in stacks:
         blocks = stack.blocks
-        if not stack.least:
-            found += blocks
-            continue
-        whole = len(blocks) == len(stack.entries)
+        whole = not stack.stays_without(blocks)
         found += (blocks[1:] if whole else blocks) if first else (blocks[:-1] or (() if whole else blocks))
     return found
 

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 Draw = Callable[..., Any]
 
@@ -29,6 +31,26 @@ def drawn(func: Any, args: Sequence[Any] = ()) -> Draw | None:
         return None
     name = func._schema.name.removeprefix("aten::")
     return None if name in _WHILE_TRAINING and True not in args[2:] else _DRAWS.get(name)
+
+
+class Lots:
+    """What is made of numbers drawn, and whether code may go by it. State, because operators come one by one."""
+
+    def __init__(self) -> None:
+        self._made = WeakTensorKeyDictionary()
+        self.decide = False
+
+    def follow(self, given: Sequence[Any], out: Any, *, drawn: bool) -> None:
+        """An operator's arguments and what it gave: code goes by comparisons, and by numbers of Python's."""
+        if not (drawn or any(map(self._has, tree_leaves(given)))):
+            return
+        for leaf in tree_leaves(out):
+            self.decide |= not isinstance(leaf, torch.Tensor) or (leaf.dtype is torch.bool and not drawn)
+            if isinstance(leaf, torch.Tensor):
+                self._made[leaf] = True
+
+    def _has(self, leaf: object) -> bool:
+        return isinstance(leaf, torch.Tensor) and leaf in self._made
 
 
 def is_fixed(generator: torch.Generator | None, held: set[int]) -> bool:

@@ -10,6 +10,7 @@ Invariant: neither model nor example nor the process changes, and no tensor of a
 
 from __future__ import annotations
 
+import pickle
 import random
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,7 @@ from secateur.torch.running.switches import ALONE, apart
 from secateur.torch.running.twin import copied, twin
 from secateur.torch.running.walking import modules_of
 from secateur.torch.tracing.stage import let_go, let_go_of_frames
-from secateur.torch.verifying.drawing import drawn, is_fixed
+from secateur.torch.verifying.drawing import Lots, drawn, is_fixed
 from secateur.torch.verifying.inputs import is_drawn
 
 # On the CPU this kernel takes a batch of one in another memory order for what it is not (seen in PyTorch 2.13): the gradients
@@ -51,6 +52,8 @@ _NORM_BACKWARD = torch.ops.aten.native_batch_norm_backward.default
 # On the CPU this one writes the gradient of a channels-last input though nobody asked for it, and where there is no room (2.13):
 # the process dies. It is asked for always.
 _GROUPS_BACKWARD = torch.ops.aten.native_group_norm_backward.default
+
+_HELD = (random.Random, np.random.Generator, np.random.RandomState)
 
 _COMPLEX = {torch.float64: torch.complex128, torch.float32: torch.complex64}
 
@@ -123,9 +126,10 @@ class Numbers:
 class Seen:
     """What a run gave, copied: outputs by place, gradients by parameter.
 
-    ``eps`` is the last place of the coarsest numbers that were met; ``random`` where the process's generators ended, and
-    ``drew`` whether that is not where they began. ``keeps``: the call left something for a second one, which was made then;
-    ``failed`` says how, where that raised. ``expects``: random numbers had their expected value.
+    ``eps`` is the last place of the coarsest numbers that were met; ``random`` where the generators of process and network ended,
+    and ``drew`` whether that is not where they began. ``keeps``: the call left something for a second one, which was made then;
+    ``failed`` says how, where that raised. ``expects``: random numbers had their expected value. ``by_lot``: code may go by what
+    it drew: some came from a generator, or what stood for it was compared, or read as a number of Python's.
     """
 
     outputs: Mapping[str, torch.Tensor]
@@ -136,6 +140,7 @@ class Seen:
     keeps: bool
     failed: str = ""
     expects: bool = False
+    by_lot: bool = False
 
     def of_first(self) -> Seen:
         """What the first call gave."""
@@ -164,7 +169,7 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
             args, kwargs = _arguments(scene.example, numbers, generator)
             before = state_of(network)
             _seed_all(UNSEEDED)
-            began, failed = _random_state(), ""
+            began, failed = _random_state(network), ""
             with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
                 outputs = _outputs(network(*args, **kwargs), side, scene, shrink)
                 gradients = _gradients(network, outputs) if scene.backward else {}
@@ -173,12 +178,13 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
                 with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
                     second, failed = _second(network, (args, kwargs), side, scene, shrink)
                     outputs |= second
-            ended = _random_state()
+            ended = _random_state(network)
             # copies, made where nobody listens: what was made in the run goes with it
             copies = {place: tensor.detach().clone() for place, tensor in outputs.items()}
             slopes = {name: None if g is None else g.clone() for name, g in gradients.items()}
-            expects = arithmetic.expects
-            return Seen(copies, slopes, arithmetic.coarsest, ended, ended != began, keeps, failed, expects)
+            drew, expects = ended != began, arithmetic.expects
+            by_lot = drew or arithmetic.lots.decide
+            return Seen(copies, slopes, arithmetic.coarsest, ended, drew, keeps, failed, expects, by_lot)
         except BaseException as error:
             let_go_of_frames(error)
             raise
@@ -264,10 +270,12 @@ def _gradients(network: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[
     return {name: None if p.grad is None else p.grad.detach() for name, p in named if p.requires_grad}
 
 
-def _random_state() -> bytes:
-    """Where the process's generators are, on the CPU: a network that drew nothing left them alone."""
+def _random_state(network: nn.Module) -> bytes:
+    """Where the process's generators are, on the CPU, and those the network holds: one that drew nothing left them alone."""
     legacy: Any = np.random.get_state()
-    return torch.default_generator.get_state().numpy().tobytes() + repr((random.getstate(), legacy[1:])).encode()
+    held = [value for module in network.modules() for value in vars(module).values() if type(value) in _HELD]
+    states = random.getstate(), legacy[1:], pickle.dumps(held)
+    return torch.default_generator.get_state().numpy().tobytes() + repr(states).encode()
 
 
 def _cast(tensor: torch.Tensor, wide: torch.dtype, *, copy: bool = False) -> torch.Tensor:
@@ -286,6 +294,7 @@ class _Arithmetic(TorchDispatchMode):
         self.made: list[weakref.ref[torch.Tensor]] = []
         self.generators: set[int] = set()  # those the network holds
         self.training = self.expects = False
+        self.lots = Lots()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -306,6 +315,7 @@ class _Arithmetic(TorchDispatchMode):
         if self.numbers.eps and not any(r.alias_info for r in func._schema.returns):  # views must stay views
             off = partial(self.numbers.off, generator=self.generator)
             out = tree_map_only(torch.Tensor, off, out)
+        self.lots.follow(args, out, drawn=expected is not None)
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(tensor, torch.Tensor):
                 self.made.append(weakref.ref(tensor))
