@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -320,3 +321,39 @@ class Rebuilt(nn.Module):
 def test_what_gives_a_module_other_layers_holds_no_width() -> None:
     graph = sc.trace(Rebuilt().eval(), torch.randn(2, 6))
     assert [w.size for w in graph.free] == [12]
+
+
+class Prior(nn.Module):
+    """What is sampled from is kept inside something: a dict, a list, a distribution."""
+
+    def __init__(self, kept: Any) -> None:
+        super().__init__()
+        self.first, self.code, self.last = nn.Linear(6, 24), nn.Linear(24, 8), nn.Linear(8, 6)
+        self.kept = kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.code(self.first(x).relu()))
+
+    def sample(self, number: int) -> Tensor:
+        return self.last(next(iter(self.means())).expand(number, -1))
+
+    def means(self) -> Iterator[Tensor]:
+        match self.kept:
+            case dict():
+                yield from self.kept.values()
+            case list():
+                yield from self.kept
+            case _:
+                yield self.kept.sample()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [{"mean": torch.zeros(8)}, [torch.zeros(8)], torch.distributions.Normal(torch.zeros(8), torch.ones(8))],
+    ids=["dict", "list", "distribution"],
+)
+def test_tensors_inside_of_what_other_methods_read_keep_their_widths_whole(kept: Any) -> None:
+    graph = sc.trace(Prior(kept).eval(), X)
+    assert [width.name for width in graph.free] == ["first.out_features"]
+    small = sc.apply(Prior(kept).eval(), sc.plan(graph, "l1", {"params": "60%"}), dummy_input=X, verify=False)
+    assert small.sample(3).shape == (3, 6)

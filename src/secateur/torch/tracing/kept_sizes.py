@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dis
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ _TAKE_SIZES = frozenset(
     ]
 )
 _BUILDS = frozenset(["register_buffer", "register_parameter", "Parameter", "add_module", "register_module"])
+_SEVERAL = (list, tuple, set, frozenset, deque)
+_DEPTH = 3
 _PRIVATE = "_"  # of these, only what a public method leads to
 _NOT_USES = frozenset(["__init__", "extra_repr", "__repr__", "__setstate__", "__post_init__"])
 
@@ -149,11 +152,23 @@ def _by_module(modules: Mapping[str, nn.Module], ran: AbstractSet[CodeType]) -> 
 def _tensors(
     modules: Mapping[str, nn.Module], named: Mapping[str, _Named]
 ) -> Iterator[tuple[Attribute, set[int], str]]:
-    """Tensors and arrays that modules hold outside of PyTorch's tables, with their sizes and the method that reads them."""
+    """Tensors and arrays that modules hold outside of PyTorch's tables, also in containers and plain objects (a distribution),
+    with their sizes and the method that reads them."""
     for module, kept in named.items():
         for key, value in attributes_of(modules[module]):
-            if isinstance(value, torch.Tensor | np.ndarray) and key in kept.unheard:
-                yield Attribute(module, key), set(value.shape) - {1}, f"{kept.unheard[key]}() reads it"
+            sizes = {n for shape in _shapes_within(value) for n in shape} - {1} if key in kept.unheard else None
+            if sizes:
+                yield Attribute(module, key), sizes, f"{kept.unheard[key]}() reads it"
+
+
+def _shapes_within(value: object, depth: int = _DEPTH) -> Iterator[tuple[int, ...]]:
+    """The shapes of tensors and arrays in a value, so many containers and objects deep."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        yield tuple(value.shape)
+    elif depth and not isinstance(value, nn.Module | type | str | FunctionType):
+        held = value.values() if isinstance(value, Mapping) else value if isinstance(value, _SEVERAL) else ()
+        for part in (*held, *getattr(value, "__dict__", {}).values()):
+            yield from _shapes_within(part, depth - 1)
 
 
 def _words(path: str) -> list[str]:
