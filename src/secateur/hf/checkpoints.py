@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -132,11 +132,18 @@ def _class_named(folder: Path) -> Any:
         raise ArtifactError(
             f"{visible(folder)} is no checkpoint: {_CONFIG} cannot be read ({visible(problem)})"
         ) from problem
-    found = next((kind for name in names if isinstance(kind := getattr(_transformers(), str(name), None), type)), None)
-    if found is None or not issubclass(found, nn.Module):
+    found = class_called(names)
+    if found is None:
         named = visible(", ".join(map(str, names)) or "that its configuration names")
         raise ArtifactError(f"{visible(folder)}: transformers has no class {named}; pass model_class")
     return found
+
+
+def class_called(names: Iterable[object]) -> Any:
+    """The first of these names that is a model class of transformers itself, or None: a name selects, and is not imported."""
+    transformers = _transformers()
+    kinds = (getattr(transformers, str(name), None) for name in names)
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, transformers.PreTrainedModel)), None)
 
 
 def _transformers() -> ModuleType:

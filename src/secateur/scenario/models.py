@@ -23,6 +23,7 @@ from torch import nn
 from secateur.core.registry import Registry
 from secateur.core.text import visible
 from secateur.errors import InputError, SecateurError, nearest
+from secateur.scenario.folders import from_folder, without_cache
 from secateur.scenario.zoo import NETWORKS, example_inputs
 
 Builder = Callable[[], nn.Module]
@@ -133,7 +134,7 @@ def _from_transformers(name: str, options: Options) -> Builder:
     settings = {key: value for key, value in options.items() if key != "task"}
     auto = getattr(transformers, _class_for(options.get("task", "features")))
     if Path(name).is_dir():
-        return partial(auto.from_pretrained, name, local_files_only=True, trust_remote_code=False, **settings)
+        return partial(from_folder, Path(name), auto if "task" in options else None, settings)
     types = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
     by_class = {config: model_type for model_type, config in types.items()}
     model_type = by_class.get(name, name)
@@ -141,8 +142,8 @@ def _from_transformers(name: str, options: Options) -> Builder:
 
     def builder() -> nn.Module:
         config = transformers.AutoConfig.for_model(model_type, **settings)
-        if hasattr(config, "use_cache") and "use_cache" not in settings:
-            config.use_cache = False  # what is exported and timed gives answers only, unless asked for more
+        for key, value in without_cache(config, settings).items():
+            setattr(config, key, value)
         return auto.from_config(config)
 
     return builder

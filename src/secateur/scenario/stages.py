@@ -66,8 +66,14 @@ class Context:
     def network(self, folder: Path | None, device: torch.device | None = None) -> nn.Module:
         """The network that a stage left in its folder, or the one it all begins with: built, or read."""
         spec, model = self.scenario.model, self.built()
-        if folder is not None:
-            restore(model, folder / ARTEFACT) if (folder / ARTEFACT).is_dir() else load_weights(model, folder / WEIGHTS)
+        if folder is not None and (folder / ARTEFACT).is_dir():
+            # onto what was narrowed before the run no artefact fits: its own configuration says what it is made of
+            narrowed = plans_of(model)
+            model = (
+                build(f"hf:{folder / ARTEFACT}", "cpu", spec.options) if narrowed else restore(model, folder / ARTEFACT)
+            )
+        elif folder is not None:
+            load_weights(model, folder / WEIGHTS)
         elif spec.artefact is not None:
             restore(model, self.base / spec.artefact)
         elif spec.weights is not None:
