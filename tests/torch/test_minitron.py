@@ -79,6 +79,7 @@ def test_sizes_under_a_bound_that_they_do_not_meet_are_refused() -> None:
         ({"num_query_groups": 3}, "num_query_groups=3 is not possible.*there are at most 2"),
         ({"hidden_size": 0}, "a whole number of at least 1"),
         ({"hidden_size": "24"}, "a whole number of at least 1"),
+        ({"hidden_size": True}, "a whole number of at least 1"),
         ({}, "export_config is written as"),
     ],
 )
@@ -87,6 +88,12 @@ def test_impossible_sizes_say_what_is_possible(export: dict[str, Any], sentence:
     with pytest.raises(sc.SecateurError, match=sentence):
         _prune(model, {"export_config": export})
     assert model.lm_head.in_features == 32
+
+
+def test_a_size_may_be_a_whole_number_of_numpy() -> None:
+    model = llama()
+    _prune(model, {"export_config": {"hidden_size": np.int64(24), "num_layers": np.int64(2)}})
+    assert (model.lm_head.in_features, len(model.model.layers)) == (24, 2)
 
 
 def test_a_hidden_size_that_is_no_multiple_is_refused_with_those_that_are() -> None:

@@ -13,11 +13,13 @@ Invariant: what exists is valid; a key that nobody knows and a value of another 
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import cleandoc, get_annotations
+from numbers import Integral
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
@@ -71,6 +73,7 @@ class Options(BaseModel):
     if not TYPE_CHECKING:  # a checker is to see the fields as parameters
 
         def __init__(self, **given: object) -> None:
+            given = {key: whole_number(value) for key, value in given.items()}
             _refuse_huge(given, self.called)
             try:
                 super().__init__(**given)
@@ -162,6 +165,13 @@ def shown_value(value: object) -> str:
     """A value on one short line, as it would be written."""
     text = json.dumps(value) if isinstance(value, str) else getattr(value, "__name__", None) or repr(value)
     return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def whole_number(value: Any) -> Any:
+    """A whole number of NumPy or the like as Python's own, in dicts as well; anything else as it is."""
+    if isinstance(value, Integral) and not isinstance(value, int):
+        return operator.index(value)
+    return {key: whole_number(entry) for key, entry in value.items()} if type(value) is dict else value
 
 
 def _same(one: object, other: object) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from secateur.core.options import whole_number
 from secateur.core.registry import Registry
 from secateur.errors import InputError
 
@@ -47,6 +48,7 @@ def schedule(name: str, steps: int, constraints: Mapping[str, str]) -> list[dict
     """
     if not isinstance(constraints, Mapping):
         raise InputError(f'the constraints of a schedule are written {{"macs": "30%"}}, not {constraints!r:.60}')
+    steps = whole_number(steps)
     shares = {metric: SCHEDULES[name](_share(metric, bound), steps) for metric, bound in constraints.items()}
     rounds = [{metric: f"{100 * at[step]:.10g}%" for metric, at in shares.items()} for step in range(steps)]
     return [*rounds[:-1], dict(constraints)]

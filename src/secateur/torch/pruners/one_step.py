@@ -23,6 +23,7 @@ from typing import Any
 from torch import nn
 
 from secateur.core.budget import Budget
+from secateur.core.options import whole_number
 from secateur.core.plan import Plan
 from secateur.errors import InputError
 from secateur.modes.result import PruneResult, result_of
@@ -107,6 +108,7 @@ class OneStepPruner:
         Fewer networks come back where the search space has no more. Raises InputError for arguments that cannot be used,
         Infeasible where no network is small enough, ArtifactError where the file is of another search.
         """
+        num_candidates = whole_number(num_candidates)
         _check_count("num_candidates", num_candidates)
         started, budget = time.perf_counter(), Budget.of(constraints, self.graph)
         # units are ranked once: candidates differ in how many stay of each width, never in which of them are better

@@ -21,6 +21,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from secateur.core.options import whole_number
 from secateur.errors import ConfigError, InputError, SecateurError
 from secateur.progress import Tell, progress
 from secateur.torch.running.batch_norm import batch_norms
@@ -79,7 +80,7 @@ def finetune(
     Raises InputError and ConfigError for what cannot be used, SecateurError where the loss stops being finite. The model
     (and an optimizer that was given) is then as it was.
     """
-    options = FinetuneConfig.read(config)
+    options, epochs = FinetuneConfig.read(config), whole_number(epochs)
     _check(epochs, score_func, options)
     network = unwrapped(model)
     with ExitStack() as stack:
