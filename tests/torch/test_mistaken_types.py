@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import secateur as sc
-from secateur.errors import InputError
+from secateur.errors import SecateurError
 
 X = torch.randn(8, 16)
 DATA = [(X, torch.arange(8) % 4)]
 
 
 def net() -> nn.Module:
+    torch.manual_seed(0)
     return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
 
 
-def _pruned(constraints: Any, mode: Any = "magnitude", **options: Any) -> object:
+def _pruned(constraints: Any, mode: Any = "magnitude", **options: Any) -> tuple[nn.Module, Any]:
     return sc.prune(net(), mode, constraints, X, options or None)
 
 
@@ -38,13 +40,37 @@ def _pruned(constraints: Any, mode: Any = "magnitude", **options: Any) -> object
         (lambda: sc.training.finetune(net(), DATA, epochs=1, score_func="accuracy"), "called as score_func(model)"),  # type: ignore[arg-type]
         (lambda: sc.measure(net(), DATA, {"mine": lambda output, batch: 1.0}, dummy_input=X), "'mine' is no metric"),  # type: ignore[dict-item]
         (lambda: sc.measure(net(), DATA, timings=3, dummy_input=X), "timings are Timings("),  # type: ignore[arg-type]
+        (lambda: sc.prune(net(), "magnitude", {"params": "60%"}, X, 5), "config is a dict of options, not int"),  # type: ignore[arg-type]
+        (lambda: sc.prune(net(), {"magnitude": {}}, {"params": "60%"}, X, 5), "config is a dict of options, not int"),  # type: ignore[arg-type]
+        (lambda: _pruned(5), 'constraints are written {"macs": "60%"}, not 5'),
+        (lambda: _pruned([5, 5], ["magnitude", "magnitude"]), "constraints[0]: constraints are written"),
+        (lambda: sc.plan(sc.trace(net(), X), sizes=5), 'sizes are written {"conv1.out_channels": 32}, not 5'),  # type: ignore[arg-type]
+        (lambda: sc.trace(net(), X).plan(5), 'what is kept is written {"conv1.out_channels": [0, 2, 5]}, not 5'),  # type: ignore[arg-type]
+        (lambda: sc.Plan.from_json(3), "the plan is read from JSON text, not from int"),  # type: ignore[arg-type]
+        (lambda: sc.Graph.from_json(None), "the graph is read from JSON text, not from NoneType"),  # type: ignore[arg-type]
+        (lambda: _pruned({"params": "80%"}, multiple_of=True), "a whole number of at least 1 is needed, not True"),
         (lambda: sc.verify(net(), None, None), "plan is a Plan, as secateur.plan gives it, not None"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_what_is_of_another_kind_is_told_in_a_sentence(call: Callable[[], object], said: str) -> None:
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(SecateurError) as refused:
         call()
     assert said in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*went with no data:UserWarning")
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    one, many = np.int64(1), np.int32(8)
+    rules = {"nn.Linear": {"*": {"multiple_of": many}}}
+    for options in ({"multiple_of": many}, {"floor": many}, {"floor": {"*": many}}, {"rules": rules}, {"steps": one}):
+        told, meant = (_pruned({"params": "60%"}, **given)[1].plan for given in (options, _plain(options)))
+        assert told.kept == meant.kept
+    assert sc.pruners.schedule("linear", np.int64(2), {"macs": "20%"})[0] == {"macs": "60%"}
+    assert len(sc.training.finetune(net(), DATA, epochs=one).losses) == 1
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: _plain(value) if isinstance(value, dict) else int(value) for key, value in options.items()}
 
 
 def test_the_mode_that_cannot_reach_its_bound_is_counted() -> None:

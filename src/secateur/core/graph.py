@@ -182,6 +182,8 @@ class Graph:
         Of a block that goes (a width of kind ``layers``) no index is kept. Raises PlanError for an unknown or frozen width,
         for other indices that are empty, unsorted, repeated or out of range, and where a stack would lose all its blocks.
         """
+        if not isinstance(kept, Mapping):
+            raise PlanError(f'what is kept is written {{"conv1.out_channels": [0, 2, 5]}}, not {kept!r:.60}')
         arrays: dict[str, Indices] = {}
         for name, indices in kept.items():
             width = self[name]

@@ -40,6 +40,8 @@ def plan_for(
     Raises InputError for what cannot be used, Infeasible where no network is small enough.
     """
     _ = ALLOCATIONS[allocation]
+    if not isinstance(sizes, Mapping | None):
+        raise InputError(f'sizes are written {{"conv1.out_channels": 32}}, not {sizes!r:.60}')
     sizes = sizes or {}
     search_space = _pinned(restrict(graph, limits), sizes)
     if budget is None and not sizes:

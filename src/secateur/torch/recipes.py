@@ -76,10 +76,7 @@ def check_recipe(recipe: Mode) -> None:
 
 
 def _recipe(mode: str | Mode, beside: Mapping[str, Any] | None, config: Mapping[str, Any] | None) -> Mode:
-    twice = sorted(set(beside or ()) & set(config or ()))
-    if twice:
-        raise ConfigError(f"{twice[0]!r} is given beside the mode and in config: once will do")
-    options = config if beside is None else {**beside, **(config or {})}
+    options = _together(beside, config)
     if isinstance(mode, str):
         recipe = MODES[mode].read(options)
     elif options is not None:
@@ -88,3 +85,15 @@ def _recipe(mode: str | Mode, beside: Mapping[str, Any] | None, config: Mapping[
         recipe = mode
     check_recipe(recipe)
     return recipe
+
+
+def _together(beside: Mapping[str, Any] | None, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The options beside a mode and those in config as one."""
+    if beside is None or config is None:
+        return config if beside is None else beside
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"config is a dict of options, not {type(config).__name__}")
+    twice = sorted(set(beside) & set(config))
+    if twice:
+        raise ConfigError(f"{twice[0]!r} is given beside the mode and in config: once will do")
+    return {**beside, **config}

@@ -31,6 +31,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 def read_json(text: str | bytes, what: str, error: type[SecateurError]) -> object:
     """Parse JSON; ``what`` names the source in errors, which are of type ``error``."""
+    if not isinstance(text, str | bytes | bytearray):
+        raise error(f"{what} is read from JSON text, not from {type(text).__name__}")
     if len(text) > MAX_BYTES:
         raise error(f"{what} has {len(text):,} bytes; more than {MAX_BYTES:,} is refused")
     try:
