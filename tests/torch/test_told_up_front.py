@@ -108,6 +108,36 @@ def test_spectral_norms_are_narrowed(norm: Any, training: bool) -> None:
     assert sc.verify(model, graph.plan({"0.out_features": range(9), "1.out_features": range(0, 64, 3)}), graph)
 
 
+def test_an_old_spectral_norm_that_never_ran_is_narrowed_as_one_that_did() -> None:
+    def made() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(spectral_norm(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 3)).eval()
+
+    model = made()
+    assert model[0].weight.data_ptr() == model[0].weight_orig.data_ptr()  # until the hook has run
+    kept = [0, 3, 4, 9]
+    held = {name: tensor.clone() for name, tensor in model[0].state_dict().items()}
+    small = sc.apply(model, sc.trace(model, X).plan({"0.out_features": kept}))
+    rows, u = held["weight_orig"][kept], held["weight_u"][kept]
+    hidden = F.relu(X @ (rows / (u @ rows @ held["weight_v"])).T + held["bias"][kept])
+    assert torch.allclose(small(X), hidden @ model[2].weight[:, kept].T + model[2].bias, atol=1e-5)
+    ran = made()
+    ran(X)
+    other = sc.apply(ran, sc.trace(ran, X).plan({"0.out_features": kept}))
+    for network in (small, other):
+        step = torch.optim.SGD(network.train().parameters(), lr=0.1)
+        network(X).square().sum().backward()
+        step.step()
+    assert torch.equal(small.eval()(X), other.eval()(X))
+
+
+def test_what_holds_a_view_of_a_normed_weight_by_another_name_still_does() -> None:
+    model = nn.Sequential(spectral_norm(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 3))
+    model[0].held = model[0].weight_orig.data
+    (frozen,) = (width.frozen for width in sc.trace(model, X).widths if width.name == "0.out_features")
+    assert frozen == "0.weight_orig shares memory with the attribute 0.held"
+
+
 def test_channels_go_through_grid_sample() -> None:
     class Warp(nn.Module):
         def __init__(self) -> None:

@@ -31,9 +31,19 @@ def refresh(module: nn.Module) -> None:
 
 def _recompute(module: nn.Module) -> None:
     """What torch's own pruning and norms of weights compute before each forward, and leave as a plain attribute."""
-    for hook in module._forward_pre_hooks.values():
-        if type(hook).__module__.startswith("torch.nn.utils."):
-            hook(module, ())
+    for hook in _hooks_of_torch(module):
+        hook(module, ())
+
+
+def recomputed(module: nn.Module) -> set[str]:
+    """The plain attributes that torch's own norms of weights set before each forward; until the first they may be a view of
+    the parameter."""
+    return {hook.name for hook in _hooks_of_torch(module) if hasattr(hook, "name")}
+
+
+def _hooks_of_torch(module: nn.Module) -> list[Any]:
+    hooks = module._forward_pre_hooks.values()
+    return [hook for hook in hooks if type(hook).__module__.startswith("torch.nn.utils.")]
 
 
 def _refresh_sizes(module: nn.Module) -> None:

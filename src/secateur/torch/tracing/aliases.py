@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from secateur.core.space import freeze
+from secateur.torch.narrowing.bookkeeping import recomputed
 from secateur.torch.running.walking import attributes_of
 from secateur.torch.tracing.observe import Observation
 
@@ -50,9 +51,12 @@ def _named(tensors: Mapping[str, torch.Tensor], owned: dict[int, str]) -> Iterat
 
 
 def _attributes(modules: Mapping[str, nn.Module], owned: dict[int, str]) -> Iterator[Span]:
-    """Arrays and tensors that modules hold beside their parameters and buffers."""
+    """Arrays and tensors that modules hold beside their parameters and buffers, and go on to hold when they are called."""
     for prefix, module in modules.items():
+        passing = recomputed(module)
         for key, value in attributes_of(module):
+            if key in passing:
+                continue
             for item in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(item, (torch.Tensor, np.ndarray)) and id(item) not in owned:
                     yield from _span(item, f"the attribute {prefix}.{key}" if prefix else f"the attribute {key}")
