@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import secateur as sc
+from secateur.torch.narrowing.host_building import on_meta
 from tests.hf.families import QUICK, built, inputs, round_trip
 from tests.torch.language import hugging_face, ids, llama, texts
 
@@ -164,6 +165,18 @@ def test_a_number_that_the_constructor_computes_is_no_number_to_change() -> None
     graph = sc.trace(model, ids())
     with pytest.warns(UserWarning, match="scalar_embed_scale is computed from the configuration"):
         sc.apply(model, graph.plan({"model.embed_tokens.embedding_dim": range(24)}))
+
+
+def test_layers_without_numbers_are_built_anew_without_a_word() -> None:
+    sizes = {"embedding_size": 32, "intra_bottleneck_size": 32, "num_feedforward_networks": 2}
+    model = hugging_face(
+        "MobileBert", "ForMaskedLM", vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+        intermediate_size=32, **sizes,
+    )  # fmt: skip
+    assert model.cls.predictions.dense.weight.numel() == 0  # hidden_size - embedding_size
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        on_meta(model, model.config)
 
 
 def test_what_is_no_model_of_transformers_is_refused(tmp_path: Path) -> None:

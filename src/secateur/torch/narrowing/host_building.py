@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
@@ -43,7 +44,10 @@ def is_described(model: nn.Module) -> bool:
 
 def on_meta(model: nn.Module, config: Config) -> nn.Module:
     """Another model of this class, without weights. Raises what the constructor raises."""
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Initializing zero-element tensors", UserWarning
+        )  # torch's: nothing is drawn here
         return type(model)(config, **_further_arguments(model))
 
 
