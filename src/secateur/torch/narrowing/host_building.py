@@ -45,9 +45,8 @@ def is_described(model: nn.Module) -> bool:
 def on_meta(model: nn.Module, config: Config) -> nn.Module:
     """Another model of this class, without weights. Raises what the constructor raises."""
     with torch.device("meta"), torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Initializing zero-element tensors", UserWarning
-        )  # torch's: nothing is drawn here
+        # torch's word to those who build the model; here nothing is drawn anyway
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors", UserWarning)
         return type(model)(config, **_further_arguments(model))
 
 
