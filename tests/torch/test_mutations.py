@@ -121,7 +121,9 @@ def test_a_branch_of_a_concatenation_that_is_forgotten_is_caught(monkeypatch: py
     network = TRAPS["c2f_split"]()
     graph = sc.trace(network.model, network.inputs)
     unchecked = sc.trace(network.model, network.inputs, check=False)
-    assert any("does not run when narrowed" in str(w.frozen) for w in graph.widths)
+    reasons = [w.frozen for w in graph.widths if "does not run when narrowed" in str(w.frozen)]
+    assert all("in a narrower one not what its widths say" in str(reason) for reason in reasons), reasons
+    assert reasons
     assert len(unchecked.free) > len(graph.free)
 
 

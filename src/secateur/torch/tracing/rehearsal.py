@@ -108,7 +108,7 @@ class Rehearsal(Tracer):
         got, want = slice(start, end).indices(x.shape[dim])[0], self._size(ahead)
         if got != want:
             self.written = [ahead]
-            raise Mismatch(f"a slice starts at {got} where {want} is due")
+            raise Mismatch(_otherwise("a slice starts at", got, ahead))
 
     def _due(self, name: str, outputs: list[torch.Tensor]) -> Record | None:
         """The record of an operator, past those that PyTorch leaves out where a size is one or memory is in order. It may leave
@@ -173,10 +173,18 @@ class Rehearsal(Tracer):
                 continue
             want = self._size(space)
             if got != want:
-                raise Mismatch(f"{name} gives a dimension of {got} where {want} is due")
+                raise Mismatch(_otherwise(f"{name} gives a dimension of", got, space))
 
     def _size(self, space: Space) -> int:
         return space.size if self.sizes is None else size_now(space, self.sizes, self._random)
+
+
+def _otherwise(what: str, got: int, space: Space) -> str:
+    """How a size is wrong. What was tried is nobody's number: only what it is in the whole network is said."""
+    whole = space.root().size
+    if got == whole:
+        return f"{what} {whole}, which should follow the widths that it is made of"
+    return f"{what} {whole} in the whole network, and in a narrower one not what its widths say"
 
 
 class Training(Rehearsal):
