@@ -101,6 +101,31 @@ def test_layers_that_share_a_buffer_keep_heads_of_their_own(warm: bool) -> None:
     assert small.layers[1].core.groups == 2
 
 
+def test_a_matrix_of_random_features_follows_the_heads_that_it_is_read_with() -> None:
+    """Its other axis belongs to no parameter, so to no width: it stays as it is."""
+
+    class Features(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.out, self.heads = nn.Linear(6, 16), nn.Linear(2, 3), 2
+            self.register_buffer("P", torch.randn(10, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q = self.q(x)
+            heads = q.view(len(x), self.heads, q.shape[-1] // self.heads)
+            return self.out((heads @ self.P.t() - heads.square().sum(-1, keepdim=True)).exp().sum(-1))
+
+    model, x = Features().eval(), torch.randn(4, 6)
+    graph = sc.trace(model, x)
+    (width,) = (w for w in graph.free if w.size == 8)
+    kept = [0, 2, 3, 7]
+    small = sc.apply(model, graph.plan({width.name: kept}))
+    rows = torch.tensor([head * 8 + k for head in range(2) for k in kept])
+    heads = (x @ model.q.weight[rows].T + model.q.bias[rows]).view(4, 2, 4)
+    features = (heads @ model.P[:, kept].T - heads.square().sum(-1, keepdim=True)).exp().sum(-1)
+    assert torch.allclose(small(x), model.out(features), rtol=1e-4, atol=1e-4)
+
+
 def test_what_is_read_from_a_buffer_is_tied_to_it() -> None:
     class Filled(nn.Module):
         def __init__(self) -> None:

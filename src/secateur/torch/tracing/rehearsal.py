@@ -20,7 +20,7 @@ from torch import nn
 from secateur.core.layout import size_of
 from secateur.core.plan import Plan
 from secateur.core.settle import size_now
-from secateur.core.space import Space, is_frozen
+from secateur.core.space import Space, is_frozen, leaves
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import narrowed
@@ -176,6 +176,8 @@ class Rehearsal(Tracer):
                 raise Mismatch(_otherwise(f"{name} gives a dimension of", got, space))
 
     def _size(self, space: Space) -> int:
+        for leaf in leaves(space) if self.sizes is not None else ():
+            self.sizes.setdefault(id(leaf), leaf.size)  # what belongs to no width stays as it is
         return space.size if self.sizes is None else size_now(space, self.sizes, self._random)
 
 
