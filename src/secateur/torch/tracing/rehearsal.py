@@ -176,9 +176,11 @@ class Rehearsal(Tracer):
                 raise Mismatch(_otherwise(f"{name} gives a dimension of", got, space))
 
     def _size(self, space: Space) -> int:
-        for leaf in leaves(space) if self.sizes is not None else ():
+        if self.sizes is None:
+            return space.size
+        for leaf in leaves(space):
             self.sizes.setdefault(id(leaf), leaf.size)  # what belongs to no width stays as it is
-        return space.size if self.sizes is None else size_now(space, self.sizes, self._random)
+        return size_now(space, self.sizes, self._random)
 
 
 def _otherwise(what: str, got: int, space: Space) -> str:
