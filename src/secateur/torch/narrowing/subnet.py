@@ -6,13 +6,14 @@
     with subnet(model, plan, shared=True):
         loss(model(x)).backward()                      # gradients reach the kept slices of the model's own parameters
 
-Invariant: after the block the model is the very same object graph, bit for bit; what the body trained is gone.
+Invariant: after the block the model is the very same object graph, bit for bit; what the body trained is gone. Caches of functions
+(`lru_cache`) that its code reaches are empty; a table that it fills in a file of its own is the body's to clear.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -24,10 +25,11 @@ from secateur.torch.narrowing.fingerprint import check_fingerprint
 from secateur.torch.narrowing.host_config import said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.shared import shared_slices
-from secateur.torch.narrowing.slices import slices_of
+from secateur.torch.narrowing.slices import renewed, slices_of
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Collect, first_of
 from secateur.torch.running.distributed import unwrapped
+from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import Undo, named_tensors, undo_of
 from secateur.torch.running.twin import in_use, twin
 
@@ -65,15 +67,17 @@ class Subnet:
     num_batches: int
     collect_func: Collect
     _undo: Undo | None = None
+    _outside: Outside = field(init=False)
 
     def __enter__(self) -> nn.Module:
         model, plan = self.model, self.plan
         check_fingerprint(model, plan.fingerprint)
         live = named_tensors(model)
         slices = (shared_slices if self.shared else slices_of)({name: live.get(name) for name in plan.narrowed}, plan)
-        undo = undo_of(model)
+        undo, self._outside = undo_of(model), Outside(unwrapped(model))
         try:
-            tensors, fields = _buffers_of_its_own(model, plan) | slices, said_of_depth(model, plan)
+            tensors, fields = _of_its_own(model, plan, parameters=not self.shared) | slices, said_of_depth(model, plan)
+            self._outside.forget()  # what was computed for the whole network
             install(model, tensors, plan.edits, undo=undo, drops=plan.instead, fields=fields)
             if self.data_loader is not None:
                 self._measure(self.data_loader)
@@ -97,7 +101,10 @@ class Subnet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._undo is not None
-        self._undo()
+        try:
+            self._outside.forget()
+        finally:
+            self._undo()
 
 
 def _trained_alike(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -105,8 +112,9 @@ def _trained_alike(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return in_use(name, tensor).requires_grad_(tensor.requires_grad)
 
 
-def _buffers_of_its_own(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
-    """Copies of the buffers that stay whole: a forward pass writes into them."""
-    whole = {n: t for n, t in model.named_buffers(remove_duplicate=False) if not plan.narrows(n)}
-    copies = {id(tensor): tensor.detach().clone() for tensor in whole.values()}
+def _of_its_own(model: nn.Module, plan: Plan, *, parameters: bool) -> dict[str, torch.Tensor]:
+    """Copies of the tensors that stay whole: a forward pass writes into buffers, and a step of an optimizer into parameters."""
+    tables = (model.named_buffers, model.named_parameters) if parameters else (model.named_buffers,)
+    whole = {n: t for table in tables for n, t in table(remove_duplicate=False) if not plan.narrows(n)}
+    copies = {id(tensor): renewed(tensor, tensor.detach().clone()) for tensor in whole.values()}
     return {name: copies[id(tensor)] for name, tensor in whole.items()}

@@ -81,6 +81,11 @@ class Outside:
                 gc.collect(generation)
         take_out(made)
 
+    def forget(self) -> None:
+        """Empty the caches of functions: what they hold is computed anew when it is asked for."""
+        for cache, _ in self._caches:
+            cache.cache_clear()
+
     def _looks_untouched(self) -> bool:
         """Whether nothing changed, in one call of C: there may be ten thousand containers, and few runs touch one."""
         try:
