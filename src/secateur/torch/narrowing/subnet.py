@@ -6,8 +6,8 @@
     with subnet(model, plan, shared=True):
         loss(model(x)).backward()                      # gradients reach the kept slices of the model's own parameters
 
-Invariant: after the block the model is the very same object graph, bit for bit; what the body trained is gone. Caches of functions
-(`lru_cache`) that its code reaches are empty; a table that it fills in a file of its own is the body's to clear.
+Invariant: after the block the model is the very same object graph, bit for bit; what the body trained is gone. Caches of
+functions (`lru_cache`) that its code reaches are empty; a table that it fills in a file of its own is the body's to clear.
 """
 
 from __future__ import annotations
