@@ -691,3 +691,16 @@ def test_more_layers_than_there_are_is_refused_with_what_is_possible() -> None:
             sc.InputError, match=r"num_hidden_layers=\d is not possible: model.layers has 3 layers, 1 must stay"
         ):
             sc.prune(llama(), "minitron", {"export_config": {"num_hidden_layers": count}}, ids(), config)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_sizes_that_are_asked_for_are_had_once_however_many_rounds_there_are(steps: int) -> None:
+    """Blocks behind one that goes have other names in the rounds after it."""
+    tokens, targets = torch.randint(20, (8, 5)), torch.randint(20, (8, 5))
+    asked = {"layers.1": 0, "layers.2.ffn.1.out_features": 5}
+    data = {"data_loader": [(tokens, targets)], "loss_func": lambda output, batch: output.square().mean()}
+    config = {"depth": True, "sizes": asked, "steps": steps, **data}
+    small, result = sc.prune(Transformer(), "magnitude", {"params": "75%"}, tokens, config)
+    assert "layers.1" in result.plan.drops
+    assert small.layers[1].ffn[1].out_features == result.plan.sizes["layers.2.ffn.1.out_features"] == 5
+    assert result.plan.provenance["sizes"] == asked

@@ -7,6 +7,8 @@ Recommended where there is no data to look at, and as the baseline of every comp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field
 
 from secateur.modes.task import MODES, AllocationOption, CriterionOption, Mode, Task
@@ -23,6 +25,11 @@ class Magnitude(Mode):
     """How the budget is shared out between widths."""
     sizes: dict[str, int] = Field(default_factory=dict)
     """Counts to take for some widths, in place of what the budget would give them."""
+
+    @property
+    def asked(self) -> Mapping[str, int]:
+        """``sizes``."""
+        return self.sizes
 
     def search(self, task: Task) -> Found:
         """Score once, allocate once."""

@@ -90,8 +90,11 @@ class _Rounds:
     def __init__(self, recipe: Mode, frontend: Frontend, *, appraised: bool = True) -> None:
         self.recipe, self.frontend, self.graph, self.has_data = recipe, frontend, frontend.graph, frontend.has_data
         self.search_space = restrict(self.graph, recipe.limits())
-        # limits are shares of what was there at first
-        self.later = recipe.model_copy(update={name: getattr(NO_LIMITS, name) for name in Limits.model_fields})
+        # limits are shares of what was there at first, and sizes that were asked for are had after one round
+        over = {name: getattr(NO_LIMITS, name) for name in Limits.model_fields} | (
+            {"sizes": {}} if recipe.asked else {}
+        )
+        self.later = recipe.model_copy(update=over)
         self.working = frontend.copied()
         self.kept: dict[str, Indices] = {}
         self.found: list[Found] = []
@@ -167,8 +170,13 @@ class _Rounds:
         if step == 0:
             return now
         before = {width.name: width for width in self.search_space.widths}
-        names = self._plan().renamed
-        return now.with_widths(_as_free_as(before.get(names.back(w.name)), w, names) for w in now.widths)
+        names, asked = self._plan().renamed, self.recipe.asked
+        return now.with_widths(
+            w.whole("its size was asked for")
+            if (old := names.back(w.name)) in asked
+            else _as_free_as(before.get(old), w, names)
+            for w in now.widths
+        )
 
     def _plan(self) -> Plan:
         return self.graph.plan({name: np.asarray(kept) for name, kept in self.kept.items()})
@@ -176,6 +184,7 @@ class _Rounds:
     def _record(self) -> dict[str, Any]:
         costs = {metric: int(self.graph.cost(metric, self._plan().sizes)) for metric in self.graph.costs}
         asked: dict[str, Any] = {"compensate": self.recipe.compensate, "steps": self.recipe.steps}
+        asked |= {"sizes": dict(self.recipe.asked)} if self.recipe.asked else {}
         if self.apart:
             asked["ways"] = self.apart
         return {**self.found[-1].plan.provenance, **asked, "costs": costs}

@@ -109,6 +109,11 @@ class Mode(Limits):
         return (self,)
 
     @property
+    def asked(self) -> Mapping[str, int]:
+        """The counts that the options say themselves, of widths by name."""
+        return {}
+
+    @property
     def said(self) -> str:
         """What tells this from other ways."""
         return self.called
