@@ -112,6 +112,15 @@ def test_calls_with_both_values_leave_no_argument_to_name() -> None:
     assert "arguments that had one value in every run: turned=False. Calls" in note
 
 
+def test_arguments_that_do_not_go_to_forward_are_not_spoken_of() -> None:
+    class Called(Branching):
+        def __call__(self, pair: tuple[Tensor, bool]) -> Tensor:
+            return self.forward(*pair)
+
+    (note,) = proof(((X, False),), Called()).notes
+    assert "arguments" not in note
+
+
 def test_code_of_packages_is_not_looked_at() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     assert proof(torch.randn(2, 3, 8), layer).notes == ()

@@ -35,6 +35,7 @@ _MOST = 4  # functions that are named
 _ATTEMPTS = 1000  # a millisecond each
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OURS = str(Path(__file__).parents[2])
+_PLAIN = (bool, int, float, str, type(None))
 _LOOPS = "FOR_ITER"
 _PARTS = ("POP_JUMP", "JUMP_IF", _LOOPS)
 _ENDS = ("RETURN", "JUMP", "POP_JUMP", "RAISE", "RERAISE")
@@ -110,17 +111,20 @@ def _names_in(code: CodeType) -> set[str]:
 
 def of_one_value(model: nn.Module, examples: Iterable[Example]) -> str | None:
     """The arguments of a model of the user's own that are plain values, the same in all examples; None where there are none."""
-    forward = type(model).forward
-    if not isinstance(forward, FunctionType) or not _is_users(forward.__code__):
+    kind = type(model)
+    forward, is_called = kind.forward, kind.__call__ is nn.Module.__call__
+    if not is_called or not isinstance(forward, FunctionType) or not _is_users(forward.__code__):
         return None
     asked = signature(forward)
     values: dict[str, set[str]] = {}
-    for example in examples:
-        bound = asked.bind(model, *example.args, **example.kwargs)
-        bound.apply_defaults()
-        for name, value in bound.arguments.items():
-            told = repr(value) if isinstance(value, bool | int | float | str | None) else ""
-            values.setdefault(name, set()).add(told)
+    try:
+        calls = [asked.bind(model, *example.args, **example.kwargs) for example in examples]
+    except TypeError:  # a hook makes other arguments of them
+        return None
+    for call in calls:
+        call.apply_defaults()
+        for name, value in call.arguments.items():
+            values.setdefault(name, set()).add(repr(value) if type(value) in _PLAIN else "")
     said = [
         f"{name}={visible(next(iter(told)))[:40]}" for name, told in values.items() if len(told) == 1 and "" not in told
     ]
