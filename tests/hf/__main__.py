@@ -17,6 +17,7 @@ says the uniform result and its own code loads it; *ours*: no configuration can,
 layer with widths of its own.
 
 """
+BY_HAND = "## Why some stay\n"  # from here on the document is not made here
 
 
 def main() -> None:
@@ -43,7 +44,8 @@ def main() -> None:
             "## What is held, and why\n\n| widths | families |\n|---|---|\n" + "\n".join(held),
         ]
         parts += ["## Failed\n\n" + "\n".join(f"* {one}" for one in failed)] if failed else []
-        DOCUMENT.write_text("\n\n".join(parts) + "\n", "utf-8")
+        _, found, by_hand = DOCUMENT.read_text("utf-8").partition(BY_HAND)
+        DOCUMENT.write_text("\n\n".join(parts) + f"\n\n{found}{by_hand}", "utf-8")
     sys.exit(1 if failed else 0)
 
 
