@@ -97,7 +97,8 @@ def test_larger_networks_fill_the_budget_to_one_per_cent(allocation, sizes, perc
     graph = chain(*sizes)
     budget = Budget.of({"macs": f"{percent}%", "params": "97%"}, graph)
     kept = allocate(graph, random_scores(graph, seed), budget, allocation=allocation)
-    assert 0.99 <= fullness(graph, kept, budget) <= 1
+    least = 0.99 if len(sizes) > 4 else 0.98  # of three or four widths one unit is two or three per cent of all
+    assert least <= fullness(graph, kept, budget) <= 1
 
 
 @EVERY

@@ -121,6 +121,13 @@ def test_arguments_that_do_not_go_to_forward_are_not_spoken_of() -> None:
     assert "arguments" not in note
 
 
+def test_a_scripted_part_is_no_code_to_speak_of() -> None:
+    model = Branching()
+    model.spare = torch.jit.script(nn.Tanh())
+    (note,) = proof(X, model).notes
+    assert "Branching.forward" in note
+
+
 def test_code_of_packages_is_not_looked_at() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     assert proof(torch.randn(2, 3, 8), layer).notes == ()

@@ -104,3 +104,11 @@ def test_every_mode_meets_a_bound_on_it(mode: str, options: dict[str, Any]) -> N
 def test_what_cannot_be_counted_says_what_is_missing(metric: str, inputs: dict[str, Any], sentence: str) -> None:
     with pytest.raises(sc.ConfigError, match=sentence):
         sc.prune(llama(2), "magnitude", {metric: "50%"}, inputs)
+
+
+def test_what_a_cache_does_not_hold_stays_unless_its_size_is_asked_for() -> None:
+    graph = sc.trace(llama(), ids())
+    up = "model.layers.0.mlp.gate_proj.out_features"
+    whole = sc.plan(graph, "l1", {"kv_cache_bytes@1x16": "60%"}).sizes[up]
+    assert whole == graph[up].size
+    assert sc.plan(graph, "l1", {"kv_cache_bytes@1x16": "60%"}, sizes={up: whole // 2}).sizes[up] == whole // 2

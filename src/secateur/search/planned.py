@@ -79,7 +79,9 @@ def _pinned(search_space: Graph, sizes: Mapping[str, int]) -> Graph:
 
 
 def _that_saves(search_space: Graph, budget: Budget) -> Graph:
-    """The search space without widths that no bounded cost has a term of: a cache is not smaller for fewer experts."""
+    """The search space without widths that no bounded cost has a term of (a cache is not smaller for fewer experts), unless fewer
+    were asked for.
+    """
     costs = [search_space.costs.get(bound.metric) for bound in budget.entries]
     known = [cost for cost in costs if isinstance(cost, Polynomial | Peak)]
     if not known or len(known) < len(costs):  # of a cost made elsewhere nobody knows what it depends on
@@ -88,7 +90,9 @@ def _that_saves(search_space: Graph, budget: Budget) -> Graph:
         name for cost in known for axes in {term.axes for term in cost.terms} for a in axes for name in widths_of(a)
     }
     reason = f"nothing of {', '.join(bound.metric for bound in budget.entries)} is saved by it"
-    return search_space.with_widths(w if w.name in counted else w.whole(reason) for w in search_space.widths)
+    return search_space.with_widths(
+        w if w.name in counted or w.choices[-1] < w.size else w.whole(reason) for w in search_space.widths
+    )
 
 
 def _check_size(search_space: Graph, name: str, count: object) -> None:

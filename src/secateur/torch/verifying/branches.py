@@ -73,7 +73,8 @@ class Branches:
         """The methods of the model's own classes that no run came to, and that read its modules or tensors."""
         named: dict[str, None] = {}
         for module in modules_of(model) if self._listens else ():
-            held = module._modules.keys() | module._parameters.keys() | module._buffers.keys()
+            tables = (module._modules, module._parameters, module._buffers)
+            held = {name for table in tables for name in table.keys()}  # noqa: SIM118 - of TorchScript they are no dicts
             for name, method in _methods(type(module)).items():
                 if method.__code__ not in self._ran and not held.isdisjoint(_names_in(method.__code__)):
                     named.setdefault(f"{type(module).__name__}.{name}")
