@@ -184,7 +184,7 @@ def _inside(it: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(it, functools._lru_cache_wrapper):
         yield from ((f".cache[{i}]", held) for i, held in enumerate(_cached(it)))
     elif isinstance(it, weakref.ref):
-        yield "()", it()
+        return  # it holds nothing, and whether what it names still lives is the collector's business
     elif isinstance(it, torch.jit.ScriptModule):
         yield from _scripted(it)
         return
