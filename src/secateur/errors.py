@@ -107,7 +107,7 @@ def placed(where: str) -> Iterator[None]:
         raise
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[str]) -> str:
     """``" Did you mean 'macs'?"`` or an empty string: the tail of an error about an unknown word."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,6 +1,7 @@
 """A plan meets its budget, says how it was made, and refuses what it cannot do."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from secateur.core.budget import Budget
-from secateur.errors import ConfigError, Infeasible, InputError
+from secateur.errors import ConfigError, Infeasible, InputError, PlanError
 from secateur.search.limits import Limits, restrict
 from secateur.testing import small_network
 from secateur.torch.criteria import L2, BatchNormScale
@@ -112,6 +113,29 @@ def test_ragged_and_coupled_widths_give_a_valid_plan():
     for criterion in ("l1", "fpgm", "random"):
         made = plan(graph, criterion, {"params": "40%"})
         assert graph.cost("params", made.sizes) <= 0.4 * graph.params
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (5, r"not 5; which of them, a criterion chooses: sc.plan\(graph, criterion, sizes={"),
+        ([True, False, True], "makes indices of a mask"),
+        ([0.5, 2.7], r"a list of indices, such as \[0, 2, 5\]"),
+        ([[0, 1], [2]], "a list of them for each outer index"),
+        (None, "not None"),
+        ([-1, 3], "-1 is out of range for a width of 16: 0 to 15"),
+        ([], "at least one unit must stay"),
+    ],
+)
+def test_kept_sets_by_hand_are_indices(kept, said):
+    """Fractions were cut to integers, and a mask was read as the indices 0 and 1."""
+    with pytest.raises(PlanError, match=f"^{re.escape(FIRST)}: .*{said}"):
+        GRAPH.plan({FIRST: kept})
+
+
+def test_a_plan_for_a_width_that_is_not_there_says_which_are():
+    with pytest.raises(PlanError, match=rf"There are {re.escape(FIRST)}, .*graph\.widths"):
+        GRAPH.plan({"w": [1]})
 
 
 def test_a_ready_made_budget_is_taken():

@@ -174,7 +174,7 @@ def _check_entry(entry: object, where: str) -> None:
         raise ConfigError(f"{where} is a dict, not {type(entry).__name__}")
     for key in entry:
         if key not in KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}.{nearest(str(key), KEYS)} Known are {', '.join(KEYS)}.")
+            raise ConfigError(f"{where}: unknown key {key!r}.{nearest(key, KEYS)} Known are {', '.join(KEYS)}.")
     says = [key for key in ("sparsity_per_layer", "sparsity", "total_sparsity", "exclude") if key in entry]
     if len(says) > 1:
         raise ConfigError(f"{where}: {' and '.join(says)} contradict each other: one of them")
@@ -305,7 +305,7 @@ def _maxima(entry: Mapping[str, object], chosen: Sequence[str], sparsity: float,
     if isinstance(given, Mapping):
         strange = [name for name in given if name not in chosen]
         if strange:
-            raise ConfigError(f"{what}: {strange[0]!r} is no layer of this entry.{nearest(str(strange[0]), chosen)}")
+            raise ConfigError(f"{what}: {strange[0]!r} is no layer of this entry.{nearest(strange[0], chosen)}")
         most = {name: read_share(given[name], f"{what}: {name}") if name in given else MOST for name in chosen}
     else:
         most = dict.fromkeys(chosen, read_share(given, what))

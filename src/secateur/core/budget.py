@@ -165,7 +165,7 @@ def _check_name(metric: str, known: Collection[str]) -> None:
         check_cache_name(metric)
     elif metric not in known:
         told = sorted({*known, KV_CACHE, f"{KV_CACHE}@8x4096"})
-        raise ConfigError(f"no cost is called {metric!r}.{nearest(str(metric), known)} Known are {', '.join(told)}.")
+        raise ConfigError(f"no cost is called {metric!r}.{nearest(metric, known)} Known are {', '.join(told)}.")
 
 
 def _checked(metric: str, bound: object) -> tuple[Fraction, bool]:

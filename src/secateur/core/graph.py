@@ -17,8 +17,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from secateur.core.cached import is_of_cache, sized
 from secateur.core.cost import Amount, Cost
 from secateur.core.depth import LAYERS, Stack, emptied, inside, renumbered, standing
@@ -33,7 +31,7 @@ from secateur.core.equations import (
     widths_in,
 )
 from secateur.core.layout import Indices, Layout
-from secateur.core.plan import Edit, Plan, check_kept
+from secateur.core.plan import Edit, Plan, as_kept, check_kept
 from secateur.core.tape import Counts
 from secateur.errors import Coincidence, PlanError, nearest
 
@@ -96,7 +94,9 @@ class Graph:
         try:
             return self._by_name[name]
         except KeyError:
-            raise PlanError(f"no width is called {name!r}.{nearest(name, self._by_name)}") from None
+            some = ", ".join([*self._by_name][:4]) + (", …" if len(self.widths) > 4 else "")
+            hint = nearest(name, self._by_name) or f" There are {some}: all of them are in graph.widths."
+            raise PlanError(f"no width is called {name!r}.{hint}") from None
 
     def __iter__(self) -> Iterator[Width]:
         return iter(self.widths)
@@ -180,14 +180,14 @@ class Graph:
         """The plan that keeps these indices of these widths, and all of the others.
 
         Of a block that goes (a width of kind ``layers``) no index is kept. Raises PlanError for an unknown or frozen width,
-        for other indices that are empty, unsorted, repeated or out of range, and where a stack would lose all its blocks.
+        for indices that are no integers, empty, unsorted, repeated or out of range, and where a stack would lose all its blocks.
         """
         if not isinstance(kept, Mapping):
             raise PlanError(f'what is kept is written {{"conv1.out_channels": [0, 2, 5]}}, not {kept!r:.60}')
         arrays: dict[str, Indices] = {}
         for name, indices in kept.items():
             width = self[name]
-            array = np.asarray(indices, dtype=np.int64)
+            array = as_kept(name, indices)
             if width.kind != LAYERS or array.size:
                 check_kept(name, width.size, array)
             if array.shape[-1] == width.size:

@@ -174,11 +174,32 @@ def digest_of(plan: Plan) -> str:
     return hashlib.sha256(replace(plan, provenance={}).to_json().encode()).hexdigest()
 
 
+def as_kept(name: str, given: object) -> Indices:
+    """Indices as a caller gives them: ``[units]``, or ``[outer, units]``. Raises `PlanError` for what no list of indices is."""
+    try:
+        found = np.asarray(given)
+    except ValueError:  # rows of different lengths
+        found = np.asarray(given, dtype=object)
+    if found.ndim in (1, 2) and (not found.size or found.dtype.kind in "iu"):
+        return found.astype(np.int64)
+    wanted = "what is kept is a list of indices, such as [0, 2, 5], or a list of them for each outer index"
+    raise PlanError(f"{name}: {wanted}, not {given!r:.60}{_instead(name, found)}")
+
+
+def _instead(name: str, found: np.ndarray[Any, Any]) -> str:
+    if found.dtype.kind == "b":
+        return "; numpy.flatnonzero(mask) makes indices of a mask"
+    if found.ndim == 0 and found.dtype.kind in "iu":
+        return f"; which of them, a criterion chooses: sc.plan(graph, criterion, sizes={{{name!r}: {found}}})"
+    return ""
+
+
 def check_kept(name: str, size: int, kept: Indices) -> None:
     """Raise `PlanError` unless these indices may be the kept set of a width of this size."""
     if kept.ndim not in (1, 2) or kept.size == 0:
         raise PlanError(f"{name}: the kept set is empty; at least one unit must stay")
     if kept.min() < 0 or kept.max() >= size:
-        raise PlanError(f"{name}: kept index {int(kept.max())} is out of range for a width of {size}")
+        wrong = int(kept.min() if kept.min() < 0 else kept.max())
+        raise PlanError(f"{name}: kept index {wrong} is out of range for a width of {size}: 0 to {size - 1}")
     if (np.diff(kept, axis=-1) <= 0).any():
         raise PlanError(f"{name}: kept indices must be sorted and unique")

@@ -42,7 +42,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             known = ", ".join(sorted(self._entries))
-            close = nearest(str(name), self._entries)
+            close = nearest(name, self._entries)
             raise ConfigError(f"no {self.what} is called {name!r}.{close} Known are {known}.")
         return self._entries[name]
 

@@ -160,7 +160,7 @@ _CLASSES = {
 def _class_for(task: object) -> str:
     if task not in _CLASSES:
         raise InputError(
-            f"hf: no task is called {visible(task)!r}.{nearest(str(task), _CLASSES)} Known are {', '.join(_CLASSES)}"
+            f"hf: no task is called {visible(task)!r}.{nearest(task, _CLASSES)} Known are {', '.join(_CLASSES)}"
         )
     return _CLASSES[str(task)]
 

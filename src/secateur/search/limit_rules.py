@@ -137,7 +137,7 @@ def _check_spelling(kind: object, modules: list[str], graph: Graph) -> None:
     known = {name for types in graph.module_types.values() for name in types}
     alike = [name for name in known if str(name).lower() == str(kind).lower()]
     if not isinstance(kind, str) or (alike and not modules):
-        raise ConfigError(f"rules: no module type is called {kind!r}.{nearest(str(kind), known)}")
+        raise ConfigError(f"rules: no module type is called {kind!r}.{nearest(kind, known)}")
 
 
 def _by_name(kind: str, by_name: object) -> Mapping[str, Any]:
@@ -153,7 +153,7 @@ def _spec(where: str, options: object) -> Spec:
         raise ConfigError(f"{where}: a mapping of options or None is needed, not {options!r:.60}")
     strange = next((key for key in options if key not in _CHECKS), None)
     if strange is not None:
-        raise ConfigError(f"{where}: no option is called {strange!r}.{nearest(str(strange), _CHECKS)}")
+        raise ConfigError(f"{where}: no option is called {strange!r}.{nearest(strange, _CHECKS)}")
     try:
         return Spec(**{key: _CHECKS[key](value) for key, value in options.items()})
     except ConfigError as error:

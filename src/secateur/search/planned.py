@@ -98,7 +98,7 @@ def _that_saves(search_space: Graph, budget: Budget) -> Graph:
 def _check_size(search_space: Graph, name: str, count: object) -> None:
     known = {width.name: width for width in search_space.widths}
     if name not in known:
-        raise InputError(f"sizes: no width is called {name!r}.{nearest(str(name), known)}")
+        raise InputError(f"sizes: no width is called {name!r}.{nearest(name, known)}")
     width = known[name]
     if isinstance(count, bool) or not isinstance(count, int | np.integer):
         raise InputError(f"sizes: {name}: a count is a whole number, not {count!r}")

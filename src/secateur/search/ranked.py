@@ -51,7 +51,7 @@ class Given:
         names = [width.name for width in search_space.widths]
         strange = next((name for name in self.scores if name not in names), None)
         if strange is not None:
-            raise InputError(f"scores for {strange!r}, but no width is called so.{nearest(str(strange), names)}")
+            raise InputError(f"scores for {strange!r}, but no width is called so.{nearest(strange, names)}")
         return self.scores
 
 

@@ -40,7 +40,7 @@ def check(reduction: str, normalizer: str | None) -> None:
 def one_of(field_name: str, given: str, known: tuple[str, ...]) -> None:
     """Raise ConfigError where an option has none of its values."""
     if given not in known:
-        raise ConfigError(f"{field_name} is one of {', '.join(known)}, not {given!r}.{nearest(str(given), known)}")
+        raise ConfigError(f"{field_name} is one of {', '.join(known)}, not {given!r}.{nearest(given, known)}")
 
 
 @REDUCTIONS.add("mean")
