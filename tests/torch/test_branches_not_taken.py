@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 from typing import Any, ClassVar
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.torch.verifying.branches import Branches
+from secateur.torch.verifying.uncalled import uncalled
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 
@@ -104,7 +107,164 @@ def test_what_else_the_code_could_do_is_named(way: str) -> None:
     assert ("branches" in note) == bool(lines)
     assert all(f"py): {line};" in note for line in lines)
     assert "arguments that had one value in every run: turns=0; " in note
-    assert "methods that no run called: Rolled.encode. Calls" in note
+    assert "methods that no run called: Rolled.encode" in note
+
+
+def wrapped(function: Any) -> Any:
+    @functools.wraps(function)
+    def outer(*args: Any) -> Any:
+        return function(*args)
+
+    return outer
+
+
+def bare(function: Any) -> Any:
+    return lambda self, *args: function(self, *args)
+
+
+class Decorated(nn.Module):
+    """Each method reads what the model is made of, whatever is around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 4)
+        self.build()
+
+    def build(self) -> None:
+        nn.init.ones_(self.first.bias)
+
+    @wrapped
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(x).relu())
+
+    @bare
+    def hidden(self, x: Tensor) -> Tensor:
+        return self.first(x)
+
+    @bare
+    def of_closure(self) -> Tensor:
+        return self.first.weight
+
+    @wrapped
+    def of_wrapper(self) -> Tensor:
+        return self.first.weight
+
+    @torch.no_grad()
+    def of_no_grad(self) -> Tensor:
+        return self.first.weight
+
+    @property
+    def of_property(self) -> Tensor:
+        return self.first.weight
+
+    @functools.cached_property
+    def of_cached_property(self) -> Tensor:
+        return self.first.weight
+
+    @staticmethod
+    def of_static(model: Any) -> Tensor:
+        return model.first.weight
+
+    @classmethod
+    def of_class(cls, model: Any) -> Tensor:
+        return model.first.weight
+
+    @functools.lru_cache  # noqa: B019
+    def of_cache(self) -> Tensor:
+        return self.first.weight
+
+    @contextlib.contextmanager
+    def of_context(self) -> Any:
+        yield self.first.weight
+
+    async def of_async(self) -> Tensor:
+        return self.first.weight
+
+    of_lambda = lambda self: self.first.weight
+    of_partial = functools.partialmethod(lambda self, how: self.first.weight, 1)
+
+
+def test_methods_that_no_run_called_are_named_beneath_their_decorators() -> None:
+    model = Decorated()
+    with Branches() as branches:
+        model(X)
+    named = uncalled(model, branches._reads)
+    assert named == [f"Decorated.{name}" for name in vars(Decorated) if name.startswith("of_")]
+    assert branches.not_called(model) == f"{', '.join(named[:8])} and {len(named) - 8} more"
+
+
+def later(h: Tensor) -> Tensor:
+    return h.roll(1, 1)
+
+
+PICKED = {False: torch.relu, True: later}
+
+
+class Dispatching(nn.Module):
+    """Another function for a longer batch, where no condition is written."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 4)
+        self.go = {"methods": self.by_methods, "table": self.by_table, "error": self.by_error, "made": self.by_made}[
+            way
+        ]
+        self.ways = [self.same, self.turned]
+
+    def same(self, h: Tensor) -> Tensor:
+        return h
+
+    def turned(self, h: Tensor) -> Tensor:
+        return h.roll(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.go(self.first(x)))
+
+    def by_methods(self, h: Tensor) -> Tensor:
+        return {False: self.same, True: self.turned}[len(h) > 8](h)
+
+    def by_table(self, h: Tensor) -> Tensor:
+        return PICKED[len(h) > 8](h)
+
+    def by_error(self, h: Tensor) -> Tensor:
+        try:
+            return {1: h, 2: h}[len(h)]
+        except KeyError:  # error
+            return h.roll(1, 1)
+
+    def by_made(self, h: Tensor) -> Tensor:
+        ways = {
+            False: lambda y: y,
+            True: lambda y: y.roll(1, 1),  # made
+        }
+        return ways[len(h) > 8](h)
+
+
+@pytest.mark.parametrize("way", ["methods", "table", "error", "made"])
+def test_functions_that_are_picked_without_a_condition_are_named(way: str) -> None:
+    (note,) = proof(X, Dispatching(way)).notes
+    assert "Dispatching.turned" in note
+    if way == "table":
+        assert f"later (test_branches_not_taken.py: {lines_of('def later(')[0]})" in note
+    lines = lines_of(f"# {way}") if way in ("error", "made") else []
+    assert all(f"Dispatching.by_{way} (test_branches_not_taken.py): {line};" in note for line in lines)
+
+
+def test_clean_up_and_handlers_that_only_raise_are_no_branches() -> None:
+    class Careful(Branching):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            with torch.enable_grad():
+                try:
+                    return self.last(self.first(x))
+                except RuntimeError as error:
+                    raise ValueError("another size is needed") from error
+                finally:
+                    self.training = False
+
+    model = Careful().eval()
+    with Branches() as branches:
+        model(X)
+    assert branches.not_taken() is None
 
 
 def test_calls_with_both_values_leave_no_argument_to_name() -> None:

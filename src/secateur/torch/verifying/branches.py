@@ -2,12 +2,12 @@
 
     with Branches() as branches: …          every run of the model's code in here
     branches.not_taken()                    "Net.forward (net.py): 9, 12"      the lines where each begins
-    branches.not_called(model)              "Net.encode, Net.sample"           methods that read what the model is made of
+    branches.not_called(model)              "Net.encode, Net.sample"           methods and functions that were there to be called
     of_one_value(model, examples)           "k=0, mode='sum'"                  arguments that say what else could be asked for
 
-A branch is either side of a condition, and the body of a loop. A table of functions or a slice up to an argument has none: hence
-the arguments. Code of installed packages is not looked at: of its many branches each model takes a few. Nor are branches
-that only raise.
+A branch is either side of a condition, the body of a loop or of an ``except``, and a function made on the spot. A slice up to an
+argument has none: hence the arguments. Code of installed packages is not looked at: of its many branches each model takes a
+few. Nor are branches that only raise.
 
 Invariant: nothing is heard where something else traces this thread (a debugger, a measure of coverage), and none is disturbed.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dis
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -29,12 +28,11 @@ from torch import nn
 
 from secateur.core.text import visible
 from secateur.torch.running.example import Example
-from secateur.torch.running.walking import modules_of
+from secateur.torch.verifying.uncalled import uncalled
+from secateur.torch.verifying.users import is_users
 
-_MOST = 4  # functions that are named
+_MOST = 8  # functions that are named
 _ATTEMPTS = 1000  # a millisecond each
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_OURS = str(Path(__file__).parents[2])
 _PLAIN = (bool, int, float, str, type(None))
 _LOOPS = "FOR_ITER"
 _PARTS = ("POP_JUMP", "JUMP_IF", _LOOPS)
@@ -46,6 +44,7 @@ class Branches:
 
     def __init__(self) -> None:
         self._ran: dict[CodeType, set[int]] = {}
+        self._reads: dict[CodeType, dict[str, Any]] = {}  # the names that code reads of its file
         self._listens = False
 
     def __enter__(self) -> Branches:
@@ -62,30 +61,28 @@ class Branches:
         """Where the branches begin that no run took, of functions that ran, in words; None where there are none."""
         named: list[str] = []
         for code, ran in self._ran.items():
-            parted = (sides for at, sides in _branches(code) if at in ran)
-            lines = sorted({line for sides in parted for line, starts in sides if ran.isdisjoint(starts)})
+            parted = (sides for at, sides in _branches(code) if not ran.isdisjoint(at))
+            lines = {line for sides in parted for line, starts in sides if ran.isdisjoint(starts)}
+            lines |= {made.co_firstlineno for at, made in _made(code) if at in ran and made not in self._ran}
             if lines:
-                named.append(f"{code.co_qualname} ({Path(code.co_filename).name}): {', '.join(map(str, lines))}")
+                named.append(
+                    f"{code.co_qualname} ({Path(code.co_filename).name}): {', '.join(map(str, sorted(lines)))}"
+                )
         more = f"; and in {len(named) - _MOST} more functions" if len(named) > _MOST else ""
         return "; ".join(named[:_MOST]) + more or None
 
     def not_called(self, model: nn.Module) -> str | None:
-        """The methods of the model's own classes that no run came to, and that read its modules or tensors."""
-        named: dict[str, None] = {}
-        for module in modules_of(model) if self._listens else ():
-            tables = (module._modules, module._parameters, module._buffers)
-            held = {name for table in tables for name in table.keys()}  # noqa: SIM118 - of TorchScript they are no dicts
-            for name, method in _methods(type(module)).items():
-                if method.__code__ not in self._ran and not held.isdisjoint(_names_in(method.__code__)):
-                    named.setdefault(f"{type(module).__name__}.{name}")
+        """The methods of the model's own classes, and the functions of tables, that no run came to."""
+        named = uncalled(model, self._reads) if self._listens else []
         more = f" and {len(named) - _MOST} more" if len(named) > _MOST else ""
-        return ", ".join(list(named)[:_MOST]) + more or None
+        return ", ".join(named[:_MOST]) + more or None
 
     def _enters(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
-        if not _is_users(frame.f_code):
+        if not is_users(frame.f_code):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         self._ran.setdefault(frame.f_code, set())
+        self._reads[frame.f_code] = frame.f_globals
         return self._goes_on
 
     def _goes_on(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
@@ -94,27 +91,11 @@ class Branches:
         return self._goes_on
 
 
-def _methods(kind: type) -> dict[str, FunctionType]:
-    """What a class of the user's own defines, but for what makes and describes an object."""
-    defined = {name: each for base in reversed(kind.__mro__) for name, each in vars(base).items()}
-    methods = {
-        name: each for name, each in defined.items() if isinstance(each, FunctionType) and _is_users(each.__code__)
-    }
-    making = {name for each in methods.values() if each.__name__ == "__init__" for name in _names_in(each.__code__)}
-    return {name: each for name, each in methods.items() if not name.startswith("__") and name not in making}
-
-
-def _names_in(code: CodeType) -> set[str]:
-    """What code reads by name, of an object or of its module; functions inside included."""
-    inner = (_names_in(each) for each in code.co_consts if isinstance(each, CodeType))
-    return {*code.co_names}.union(*inner)
-
-
 def of_one_value(model: nn.Module, examples: Iterable[Example]) -> str | None:
     """The arguments of a model of the user's own that are plain values, the same in all examples; None where there are none."""
     kind = type(model)
     forward, is_called = kind.forward, kind.__call__ is nn.Module.__call__
-    if not is_called or not isinstance(forward, FunctionType) or not _is_users(forward.__code__):
+    if not is_called or not isinstance(forward, FunctionType) or not is_users(forward.__code__):
         return None
     asked = signature(forward)
     values: dict[str, set[str]] = {}
@@ -142,15 +123,11 @@ def _listen(function: Callable[..., Any] | None) -> None:
     sys.settrace(function)
 
 
-@cache
-def _is_users(code: CodeType) -> bool:
-    name = code.co_filename
-    installed = name.startswith(_INSTALLED) or not {"site-packages", "dist-packages"}.isdisjoint(Path(name).parts)
-    return not (installed or name.startswith(("<", _OURS)) or code.co_name == "<module>")
+Branch = tuple[frozenset[int], Sequence[tuple[int, frozenset[int]]]]
 
 
 @cache
-def _branches(code: CodeType) -> Sequence[tuple[int, Sequence[tuple[int, frozenset[int]]]]]:
+def _branches(code: CodeType) -> Sequence[Branch]:
     """The instructions at which the course divides, and its sides: the line that each begins on, and its first instructions."""
     steps = list(dis.get_instructions(code))
     place = {step.offset: number for number, step in enumerate(steps)}
@@ -159,9 +136,38 @@ def _branches(code: CodeType) -> Sequence[tuple[int, Sequence[tuple[int, frozens
     for number, step in enumerate(steps):
         if step.opname.startswith(_PARTS) and step.argval in place:
             ends = () if step.opname == _LOOPS else (place[step.argval],)  # that a loop ends is no branch of its own
-            sides = [at for at in (number + 1, *ends) if at < len(steps) and not _only_raises(steps, at)]
-            found.append((step.offset, [(line[at], frozenset(_starts(steps, at))) for at in sides]))
-    return found
+            found.append((frozenset({step.offset}), (number + 1, *ends)))
+    for entry in getattr(dis.Bytecode(code), "exception_entries", ()):  # documented nowhere, there since 3.11
+        guarded = frozenset(step.offset for step in steps if entry.start <= step.offset < entry.end)
+        found.append((guarded, _handler(steps, place[entry.target])))
+    return [
+        (at, [(line[side], frozenset(_starts(steps, side))) for side in sides if _goes_somewhere(steps, side)])
+        for at, sides in found
+    ]
+
+
+def _handler(steps: Sequence[dis.Instruction], at: int) -> Sequence[int]:
+    """Where the body of an ``except`` begins; of what only cleans up (``with``, ``finally``) there is none."""
+    if steps[at].opname != "PUSH_EXC_INFO":
+        return ()
+    following = steps[at + 1 :]
+    if following[0].opname == "POP_TOP":  # a bare except
+        return (at + 2,)
+    until = (number for number, step in enumerate(following) if step.opname == "CHECK_EXC_MATCH")
+    ends = (number for number, step in enumerate(following) if step.opname in ("RERAISE", "WITH_EXCEPT_START"))
+    matches = next(until, len(following))
+    return (at + 1 + matches + 2,) if matches < next(ends, len(following)) else ()  # behind the match and its jump
+
+
+@cache
+def _made(code: CodeType) -> Sequence[tuple[int, CodeType]]:
+    """The functions that code makes, and the instruction that does."""
+    steps = dis.get_instructions(code)
+    return [(step.offset, step.argval) for step in steps if isinstance(step.argval, CodeType)]
+
+
+def _goes_somewhere(steps: Sequence[dis.Instruction], at: int) -> bool:
+    return at < len(steps) and not _only_raises(steps, at)
 
 
 def _lines(steps: Sequence[dis.Instruction]) -> list[int]:
