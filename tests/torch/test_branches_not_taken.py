@@ -104,7 +104,7 @@ class Rolled(nn.Module):
 def test_what_else_the_code_could_do_is_named(way: str) -> None:
     (note,) = proof(X, Rolled(way)).notes
     lines = lines_of(f"# {way}")
-    assert ("branches" in note) == bool(lines)
+    assert ("branches of" in note) == bool(lines)
     assert all(f"py): {line};" in note for line in lines)
     assert "arguments that had one value in every run: turns=0; " in note
     assert "methods that no run called: Rolled.encode" in note

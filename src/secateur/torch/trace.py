@@ -26,6 +26,7 @@ from secateur.torch.running.interface import Interface, check_interface
 from secateur.torch.tracing.aliases import freeze_aliases
 from secateur.torch.tracing.build import build
 from secateur.torch.tracing.depth import with_blocks
+from secateur.torch.tracing.hung import freeze_hung
 from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.masked import listen_padded
@@ -78,6 +79,7 @@ def _traced(example: Example, *, check: bool, rehearses_training: bool) -> Graph
     listen_twice(seen)
     say_own_sizes(seen)
     freeze_aliases(seen)
+    freeze_hung(seen)
     settle(seen.tracer.facts)
     place_unreached(seen)
     freeze_kept_sizes(seen)

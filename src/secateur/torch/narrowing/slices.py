@@ -19,6 +19,7 @@ from torch import nn
 from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, kept_indices, touches, widths_of
 from secateur.core.plan import Plan
 from secateur.errors import PlanError
+from secateur.torch.running.parameter_hooks import carry_hooks
 
 Cache = dict[tuple[Axis, torch.device], torch.Tensor]
 
@@ -74,6 +75,13 @@ def check_shape(name: str, tensor: torch.Tensor | None, layout: Layout) -> torch
 
 
 def renewed(old: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    """As `remade`, for keeps: with the old tensor's hooks too."""
+    new = remade(old, data)
+    carry_hooks(old, new)
+    return new
+
+
+def remade(old: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     """New data as what the old tensor was: a Parameter with its requires_grad and attributes, or a plain tensor."""
     if not isinstance(old, nn.Parameter):
         return data

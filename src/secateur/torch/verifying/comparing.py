@@ -24,7 +24,7 @@ from secateur.core.graph import Graph
 from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, Whole, size_of, touches
 from secateur.core.plan import Plan
 from secateur.core.verification import Comparison
-from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, renewed, slices_of
+from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, remade, slices_of
 from secateur.torch.narrowing.tolerances import COARSE, GRADIENTS, ROUNDING, SAFETY
 from secateur.torch.running.explaining import brief
 from secateur.torch.running.outside import Outside
@@ -115,7 +115,7 @@ class Setup:
                 data = tensor.detach()
                 if data.is_floating_point() or data.is_complex():
                     data = torch.where(kept_mask(data, layout, self.exact), data, 0)
-                tied[id(tensor)] = renewed(tensor, narrow_tensor(data, layout, self.base.arrays))
+                tied[id(tensor)] = remade(tensor, narrow_tensor(data, layout, self.base.arrays))
             made[name] = tied[id(tensor)]
         return Side(self.model, self.outside, made, self.base, self.passed_over)
 

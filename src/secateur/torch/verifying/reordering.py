@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from secateur.core.layout import Indices, has_widths, touches
-from secateur.torch.narrowing.slices import Cache, narrow_tensor, renewed
+from secateur.torch.narrowing.slices import Cache, narrow_tensor, remade
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.verifying.comparing import Setup
 from secateur.torch.verifying.running import Side
@@ -63,7 +63,7 @@ class Reordered(Setup):
             if not (has_widths(layout) and any(touches(axis, self.orders) for axis in layout)):
                 continue
             if id(tensor) not in tied:
-                tied[id(tensor)] = renewed(tensor, narrow_tensor(tensor.detach(), layout, self.orders, cache))
+                tied[id(tensor)] = remade(tensor, narrow_tensor(tensor.detach(), layout, self.orders, cache))
             made[name] = tied[id(tensor)]
         return Side(self.model, self.outside, made, self.plan)
 

@@ -28,7 +28,7 @@ from secateur.core.depth import Passes
 from secateur.core.plan import Plan
 from secateur.torch.narrowing.host_config import said_of_depth
 from secateur.torch.narrowing.installing import install
-from secateur.torch.narrowing.slices import renewed
+from secateur.torch.narrowing.slices import remade
 from secateur.torch.running.example import Example
 from secateur.torch.running.explaining import brief
 from secateur.torch.running.generators import UNSEEDED, is_seeded
@@ -215,7 +215,7 @@ def _second(
 
 def _network(side: Side, numbers: Numbers, generator: torch.Generator, *, training: bool) -> nn.Module:
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        return renewed(tensor, numbers.off(numbers.of(side.tensors.get(name, tensor)), generator))
+        return remade(tensor, numbers.off(numbers.of(side.tensors.get(name, tensor)), generator))
 
     network = twin(side.model, stand_in)
     fields = said_of_depth(side.model, side.plan)
