@@ -71,6 +71,7 @@ RECIPES: dict[str, Recipe] = {
     "gate gradient, compensated": _plainly("magnitude", criterion="gate_gradient", allocation="per_cost", **_FITTED),
     "brain surgeon, compensated": _plainly("magnitude", criterion="brain_surgeon", allocation="per_cost", **_FITTED),
     "minitron": _scored("minitron"),
+    "minitron, depth too": _scored("minitron", depth=True),
     "minitron, compensated": _scored("minitron", **_FITTED),
     "block influence": _plainly("magnitude", **_BLOCKS),
     "block influence, compensated": _plainly("magnitude", **_BLOCKS, **_FITTED),
