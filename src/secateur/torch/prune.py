@@ -63,7 +63,7 @@ def prune(
     are read as well. ``constraints`` are upper bounds, absolute or relative: ``{"macs": "60%", "params": 3e6}``; one that is
     None holds nothing. ``{"latency_ms": "60%"}`` or ``12.0`` bounds the time of one pass over ``dummy_input`` as it runs here:
     the result was measured to meet it, or a warning and `result.latency` say by how much it misses. ``dummy_input`` is a
-    tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments. ``interface`` says which outputs keep their
+    tensor, a tuple of arguments, a dict of keywords, or a tuple ending in one. ``interface`` says which outputs keep their
     dimensions, as for `trace`. Of a DistributedDataParallel a copy of the network inside is narrowed: wrap what comes back.
 
     Several modes, ``["gradnas", ("progressive", {…})]``, follow one another, each with its entry in a list of constraints;

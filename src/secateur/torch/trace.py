@@ -47,8 +47,8 @@ def trace(
 ) -> Graph:
     """Run a model once on ``dummy_input`` and find out what can be narrowed.
 
-    ``dummy_input`` is a tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments (append ``{}`` to
-    pass a dict itself). ``also`` are further examples, each like it, that take other branches: what the first does not
+    ``dummy_input`` is a tensor, a tuple of arguments, a dict of keywords, or a tuple ending in one (append ``{}`` to pass a
+    dict itself). ``also`` are further examples, each like it, that take other branches: what the first does not
     reach would stay whole, and so may what shares a width with it. Plans are verified on all of them; costs are those of
     the first. (Verbs without this argument take ``dummy_input=Examples(x, also=[…])``.)
     The dimensions of the model's outputs stay as they are, but for caches and looks inside (hidden states, attentions, the

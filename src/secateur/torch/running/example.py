@@ -71,7 +71,7 @@ class Example:
         if not isinstance(model, nn.Module):
             raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
         if dummy_input is None:
-            raise InputError("a dummy_input is needed: a tensor, a tuple of arguments, or a tuple ending in a dict")
+            raise InputError("a dummy_input is needed: a tensor, a tuple of arguments, a dict of keywords, or a tuple ending in one")
         if isinstance(dummy_input, dict) or hasattr(dummy_input, "keys"):
             return cls(model, (), dict(dummy_input))
         if not isinstance(dummy_input, tuple):

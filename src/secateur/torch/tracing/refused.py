@@ -69,5 +69,5 @@ def does_not_run(example: Example, error: Exception) -> str:
         hint = "What an embedding looks up are whole numbers: torch.long, on the command line ids:1x16. "
     return (
         f"{kind} does not run on this dummy_input: {type(error).__name__}: {error}. {hint}"
-        "Pass what model(...) takes: a tensor, a tuple, or a tuple ending in a dict of keyword arguments."
+        "Pass what model(...) takes: a tensor, a tuple of arguments, a dict of keywords, or a tuple ending in one."
     )
