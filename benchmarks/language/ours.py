@@ -71,7 +71,8 @@ RECIPES: dict[str, Recipe] = {
     "gate gradient, compensated": _plainly("magnitude", criterion="gate_gradient", allocation="per_cost", **_FITTED),
     "brain surgeon, compensated": _plainly("magnitude", criterion="brain_surgeon", allocation="per_cost", **_FITTED),
     "minitron": _scored("minitron"),
-    "minitron, depth too": _scored("minitron", depth=True),
+    # the limits of a width's and of the depth's loss are those that the peer's search is given in modelopt.py
+    "minitron, depth too": _scored("minitron", depth=True, max_width_pruning=0.6, max_depth_pruning=0.5),
     "minitron, compensated": _scored("minitron", **_FITTED),
     "block influence": _plainly("magnitude", **_BLOCKS),
     "block influence, compensated": _plainly("magnitude", **_BLOCKS, **_FITTED),
