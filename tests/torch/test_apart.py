@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import random
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import secateur as sc
 from secateur.errors import InputError, TraceError
 from secateur.torch.running.generators import Generators
+from secateur.torch.running.hunting import take_out
 from secateur.torch.running.interrupts import Interrupts
 from secateur.torch.running.listening import Listening
 from secateur.torch.running.switches import modes_aside, process_kept
@@ -232,6 +235,49 @@ def test_what_cannot_be_put_back_is_refused_and_nothing_of_the_run_stays() -> No
         sc.trace(Net(keep), X)
     assert _SECRET.cell[0].__closure__ is not None
     assert _SECRET.cell[0].__closure__[0].cell_contents is None
+
+
+@contextlib.contextmanager
+def _asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Every time that the collector is asked who holds something."""
+    found: list[object] = []
+    ask = gc.get_referrers
+
+    def counted(*values: object) -> list[Any]:
+        found.append(None)
+        return ask(*values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gc, "get_referrers", counted)
+        yield found
+
+
+def test_what_a_call_leaves_in_the_twin_goes_with_it_and_is_not_hunted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(model: nn.Module, h: torch.Tensor) -> torch.Tensor:
+        model.h = h
+        for _ in range(5):
+            model.h = torch.tanh(model.h) * h
+        return model.h
+
+    model = Net(steps)
+    graph = sc.trace(model, X)
+    with _asked(monkeypatch) as asked:
+        assert sc.verify(model, graph.plan({"a.out_features": range(5)}), graph).passed
+    assert not asked
+
+
+def test_what_autograd_holds_goes_with_the_tensor_that_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, made, h = [X.clone().requires_grad_()], [], X.clone().requires_grad_()
+    for _ in range(20):
+        h = h * h
+        made.append(weakref.ref(h))
+    kept[0] = h
+    del h
+    with _asked(monkeypatch) as asked:
+        take_out(made)
+    assert kept == []
+    assert all(one() is None for one in made)
+    assert len(asked) == 1
 
 
 # -- model, arguments ---------------------------------------------------------------------------------------------------

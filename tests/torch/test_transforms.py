@@ -155,3 +155,74 @@ def test_a_generator_without_an_end_is_refused() -> None:
 
     with pytest.raises(sc.SecateurError, match="yields more than"):
         sc.trace(Endless(), X)
+
+
+class MapsABlock(Net):
+    """What goes into the transform is the output of a layer, and is added to something, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skip, self.norm = nn.Linear(6, 12), nn.BatchNorm1d(12)
+
+    def normed(self, row: Tensor) -> Tensor:
+        norm = self.norm
+        h = self.first(row)[None]
+        return nn.functional.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias)[0]
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.skip(x)
+        branch = torch.vmap(lambda row: self.normed(row) + row.sum())(x)
+        return self.second(torch.vmap(torch.tanh)(h) + (branch + h))
+
+
+BATCHES = [(torch.randn(16, 6, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3)]
+
+
+@pytest.mark.parametrize("kind", [MapsAModule, MapsACall, MapsABlock, GradientsOfRows])
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("gradnas", {}),
+        ("progressive", {"steps": 2}),
+        ("magnitude", {"criterion": "brain_surgeon"}),
+        ("magnitude", {"compensate": "bias"}),
+        ("magnitude", {"compensate": "answers"}),
+    ],
+)
+def test_what_looks_at_data_passes_by_what_runs_inside_a_transform(
+    kind: type[Net], mode: str, options: dict[str, Any]
+) -> None:
+    def loss(output: Any, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(output if isinstance(output, Tensor) else output[0], batch[1])
+
+    model, result = sc.prune(
+        kind().eval(), mode, {"params": "70%"}, X, {"data_loader": BATCHES, "loss_func": loss, **options}
+    )
+    fitted = result.compensation
+    assert (fitted is not None) == (mode == "progressive" or "compensate" in options)
+    assert fitted is None or "inside a transform of torch.func" in fitted.left["first.weight"]
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_what_a_transform_reads_of_a_contraction_is_not_changed_any_more() -> None:
+    from secateur.torch.compensation.chain import chain_of
+    from secateur.torch.compensation.passes import Batch, Recorder
+    from secateur.torch.compensation.records import Original
+    from secateur.torch.running.contractions import taps
+
+    class Read(Net):
+        def forward(self, x: Tensor) -> Any:
+            self.h = self.first(x)
+            return self.second(torch.vmap(torch.tanh)(self.h))
+
+    model = Read()
+    with torch.no_grad(), taps(model, Recorder(model, Batch(0, 5), Original(), lambda _: 100)):
+        model(X)
+    chain = chain_of(model.h)
+    assert chain is not None
+    assert chain.read
+
+
+def test_a_criterion_that_sees_no_unit_says_what_else_there_is() -> None:
+    with pytest.raises(sc.SecateurError, match=r"first.out_features.*torch.func.vmap.*Use another criterion"):
+        sc.prune(MapsAModule(), "activation", {}, X, {"data_loader": BATCHES})

@@ -80,7 +80,10 @@ def scored(search_space: Graph, judge: Judge) -> Ranked:
     scores, called = judge(search_space), judge.described["name"]
     missing = [width for width in search_space.free if width.name not in scores]
     if missing and len(missing) == len(search_space.free):
-        raise InputError(f"{called} gives no scores for any free width; the first is {missing[0].name}")
+        raise InputError(
+            f"{called} gives no scores for any free width, the first of which is {missing[0].name}: it sees nothing that reads "
+            'or gives their units (code inside torch.func.vmap is not seen). Use another criterion; "l2" judges weights'
+        )
     pinned = next((width for width in missing if width.choices[-1] < width.size), None)
     if pinned is not None:
         raise InputError(f"{called} gives no scores for {pinned.name}, which must get smaller; use another criterion")

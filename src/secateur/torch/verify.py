@@ -28,7 +28,7 @@ from secateur.errors import InputError, PlanError, VerificationError
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.explaining import brief
-from secateur.torch.running.memory import free_beside
+from secateur.torch.running.memory import free_beside, held
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.verifying.blame import at_fault
 from secateur.torch.verifying.branches import Branches, of_one_value
@@ -277,7 +277,11 @@ def _of_another_batch_size(scenes: Sequence[Scene]) -> list[Scene]:
 
 
 def _same_numbers(one: Example, other: Example) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.tensors(), other.tensors(), strict=True))
+    return all(_equal(a, b) for a, b in zip(one.tensors(), other.tensors(), strict=True))
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.layout == other.layout and all(map(torch.equal, held(one), held(other)))
 
 
 def _nothing(model: nn.Module, reason: Exception) -> VerificationError:

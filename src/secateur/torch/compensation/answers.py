@@ -292,8 +292,15 @@ class _UsedOnce:
     def other(self, func: Function, args: Arguments, kwargs: dict[str, object]) -> object:
         """A look-up is a use as well."""
         if func in LOOKUPS:
-            self.uses.update(self.names[id(a)] for a in args if id(a) in self.names)
+            self._use(args)
         return func(*args, **kwargs)
+
+    def inside(self, func: Function, args: Arguments, site: Site | None) -> None:
+        """What a transform does with a weight is another use of it."""
+        self._use(args)
+
+    def _use(self, args: Arguments) -> None:
+        self.uses.update(self.names[id(a)] for a in args if id(a) in self.names)
 
     def fit_for_it(self, frozen: Collection[str]) -> dict[str, Curved]:
         """The contractions, by the name of their weight."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from secateur.torch.compensation.rows import input_rows, num_inputs, num_outputs
 from secateur.torch.measuring.folds import owners
 from secateur.torch.running.contractions import Site
 from secateur.torch.running.padding import NOTHING_PADDED, Padding
+from secateur.torch.running.transforms import INSIDE
 
 Function = Callable[..., Any]
 Called = Callable[[str], str]  # what the original calls a tensor of this name
@@ -98,8 +99,7 @@ class Watcher:
             return self._normed(func, args, kwargs)
         if func in SUMS and len(args) > 1 and not kwargs:
             return self._summed(func, args)
-        if func in LOOKUPS:
-            self.looked_up |= {self.parameters[id(a)] for a in args if id(a) in self.parameters}
+        self._look_up(func, args)
         out = func(*args, **kwargs)
         if func in DROPOUTS and args:
             return out if out is args[0] else link(out, chain_of(args[0]))
@@ -109,6 +109,12 @@ class Watcher:
             for value in (*args, *kwargs.values()):
                 used(value)
         return out
+
+    def inside(self, func: Function, args: Arguments, site: Site | None) -> None:
+        """What is used inside a transform is out in the world; nothing in there begins or goes on with a chain."""
+        self._look_up(func, args)
+        for value in args:
+            used(value)
 
     # -- what the two kinds do differently -------------------------------------------------------------------------
 
@@ -121,6 +127,10 @@ class Watcher:
         raise NotImplementedError
 
     # -- what they share -------------------------------------------------------------------------------------------
+
+    def _look_up(self, func: Function, args: Arguments) -> None:
+        if func in LOOKUPS:
+            self.looked_up |= {self.parameters[id(a)] for a in args if id(a) in self.parameters}
 
     def _visit(self, name: str) -> str:
         self.visits[name] += 1
@@ -192,6 +202,11 @@ class Recorder(Watcher):
             outline=outline(site),
         )
         return super().after(site, y)
+
+    def inside(self, func: Function, args: Arguments, site: Site | None) -> None:
+        super().inside(func, args, site)
+        if site is not None:
+            self.record.contractions[f"{site.name}#inside"] = replace(self._contraction_of(site), left=INSIDE)
 
     def _contraction_of(self, site: Site) -> Contraction:
         bias = None if site.bias is None else self.parameters.get(id(site.bias))

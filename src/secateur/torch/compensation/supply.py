@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from secateur.torch.measuring.samples import has_samples, rows_of
 from secateur.torch.running.digests import add_tensor
 from secateur.torch.running.example import Example, batch_size
 
@@ -45,8 +46,8 @@ def in_turn(
 
 def _marks(example: Example, asked: Sequence[bool]) -> list[bytes]:
     """What tells a sample from others, for those asked for: a digest of its rows in all tensors."""
-    rows = [tensor.cpu() for tensor in example.tensors() if tensor.dim() and len(tensor) == len(asked)]
-    return [_digest([tensor[number] for tensor in rows]) for number, wanted in enumerate(asked) if wanted]
+    rows = [tensor.cpu() for tensor in example.tensors() if has_samples(tensor, len(asked))]
+    return [_digest([rows_of(tensor, [number]) for tensor in rows]) for number, wanted in enumerate(asked) if wanted]
 
 
 def _digest(tensors: Iterable[torch.Tensor]) -> bytes:

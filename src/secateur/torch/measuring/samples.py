@@ -11,7 +11,7 @@ not depend on the input) there is none, and what was found there is shared out e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeGuard
@@ -21,6 +21,8 @@ from torch import nn
 
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.example import Example, _leaves, batch_size
+
+_IN_BLOCKS = (torch.sparse_bsr, torch.sparse_bsc)  # of several rows, which cannot go one by one
 
 Turn = tuple[str, int]  # the name of a weight, and the how-manieth contraction with it in one forward pass
 
@@ -78,7 +80,7 @@ def _told_apart(first: _Look, second: _Look, batch: int) -> dict[Turn, Rows | No
 
 def _pair(tensor: torch.Tensor, batch: int, one: int, other: int) -> torch.Tensor:
     """Two of its samples: whole passes over large batches cost more than all of the calibration beside them."""
-    return tensor[[one, other]] if has_samples(tensor, batch) else tensor
+    return rows_of(tensor, [one, other]) if has_samples(tensor, batch) else tensor
 
 
 class _Look:
@@ -125,13 +127,25 @@ def _clearest(first: torch.Tensor, second: torch.Tensor | None, batch: int) -> R
 
 
 def _differ(example: Example, batch: int, other: int) -> bool:
-    return any(not torch.equal(t[0], t[other]) for t in _leaves(example) if has_samples(t, batch))
+    some = ((rows_of(t, [0]), rows_of(t, [other])) for t in _leaves(example) if has_samples(t, batch))
+    return any(not torch.equal(a.to_dense(), b.to_dense()) for a, b in some)
 
 
 def _replaced(tensor: torch.Tensor, batch: int, other: int) -> torch.Tensor:
-    return torch.cat([tensor[other : other + 1], tensor[1:]]) if has_samples(tensor, batch) else tensor
+    return rows_of(tensor, [other, *range(1, batch)]) if has_samples(tensor, batch) else tensor
 
 
 def has_samples(value: object, batch: int) -> TypeGuard[torch.Tensor]:
     """Whether the first dimension of this counts the samples of a batch."""
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == batch
+    if not isinstance(value, torch.Tensor) or value.dim() == 0 or value.layout in _IN_BLOCKS:
+        return False
+    return value.shape[0] == batch
+
+
+def rows_of(tensor: torch.Tensor, samples: Sequence[int]) -> torch.Tensor:
+    """These samples of a tensor, in the layout that it has: rows of a sparse one are found among its coordinates alone."""
+    if tensor.layout is torch.strided:
+        return tensor[list(samples)]
+    at = torch.tensor(samples, device=tensor.device)
+    rows = tensor.to_sparse_coo().index_select(0, at)
+    return rows if tensor.layout is torch.sparse_coo else rows.to_sparse(layout=tensor.layout)

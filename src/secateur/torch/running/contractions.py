@@ -3,7 +3,8 @@
     with taps(model, tap):        F.linear, F.conv*, addmm, matmul … with a parameter of the model as their weight
         model(x)                  tap.before(site) -> the input to use;  tap.after(site, y) -> the output to use
 
-Works above autograd and below modules: functional calls (``nn.MultiheadAttention``, tied embeddings) are seen too.
+Works above autograd and below modules: functional calls (``nn.MultiheadAttention``, tied embeddings) are seen too. What runs
+inside a transform of ``torch.func`` is passed by: what is seen there is gone when the transform ends.
 
 Invariant: a tap that returns its arguments changes nothing.
 """
@@ -21,6 +22,7 @@ from torch import nn
 from secateur.torch.running.calls import Args, Function, Kwargs, Result
 from secateur.torch.running.functions import functions_opened
 from secateur.torch.running.listening import Listening
+from secateur.torch.running.transforms import bottoms, inside_a_transform
 
 
 @dataclass(slots=True)
@@ -77,6 +79,10 @@ class WideTap(Tap, Protocol):
         """What to use as the function's result: ``func(*args, **kwargs)`` to change nothing."""
         ...
 
+    def inside(self, func: Function, args: Args, site: Site | None) -> None:
+        """A function runs inside a transform, on what these tensors are wrapped in there; a contraction if there is a site."""
+        ...
+
 
 @contextmanager
 def taps(model: nn.Module, tap: Tap, called: Callable[[str], str] = str) -> Iterator[None]:
@@ -94,6 +100,7 @@ class _Watch(Listening):
         super().__init__()
         self.tap = tap
         self.other = getattr(tap, "other", _run)
+        self.inside = getattr(tap, "inside", None)
         self.names = {id(p): called(name) for name, p in model.named_parameters()}
         self.flipped: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # transposed view -> (view, parameter)
         self.copies: list[torch.Tensor] = []  # kept, so that no other tensor has their id
@@ -117,8 +124,12 @@ class _Watch(Listening):
             self.flipped[id(copy)] = (copy, self.flipped[id(tensor)][1])
 
     def called(self, func: Function, args: Args, kwargs: Kwargs) -> Result:
-        read = _READERS.get(func)
-        site = None if read is None else read(self, func, *args, **kwargs)
+        if inside_a_transform():
+            if self.inside is not None:
+                under, named = bottoms((args, kwargs))
+                self.inside(func, under, self._site(func, under, named))
+            return func(*args, **kwargs)
+        site = self._site(func, args, kwargs)
         if site is None:
             out = (self.other if self.passed is None else _run)(func, args, kwargs)
             if func in _TRANSPOSES and id(args[0]) in self.names and args[0].dim() == 2:
@@ -133,6 +144,10 @@ class _Watch(Listening):
             args = (*args[:position], x, *args[position + 1 :])
         site.again = lambda: func(*args, **kwargs)
         return self.tap.after(site, func(*args, **kwargs))
+
+    def _site(self, func: Function, args: Args, kwargs: Kwargs) -> Site | None:
+        read = _READERS.get(func)
+        return None if read is None else read(self, func, *args, **kwargs)
 
     def weight(self, tensor: object) -> tuple[str, torch.Tensor, bool] | None:
         """The name of a parameter, itself, and whether it is seen transposed."""

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from secateur.core.json import Json
 from secateur.search.journal import name_of
 from secateur.torch.running.data import Data
+from secateur.torch.running.memory import held
 from secateur.torch.running.randomness import seeded, unmoved
 from secateur.torch.running.restoring import named_tensors
 
@@ -36,7 +37,7 @@ def described(given: object) -> Json:
         case float():
             return given if math.isfinite(given) else str(given)
         case torch.Tensor():
-            return {"shape": list(given.shape), "sha256": hashlib.sha256(_bytes(given)).hexdigest()}
+            return {"shape": list(given.shape), "sha256": hashlib.sha256(_all_bytes(given)).hexdigest()}
         case TensorDataset():
             return [described(tensor) for tensor in given.tensors]
         case partial():
@@ -60,6 +61,11 @@ def _dataset(dataset: object) -> Json:
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _all_bytes(tensor: torch.Tensor) -> bytes | memoryview:
+    parts = held(tensor)
+    return _bytes(tensor) if len(parts) == 1 else b"".join(map(_bytes, parts))
 
 
 def digest_of_weights(model: nn.Module) -> str:
@@ -86,4 +92,4 @@ def digest_of_data(data: Data | None, seed: int) -> str | None:
 def add_tensor(digest: hashlib._Hash, tensor: torch.Tensor) -> None:
     """A tensor's type, shape and values, into a hash."""
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    digest.update(_bytes(tensor))
+    digest.update(_all_bytes(tensor))

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from secateur.torch.running.calls import Args, Kwargs, Result
 from secateur.torch.running.interrupts import Interrupts
+from secateur.torch.running.transforms import inside_a_transform
 
 _APPLY = vars(Function)["apply"]
 _LOCK = threading.Lock()
@@ -65,7 +66,7 @@ def functions_opened(watch: LooksInside) -> Iterator[None]:
 
 def _apply(kind: type[Function], *args: object, **kwargs: object) -> Result:
     watch: LooksInside | None = getattr(_THREAD, "watch", None)
-    if watch is None or not torch.is_grad_enabled():
+    if watch is None or inside_a_transform() or not torch.is_grad_enabled():
         return _APPLY.__func__(kind, *args, **kwargs)
     before = _versions(args, kwargs)
     with watch.away() as met:

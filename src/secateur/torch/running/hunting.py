@@ -25,7 +25,7 @@ _HEIGHT = 5  # containers between a tensor and what can be emptied
 def take_out(made: list[weakref.ref[torch.Tensor]]) -> None:
     """Let go of every tensor that is still alive. Raises TraceError where what held one cannot do without it."""
     stuck: list[str] = []
-    for one in made:
+    for one in reversed(made):  # the last hold the others through autograd, and the collector is slow to ask
         if one() is not None:
             stuck += _release(one, [one()], 0)
     if stuck:

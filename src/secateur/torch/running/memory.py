@@ -17,10 +17,14 @@ def free_bytes(device: torch.device) -> int:
 
 def held_bytes(tensor: torch.Tensor) -> int:
     """What a tensor's numbers take; of a sparse one, those that it holds and where they stand."""
+    return sum(part.numel() * part.element_size() for part in held(tensor))
+
+
+def held(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors that a sparse one is made of, which have all of PyTorch's operators; of another itself."""
     if tensor.layout is torch.strided:
-        return tensor.numel() * tensor.element_size()
-    held = [tensor._values(), tensor._indices()] if tensor.layout is torch.sparse_coo else _compressed(tensor)
-    return sum(map(held_bytes, held))
+        return [tensor]
+    return [tensor._values(), tensor._indices()] if tensor.layout is torch.sparse_coo else _compressed(tensor)
 
 
 def _compressed(tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -28,6 +28,7 @@ from secateur.torch.running.restoring import abstract_like
 from secateur.torch.tracing.blocks import Course, entries_of, listed, numbered, watch, watch_one
 from secateur.torch.tracing.observe import Observation, Run, real_like
 from secateur.torch.tracing.places import places
+from secateur.torch.tracing.rehearsal import told
 from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.stepwise import Stepwise, differs_without
 
@@ -255,7 +256,7 @@ class Trial:
                 if where := differs_without(self._whole[place], passes, _flow(run, self.seen, plan, fields)):
                     return f"{where} is not given what it gets now"
         except Exception as error:
-            return f"the model does not run ({type(error).__name__}: {error})".splitlines()[0][:160]
+            return f"the model does not run ({told(error)})"
         return None
 
 

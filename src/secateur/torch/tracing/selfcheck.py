@@ -31,7 +31,15 @@ from secateur.core.space import Space, freeze, leaves
 from secateur.errors import PlanError, TraceError
 from secateur.torch.tracing.multiples import hold_to_multiple
 from secateur.torch.tracing.observe import Observation, Run
-from secateur.torch.tracing.rehearsal import COUNTS, Mismatch, Rehearsal, run_narrowed, trains_alike, trains_as_foretold
+from secateur.torch.tracing.rehearsal import (
+    COUNTS,
+    Mismatch,
+    Rehearsal,
+    run_narrowed,
+    told,
+    trains_alike,
+    trains_as_foretold,
+)
 from secateur.torch.tracing.written import may_count
 
 ROUNDS = 60
@@ -51,18 +59,70 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: Mapping[str, Spac
         _refuse_other_training(seen)
         return None
     free = [w for w in graph.free if len(w.choices) > 1]
+    pairs = [w.name for w in free if w.choices[-2] == 1]
+    others = [w for w in free if w.choices[-2] > 1]
+    tried: list[Plan] = []
     runs = list(_different(seen, {id(leaf_of[w.name].root()) for w in free}))
     is_small = sum(len(run.tracer.records) for run in runs) < _FEW
     for share in (SMALL, MIDDLING) if is_small else (SMALL,):
-        counts = _some_counts(free, share, unlike=share is MIDDLING or not is_small)
-        counts |= _out_of_proportion(graph, free, first_is_large=share is SMALL)
+        counts = _some_counts(others, share, unlike=share is MIDDLING or not is_small)
+        counts |= _out_of_proportion(graph, others, first_is_large=share is SMALL)
         try:
             plan = _without_coincidence(graph, counts)
         except PlanError as error:
             return _freeze_contradiction(graph, counts, leaf_of, str(error))
         if found := _check_plan(seen, runs, plan, leaf_of):
             return found
+        tried.append(plan)
+    if pairs and (found := _check_pairs(seen, runs, tried[0], pairs, leaf_of)):
+        return found
     return _check_least(seen, runs, graph, leaf_of) if may_count(seen.example.model) else None
+
+
+def _check_pairs(
+    seen: Observation, runs: list[Run], plan: Plan, pairs: Sequence[str], leaf_of: Mapping[str, Space]
+) -> str | None:
+    """Widths that only one unit can be left of, each tried beside counts of the others that run: what was frozen of them.
+
+    Apart from the others, since sizes of one take PyTorch other ways: what goes wrong here is theirs alone.
+    """
+    reasons: dict[str, str] = {}
+
+    def fails(names: Sequence[str]) -> bool:
+        why = next((why for run in runs if (why := _why_not_one(seen, run, plan, names, leaf_of))), None)
+        reasons.update({} if why is None else dict.fromkeys(names, why))
+        return why is not None
+
+    found = _those(pairs, fails)
+    for name in found:
+        freeze(leaf_of[name], reasons[name])
+    return ", ".join(found) or None
+
+
+def _why_not_one(
+    seen: Observation, run: Run, others: Plan, names: Sequence[str], leaf_of: Mapping[str, Space]
+) -> str | None:
+    """Why the model does not run with one unit left of each of these widths, if it does not."""
+    graph = others.graph
+    assert graph is not None
+    counts = {name: others.sizes[name] for name in others.kept}
+    try:
+        plan = _without_coincidence(graph, {**counts, **dict.fromkeys(names, 1)})
+    except PlanError as error:
+        return f"sizes in the code contradict each other ({str(error)[:120]})"
+    rehearsal = Rehearsal(run, {id(leaf_of[width.name].root()): plan.sizes[width.name] for width in graph.free})
+    rehearsal.orders = False
+    try:
+        run_narrowed(run, plan, rehearsal, seen.outside)
+    except Exception as error:
+        where = rehearsal.module or "the model"
+        if {id(leaf) for leaf in _written(run, rehearsal)} & {id(leaf_of[name].root()) for name in names}:
+            return f"a size written into the code ({where})"
+        return f"does not run when one unit of it is left ({where}: {told(error)})"
+    known = counted(seen.tracer.facts)
+    suspects = [name for name in names if id(leaf_of[name].root()) not in known]
+    calls = _calls_otherwise(seen, run, plan, suspects) if rehearsal.differs and suspects else None
+    return f"the code uses its size where it cannot be followed ({calls})" if calls else None
 
 
 def _check_least(seen: Observation, runs: list[Run], graph: Graph, leaf_of: Mapping[str, Space]) -> str | None:
@@ -108,7 +168,7 @@ def _check_plan(seen: Observation, runs: list[Run], plan: Plan, leaf_of: Mapping
         except Exception as error:
             if rehearsal.differs and (found := _freeze_told(seen, run, graph, plan, leaf_of)):
                 return found
-            why = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            why = told(error)
             if multiple := _multiple_for(seen, run, plan, rehearsal, error, leaf_of):
                 return f"held to multiples of {multiple} ({why})"
             return _freeze_around(seen, run, rehearsal, why)
@@ -142,22 +202,29 @@ def _freeze_told(seen: Observation, run: Run, graph: Graph, plan: Plan, leaf_of:
     where: dict[str, str] = {}  # by width, the narrower the trial the later it was
 
     def differs(names: Sequence[str]) -> bool:
-        try:
-            part = graph.plan({name: plan.arrays[name] for name in names})
-        except PlanError:
-            return False
-        rehearsal = Rehearsal(run, {})
-        rehearsal.compares = False  # only numbers are asked for, and what stays whole may now meet sizes of one
-        with contextlib.suppress(Exception):  # on another course it may not come to its end
-            run_narrowed(run, part, rehearsal, seen.outside)
-        where.update(dict.fromkeys(names, rehearsal.differs) if rehearsal.differs else {})
-        return rehearsal.differs is not None
+        found = _calls_otherwise(seen, run, plan, names)
+        where.update({} if found is None else dict.fromkeys(names, found))
+        return found is not None
 
     suspects = [name for name in plan.kept if id(leaf_of[name].root()) not in known]
     found = _those(suspects, differs)
     for name in found:
         freeze(leaf_of[name], f"the code uses its size where it cannot be followed ({where[name]})")
     return ", ".join(found) or None
+
+
+def _calls_otherwise(seen: Observation, run: Run, plan: Plan, names: Sequence[str]) -> str | None:
+    """Where the code calls something else, or with another number, when of a plan these widths alone are narrowed."""
+    assert plan.graph is not None
+    try:
+        part = plan.graph.plan({name: plan.arrays[name] for name in names})
+    except PlanError:
+        return None
+    rehearsal = Rehearsal(run, {})
+    rehearsal.compares = False  # only numbers are asked for, and what stays whole may now meet sizes of one
+    with contextlib.suppress(Exception):  # on another course it may not come to its end
+        run_narrowed(run, part, rehearsal, seen.outside)
+    return rehearsal.differs
 
 
 def _those(names: Sequence[str], differs: Callable[[Sequence[str]], bool]) -> list[str]:

@@ -192,6 +192,7 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
             outputs = gradients = args = kwargs = before = second = None
             if network is not None:
                 let_go(modules_of(network))
+                network = None  # with all that its code left in attributes
             side.outside.put_back(arithmetic.made)
 
 
