@@ -47,9 +47,9 @@ def trace(
     """Run a model once on ``dummy_input`` and find out what can be narrowed.
 
     ``dummy_input`` is a tensor, a tuple of arguments, or a tuple ending in a dict of keyword arguments (append ``{}`` to
-    pass a dict itself). ``also`` are further examples, each like it, that take other branches: what the first does not
-    reach would stay whole, and so may what shares a width with it. Plans are verified on all of them; costs are those of
-    the first. (Verbs without this argument take ``dummy_input=Examples(x, also=[…])``.)
+    pass a dict itself). ``also`` are further examples, each like it, that take other branches, or a `Call` of another method
+    of the model: what the first does not reach would stay whole, and so may what shares a width with it. Plans are verified on
+    all of them; costs are those of the first. (Verbs without this argument take ``dummy_input=Examples(x, also=[…])``.)
     The dimensions of the model's outputs stay as they are, but for caches and looks inside (hidden states, attentions, the
     encoder's output beside the decoder's); ``interface=["logits", "pooler_*"]`` names those that stay, ``interface=False``
     frees all. ``check=False`` skips the self-check. With ``depth``, blocks that may go whole are looked for, too: each is a

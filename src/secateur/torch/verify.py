@@ -45,7 +45,10 @@ from secateur.torch.verifying.reordering import Reordered
 from secateur.torch.verifying.running import Numbers, Scene, run
 
 _OWN = Numbers()
-_ALSO = "Calls that reach them can be given beside the example: secateur.Examples(dummy_input, also=[…])"
+_ALSO = (
+    "Calls that reach them can be given beside the example: secateur.Examples(dummy_input, also=[…]), where "
+    'secateur.Call("name", …) calls a method of that name'
+)
 EXAMPLE, FRESH, REORDERED = "the example", "fresh inputs", "the example, inexact units in another order"
 
 

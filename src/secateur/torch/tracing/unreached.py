@@ -63,7 +63,9 @@ def _place(reach: Reach, part: _Part, tensor: str, axis: int) -> None:
     near = reach.candidates(part.near, mine.root().size)
     rivals = [s for s in near if _key(s) not in kinds and (not kinds or s.size == mine.root().size)]
     if len(kinds) != 1 or (rivals and not (part.is_module and len(alike) > 1)):
-        way = "an example that reaches it, in dummy_input=Examples(x, also=[…]), would tell"
+        way = (
+            'an example that reaches it, in dummy_input=Examples(x, also=[…]), or there a Call("method", …), would tell'
+        )
         reason = f"{part.name} was not reached and may share it: {way}"
         for space in (*kinds.values(), *rivals):
             freeze(space, reason)

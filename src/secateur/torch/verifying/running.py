@@ -171,7 +171,7 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
             _seed_all(UNSEEDED)
             began, failed = _random_state(network), ""
             with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
-                outputs = _outputs(network(*args, **kwargs), side, scene, shrink)
+                outputs = _outputs(scene.example.called(network)(*args, **kwargs), side, scene, shrink)
                 gradients = _gradients(network, outputs) if scene.backward else {}
             if keeps := changed(before, state_of(network)):
                 args, kwargs = _arguments(scene.example, numbers, generator)
@@ -206,7 +206,7 @@ def _second(
 ) -> tuple[dict[str, torch.Tensor], str]:
     """What a second call in a row gives, where the first left something for it; why nothing, where the model is good for one."""
     try:
-        found = _outputs(network(*given[0], **given[1]), side, scene, shrink)
+        found = _outputs(scene.example.called(network)(*given[0], **given[1]), side, scene, shrink)
         return {f"{SECOND}{place}": tensor for place, tensor in found.items()}, ""
     except Exception as error:
         let_go_of_frames(error)
