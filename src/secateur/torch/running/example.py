@@ -27,6 +27,7 @@ from secateur.core.depth import Depth
 from secateur.errors import InputError
 from secateur.torch.running.interface import Interface
 from secateur.torch.running.twin import copied
+from secateur.torch.running.walking import parameters_of
 
 _FORWARD = "forward"
 
@@ -180,7 +181,7 @@ class Example:
 
     def beside_model(self) -> Example:
         """The same example with host tensors moved to where the model's first parameter is."""
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        device = next((p.device for p in parameters_of(self.model)), torch.device("cpu"))
         if device.type in ("cpu", "meta"):
             return self
         return self.map(lambda t: t.to(device) if t.device.type == "cpu" else t)

@@ -204,7 +204,8 @@ def _anatomy(module: nn.Module, *, with_sizes: bool) -> list[tuple[str, type, li
 
 
 def _own(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    held = [*module._parameters.items(), *module._buffers.items()]
+    return [(key, tensor) for key, tensor in held if tensor is not None]
 
 
 def _counts_up(tensor: torch.Tensor) -> bool:
