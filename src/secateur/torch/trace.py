@@ -30,6 +30,7 @@ from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.masked import listen_padded
 from secateur.torch.tracing.observe import Observation, listen, listen_twice, observe, say_own_sizes
+from secateur.torch.tracing.rebuilt import follow_rebuilt
 from secateur.torch.tracing.selfcheck import ROUNDS, TrainsOtherwise, check_by_running
 from secateur.torch.tracing.training import listen_in_training
 from secateur.torch.tracing.unreached import place_unreached
@@ -81,6 +82,7 @@ def _traced(example: Example, *, check: bool, rehearses_training: bool) -> Graph
     settle(seen.tracer.facts)
     place_unreached(seen)
     freeze_kept_sizes(seen)
+    follow_rebuilt(seen)
     freeze_idle(seen)
     graph, leaf_of = build(seen)
     traced = time.perf_counter()
