@@ -24,7 +24,7 @@ PAGES = [
 MAP = ROOT / "docs" / "architecture.md"  # the one page that is about files
 
 VERBS = ["apply", "measure", "narrowed", "plan", "plans_of", "prune", "restore", "save", "subnet", "trace", "verify"]
-DATA = ["Budget", "Examples", "Graph", "Limits", "Measurement", "Plan", "PruneResult", "Verification", "Width"]
+DATA = ["Budget", "Call", "Examples", "Graph", "Limits", "Measurement", "Plan", "PruneResult", "Verification", "Width"]
 ERRORS = ["ApplyError", "ArtifactError", "Coincidence", "ConfigError", "DeadNetwork", "Infeasible", "InputError", "PlanError",
           "SecateurError", "TraceError", "VerificationError"]  # fmt: skip
 MODULES = ["compat", "criteria", "hf", "modes", "pruners", "report", "rules", "scenario", "testing", "training"]

@@ -45,12 +45,13 @@ if TYPE_CHECKING:
     from secateur.torch.narrowing.subnet import subnet
     from secateur.torch.plan import plan
     from secateur.torch.prune import prune
-    from secateur.torch.running.example import Examples
+    from secateur.torch.running.example import Call, Examples
     from secateur.torch.trace import trace
     from secateur.torch.verify import verify
 
 _HOMES = {
     "Budget": "secateur.core.budget",
+    "Call": "secateur.torch.running.example",
     "Examples": "secateur.torch.running.example",
     "Graph": "secateur.core.graph",
     "Limits": "secateur.search.limits",
@@ -77,6 +78,7 @@ __all__ = [  # noqa: RUF022  the version last
     "ApplyError",
     "ArtifactError",
     "Budget",
+    "Call",
     "Coincidence",
     "ConfigError",
     "DeadNetwork",

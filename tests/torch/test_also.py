@@ -100,3 +100,60 @@ def test_one_example_in_place_of_a_list_is_said() -> None:
 def test_an_example_that_does_not_run_is_named() -> None:
     with pytest.raises(TraceError, match=r"also\[1\]: Branches does not run"):
         sc.trace(Branches(), X, also=[CONDITION, (X, torch.randn(4, 7))])
+
+
+class ActorCritic(nn.Module):
+    """``forward`` runs the policy alone, ``value`` what is beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pi, self.v = (nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, n)) for n in (2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pi(x)
+
+    def value(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return self.v(x) * scale
+
+
+VALUE = sc.Call("value", (X, {"scale": 2.0}))
+
+
+def test_a_call_of_another_method_is_traced_and_verified_like_an_example() -> None:
+    model = ActorCritic().eval()
+    assert not sc.trace(model, X).free
+    graph = sc.trace(model, X, also=[VALUE])
+    plan = graph.plan({"pi.0.out_features": range(5), "v.0.out_features": range(4)})
+    found = sc.verify(model, plan, graph)
+    assert {c.mode for c in found.comparisons if c.inputs == "also[0]"} == {"evaluation", "training"}
+    small = sc.apply(model, plan)
+    assert isinstance(small, ActorCritic)
+    assert (small(X).shape, small.value(X).shape) == ((4, 2), (4, 1))
+    assert "methods that no run called" not in str(found)
+    assert "value's scale=2.0" in str(found)
+
+
+def test_calls_survive_the_rounds_of_a_mode() -> None:
+    config = {"data_loader": [(X, torch.tensor([0, 1, 1, 0]))] * 3, "steps": 2}
+    small, result = sc.prune(
+        ActorCritic().eval(), "progressive", {"params": "70%"}, sc.Examples(X, also=[VALUE]), config
+    )
+    assert isinstance(small, ActorCritic)
+    assert small.value(X).shape == (4, 1)
+    assert "also[0]" in {c.inputs for c in result.verification.comparisons}
+
+
+def test_what_freezes_for_want_of_a_call_says_how_to_give_one() -> None:
+    assert 'Call("method", …)' in str(sc.trace(ActorCritic(), X)["pi.0.out_features"].frozen)
+
+
+def test_a_call_that_cannot_be_made_is_told_what_to_do() -> None:
+    model = ActorCritic()
+    with pytest.raises(InputError, match="no method 'val'"):
+        sc.trace(model, X, also=[sc.Call("val", X)])
+    with pytest.raises(TraceError, match=r"also\[0\]: ActorCritic\.value does not run"):
+        sc.trace(model, X, also=[sc.Call("value", torch.randn(4, 7))])
+    with pytest.raises(InputError, match="beside an example of forward"):
+        sc.trace(model, VALUE)
+    with pytest.raises(InputError, match="beside each other"):
+        sc.Call("value", sc.Examples(X))

@@ -357,3 +357,25 @@ def test_tensors_inside_of_what_other_methods_read_keep_their_widths_whole(kept:
     assert [width.name for width in graph.free] == ["first.out_features"]
     small = sc.apply(Prior(kept).eval(), sc.plan(graph, "l1", {"params": "60%"}), dummy_input=X, verify=False)
     assert small.sample(3).shape == (3, 6)
+
+
+latent = Linear = nn.Linear  # the names of attributes, below
+
+
+class Namesakes(nn.Module):
+    """Its attributes have names that the file has for classes of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent, self.Linear = 24, nn.Linear(24, 3)
+        self.body = nn.Linear(6, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.Linear(torch.relu(self.body(x)))
+
+    def sample(self) -> Tensor:
+        return self.Linear(torch.randn(2, self.latent))
+
+
+def test_an_attribute_that_is_called_as_a_class_of_layers_builds_none() -> None:
+    assert "sample()" in str(sc.trace(Namesakes(), X)["body.out_features"].frozen)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -165,3 +168,31 @@ def test_pruning_again_composes_and_is_remembered() -> None:
     assert len(sc.plans_of(model)) == 2
     assert second.verification.passed
     assert copy.deepcopy(model)(INPUT).equal(model(INPUT))
+
+
+class SaysLess(nn.Module):
+    """Its class says of fewer parameters and modules than there are: the others are not to be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 24), nn.Linear(24, 3)
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in super().named_parameters(*args, **kwargs) if not name.startswith("b."))
+
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+        return (module for module in super().modules() if module is not self.b)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+@pytest.mark.parametrize("mode", ["magnitude", "progressive"])
+def test_what_a_class_says_of_its_parameters_is_not_all_that_is_narrowed(mode: str, tmp_path: Path) -> None:
+    x = torch.randn(16, 8)
+    data = [(x, x.argmax(1) % 3)]
+    small, result = sc.prune(SaysLess(), mode, {"params": "60%"}, x, {"data_loader": data})
+    assert small.get_submodule("b").weight.shape == (3, result.plan.sizes["a.out_features"])
+    assert len(result.verification.comparisons) > 1
+    sc.save(small, tmp_path / "small")
+    torch.testing.assert_close(sc.restore(SaysLess(), tmp_path / "small")(x), small(x))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from secateur.errors import VerificationError
 from secateur.torch.running.state import changed, state_of
 from secateur.torch.tracing import observe
 
+Hook = Callable[[nn.Module, object, Tensor], None]
 X = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
 
 
@@ -215,3 +218,52 @@ def test_an_apply_that_stops_leaves_the_others_their_tensor(monkeypatch: pytest.
     with pytest.raises(sc.SecateurError, match="undone"):
         sc.apply(model, plan, in_place=True, verify=False)
     assert model.h is whole is model.seen[1] is model.memory["deep"][0] is model.last is model.pair[0]
+
+
+class Saves:
+    """A hook that keeps what its module gave in a dict of somebody else's."""
+
+    def __init__(self, store: dict[str, Tensor], name: str) -> None:
+        self.store, self.name = store, name
+
+    def __call__(self, module: nn.Module, args: object, out: Tensor) -> None:
+        self.store[self.name] = out
+
+
+def closing_over(store: dict[str, Tensor], name: str) -> Hook:
+    def save(module: nn.Module, args: object, out: Tensor) -> None:
+        store[name] = out
+
+    return save
+
+
+def partly(store: dict[str, Tensor], name: str) -> Hook:
+    def save(held: dict[str, Tensor], key: str, module: nn.Module, args: object, out: Tensor) -> None:
+        held[key] = out
+
+    return partial(save, store, name)
+
+
+class Hooked(nn.Module):
+    """``forward`` reads what hooks of the model's own left in a dict, which is empty until then."""
+
+    def __init__(self, hook: Callable[[dict[str, Tensor], str], Hook]) -> None:
+        super().__init__()
+        self.store: dict[str, Tensor] = {}
+        self.a, self.b, self.o = nn.Linear(6, 12), nn.Linear(12, 10), nn.Linear(22, 3)
+        for name in "ab":
+            self.get_submodule(name).register_forward_hook(hook(self.store, name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.b(torch.relu(self.a(x)))
+        return self.o(torch.cat([self.store[name] for name in "ab"], 1))
+
+
+@pytest.mark.parametrize("hook", [Saves, closing_over, partly])
+def test_hooks_fill_the_dict_that_the_model_reads(hook: Callable[[dict[str, Tensor], str], Hook]) -> None:
+    model, x = Hooked(hook).eval(), torch.randn(4, 6)
+    graph = sc.trace(model, x)
+    assert {w.name for w in graph.free} == {"a.out_features", "b.out_features"}
+    assert model.store == {}
+    small = sc.apply(model, graph.plan({"a.out_features": range(5), "b.out_features": range(4)}))
+    assert small(x).shape == (4, 3)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+import secateur as sc
 from secateur.errors import InputError
 from secateur.torch.running.twin import copied, twin
 
@@ -88,6 +89,37 @@ def test_a_module_with_a_copy_protocol_of_its_own_is_bound_to_itself_too() -> No
 
     made = second(Own())
     assert made.head.__closure__[0].cell_contents is made
+
+
+class CopiedAnew(nn.Module):
+    """A copy of it is built anew, as some do that drop what they computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def __deepcopy__(self, memo: object) -> CopiedAnew:
+        made = CopiedAnew()
+        made.load_state_dict(self.state_dict())
+        return made
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.fc(x)))
+
+
+def test_a_module_that_copies_itself_otherwise_is_copied_as_it_is() -> None:
+    made = second(nn.Sequential(CopiedAnew()))
+    assert made[0].fc.weight.is_meta
+    assert {w.name for w in sc.trace(CopiedAnew(), torch.rand(2, 3)).free} == {"fc.out_features"}
+
+
+def test_a_module_that_holds_what_only_it_can_copy_copies_itself() -> None:
+    class Holds(CopiedAnew):
+        def __init__(self) -> None:
+            super().__init__()
+            self.source = (n for n in range(3))
+
+    assert isinstance(second(Holds()).fc, nn.Linear)
 
 
 def test_containers_objects_and_generators_of_a_twin_are_its_own() -> None:

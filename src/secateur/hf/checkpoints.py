@@ -28,6 +28,7 @@ from secateur.io.artifact import restore, save
 from secateur.io.atomic import PLAN, write_file
 from secateur.torch.narrowing.host_building import config_of, on_meta
 from secateur.torch.narrowing.host_config import UNSAID
+from secateur.torch.running.walking import modules_of
 
 _CONFIG = "config.json"
 _GENERATION = "generation_config.json"
@@ -111,7 +112,7 @@ def _check_builds(model: nn.Module) -> None:
     odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if not odd:
         return
-    masked = any(map(is_parametrized, model.modules()))
+    masked = any(map(is_parametrized, modules_of(model)))
     raise ArtifactError(
         f"what {type(model).__name__} builds from its configuration has {_shown(theirs, odd[0])} where this model has "
         f"{_shown(ours, odd[0])} ({visible(odd[0])}; {len(odd)} tensors differ): the folder would load with random weights. "

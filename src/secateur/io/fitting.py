@@ -23,6 +23,7 @@ from secateur.torch.narrowing.fingerprint import fingerprint
 from secateur.torch.narrowing.installing import drop_blocks, set_attribute
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.running.twin import twin
+from secateur.torch.running.walking import named_modules, named_parameters
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -35,7 +36,7 @@ def check_fits(model: nn.Module, plans: Sequence[Plan]) -> Shapes:
     """
     shapes = _shapes(model)
     trial = _Trial(model)
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    parameters = {name for name, _ in named_parameters(model)}
     for number, plan in enumerate(plans, start=1):
         _check_tensors(plan, shapes, parameters)
         if fingerprint(model, shapes, trial.standins) != plan.fingerprint:
@@ -80,14 +81,14 @@ class _Trial:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.modules = dict(named_modules(model, once=False))
         self.standins: dict[str, SimpleNamespace] = {}
 
     def drop(self, plan: Plan) -> nn.Module:
         """The model without a plan's blocks: another one from now on, whose tensors have no data."""
         self.model = twin(self.model, lambda _, tensor: abstract_like(tensor))
-        drop_blocks(dict(self.model.named_modules(remove_duplicate=False)), plan.instead)
-        self.modules = dict(self.model.named_modules(remove_duplicate=False))
+        drop_blocks(dict(named_modules(self.model, once=False)), plan.instead)
+        self.modules = dict(named_modules(self.model, once=False))
         self.standins = {new: s for name, s in self.standins.items() if (new := plan.renamed(name)) is not None}
         return self.model
 

@@ -24,6 +24,7 @@ from secateur.core.text import visible
 from secateur.errors import ArtifactError
 from secateur.torch.narrowing.slices import identity
 from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.walking import named_modules
 
 TRANSIENT = "secateur.transient/"
 
@@ -38,7 +39,7 @@ class Stored:
 
 def transient_names(model: nn.Module) -> set[str]:
     """The buffers that are no part of the state dict."""
-    modules = model.named_modules(remove_duplicate=False)
+    modules = named_modules(model, once=False)
     return {f"{name}.{key}" if name else key for name, module in modules for key in module._non_persistent_buffers_set}
 
 
@@ -100,7 +101,7 @@ def _refuse_special(name: str, tensor: Tensor) -> None:
 
 
 def _refuse_extra_state(model: nn.Module) -> None:
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise ArtifactError(
                 f"{visible(name) or 'the model'} keeps extra state beside its tensors (get_extra_state); "

@@ -29,6 +29,7 @@ from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.randomness import seeded
 from secateur.torch.running.restoring import left_as_found, named_tensors
+from secateur.torch.running.walking import parameters_of
 from secateur.torch.trace import trace
 from secateur.version import installed_version
 
@@ -67,7 +68,7 @@ def measure(
         raise InputError(f"timings are Timings(batch_sizes=…, num_runs=…, num_warmup=…), not {timings!r:.60}")
     source = data if isinstance(data, Data) or data is None else Data(loader=data, num_batches=sys.maxsize)
     given = dummy_input if dummy_input is not None else _first(model, source)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = next((p.device for p in parameters_of(model)), torch.device("cpu"))
     plans = plans_of(model)
     with left_as_found(model), seeded(0), torch.no_grad(), sampled(device) as samples:
         model.eval()

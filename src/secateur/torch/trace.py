@@ -31,6 +31,7 @@ from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.masked import listen_padded
 from secateur.torch.tracing.observe import Observation, listen, listen_twice, observe, say_own_sizes
+from secateur.torch.tracing.rebuilt import follow_rebuilt
 from secateur.torch.tracing.selfcheck import ROUNDS, TrainsOtherwise, check_by_running
 from secateur.torch.tracing.training import listen_in_training
 from secateur.torch.tracing.unreached import place_unreached
@@ -48,9 +49,9 @@ def trace(
     """Run a model once on ``dummy_input`` and find out what can be narrowed.
 
     ``dummy_input`` is a tensor, a tuple of arguments, a dict of keywords, or a tuple ending in one (append ``{}`` to pass a
-    dict itself). ``also`` are further examples, each like it, that take other branches: what the first does not
-    reach would stay whole, and so may what shares a width with it. Plans are verified on all of them; costs are those of
-    the first. (Verbs without this argument take ``dummy_input=Examples(x, also=[…])``.)
+    dict itself). ``also`` are further examples, each like it, that take other branches, or a `Call` of another method
+    of the model: what the first does not reach would stay whole, and so may what shares a width with it. Plans are verified on
+    all of them; costs are those of the first. (Verbs without this argument take ``dummy_input=Examples(x, also=[…])``.)
     The dimensions of the model's outputs stay as they are, but for caches and looks inside (hidden states, attentions, the
     encoder's output beside the decoder's); ``interface=["logits", "pooler_*"]`` names those that stay, ``interface=False``
     frees all. ``check=False`` skips the self-check. With ``depth``, blocks that may go whole are looked for, too: each is a
@@ -83,6 +84,7 @@ def _traced(example: Example, *, check: bool, rehearses_training: bool) -> Graph
     settle(seen.tracer.facts)
     place_unreached(seen)
     freeze_kept_sizes(seen)
+    follow_rebuilt(seen)
     freeze_idle(seen)
     graph, leaf_of = build(seen)
     traced = time.perf_counter()

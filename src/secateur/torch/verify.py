@@ -30,6 +30,7 @@ from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.explaining import brief
 from secateur.torch.running.memory import free_beside, held
 from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.walking import parameters_of
 from secateur.torch.verifying.blame import at_fault
 from secateur.torch.verifying.branches import Branches, of_one_value
 from secateur.torch.verifying.comparing import (
@@ -45,7 +46,10 @@ from secateur.torch.verifying.reordering import Reordered
 from secateur.torch.verifying.running import Numbers, Scene, run
 
 _OWN = Numbers()
-_ALSO = "Calls that reach them can be given beside the example: secateur.Examples(dummy_input, also=[…])"
+_ALSO = (
+    "Calls that reach them can be given beside the example: secateur.Examples(dummy_input, also=[…]), where "
+    'secateur.Call("name", …) calls a method of that name'
+)
 EXAMPLE, FRESH, REORDERED = "the example", "fresh inputs", "the example, inexact units in another order"
 
 
@@ -133,7 +137,7 @@ class _Proof:
         if low:
             self._further(FRESH, _of_another_batch_size(low))
         self._reordered(scene)
-        trains = any(p.requires_grad for p in model.parameters())
+        trains = any(p.requires_grad for p in parameters_of(model))
         if trains and not _fits(model, 4):
             self.notes.append("gradients: there is not the memory for them")
         elif not self._further("training", [_in(scene, training=True, backward=trains) for scene in here]) and trains:
@@ -261,7 +265,7 @@ def _wide(model: nn.Module) -> Iterator[Numbers]:
 
 def _fits(model: nn.Module, times: int) -> bool:
     """Whether there is memory for the model so many times over."""
-    return times * sum(p.numel() * p.element_size() for p in model.parameters()) < free_beside(model) // 2
+    return times * sum(p.numel() * p.element_size() for p in parameters_of(model)) < free_beside(model) // 2
 
 
 def _fresh(example: Example, share: float) -> list[Scene]:

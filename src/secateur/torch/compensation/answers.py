@@ -35,6 +35,7 @@ from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.distributed import reduce_sum, world_size
 from secateur.torch.running.example import Example
 from secateur.torch.running.padding import Padding
+from secateur.torch.running.walking import buffers_of, named_parameters, parameters_of
 
 _DOING = "fitting answers"
 _TIMES = 8  # as many samples as layers are fitted to, at most; others each time where a loader has them
@@ -66,11 +67,13 @@ def _as_floats(model: nn.Module) -> Iterator[nn.Module]:
     """A twin on the model's memory; weights of fewer digits than a step has are written back at the end."""
     # parameters are on the model's memory, so that what is fitted is the model
     with judging(model) as student:
-        own = dict(model.named_parameters())
-        short = {n: p for n, p in student.named_parameters() if p.is_floating_point() and p.element_size() < 4}
+        own = dict(named_parameters(model, once=True))
+        short = {
+            n: p for n, p in named_parameters(student, once=True) if p.is_floating_point() and p.element_size() < 4
+        }
         for parameter in short.values():
             parameter.data = parameter.data.float()
-        for buffer in student.buffers() if short else ():
+        for buffer in buffers_of(student) if short else ():
             buffer.data = buffer.data.float() if buffer.is_floating_point() else buffer.data
         yield student
         with torch.no_grad():
@@ -80,8 +83,8 @@ def _as_floats(model: nn.Module) -> Iterator[nn.Module]:
 
 def _frozen(model: nn.Module) -> set[str]:
     """The parameters that do not train while others do."""
-    trains = any(p.requires_grad for p in model.parameters())
-    return {name for name, p in model.named_parameters() if not p.requires_grad} if trains else set()
+    trains = any(p.requires_grad for p in parameters_of(model))
+    return {name for name, p in named_parameters(model, once=True) if not p.requires_grad} if trains else set()
 
 
 class _Fitter:
@@ -89,7 +92,7 @@ class _Fitter:
 
     def __init__(self, student: nn.Module, teacher: nn.Module, lesson: Lesson) -> None:
         self.student, self.teacher, self.lesson = student, teacher, lesson
-        self.parameters = dict(student.named_parameters())
+        self.parameters = dict(named_parameters(student, once=True))
         self.generator = torch.Generator().manual_seed(0)
         self.wanted: dict[int, Answer] = {}
         self.known = [
@@ -276,7 +279,7 @@ class _UsedOnce:
     """A tap that finds contractions whose weight has one place in the network. State: what was seen."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.names = {id(p): name for name, p in named_parameters(model, once=True)}
         self.sites: dict[str, Site] = {}
         self.uses: Counter[str] = Counter()
 

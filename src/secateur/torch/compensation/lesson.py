@@ -20,6 +20,7 @@ from secateur.torch.running.distributed import Group, reduce_sum
 from secateur.torch.running.example import Example
 from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.padding import Padding
+from secateur.torch.running.walking import parameters_of
 
 Weighed = tuple[torch.Tensor, torch.Tensor]  # numbers, one a row, and what each row counts
 
@@ -50,7 +51,7 @@ class Lesson:
 
     def leads_back(self, model: nn.Module) -> bool:
         """Whether answers have gradients; none where code detaches them, or holds a model made of floats to fewer digits."""
-        floating = [p for p in model.parameters() if p.is_floating_point()]
+        floating = [p for p in parameters_of(model) if p.is_floating_point()]
         for parameter in floating:
             parameter.requires_grad_()
         try:
@@ -64,7 +65,7 @@ class Lesson:
 
     def run(self, model: nn.Module, batch: object) -> object:
         """What a model returns, given floats where it is made of them."""
-        own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        own = next((p.dtype for p in parameters_of(model) if p.is_floating_point()), torch.float32)
         example = Example.of(model, self.data.collect(batch))
         if own == torch.float32:
             example = example.map(lambda t: t.float() if t.is_floating_point() and t.element_size() < 4 else t)

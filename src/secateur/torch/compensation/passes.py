@@ -36,6 +36,7 @@ from secateur.torch.measuring.folds import owners
 from secateur.torch.running.contractions import Site
 from secateur.torch.running.padding import NOTHING_PADDED, Padding
 from secateur.torch.running.transforms import INSIDE
+from secateur.torch.running.walking import named_buffers, named_parameters, parameters_of
 
 Function = Callable[..., Any]
 Called = Callable[[str], str]  # what the original calls a tensor of this name
@@ -78,8 +79,8 @@ class Watcher:
         self.batch = batch
         self.record = record
         self.visits: Counter[str] = Counter()
-        self.buffers = {id(b): called(name) for name, b in model.named_buffers()}
-        self.parameters = {id(p): called(name) for name, p in model.named_parameters()}
+        self.buffers = {id(b): called(name) for name, b in named_buffers(model, once=True)}
+        self.parameters = {id(p): called(name) for name, p in named_parameters(model, once=True)}
         self.looked_up: set[str] = set()  # weights that are (also) embeddings
         self._here = ""
 
@@ -187,8 +188,10 @@ class Recorder(Watcher):
         super().__init__(model, batch, record)
         self.limit, self.padding = limit, padding
         self.order: list[str] = []
-        trains = any(p.requires_grad for p in model.parameters())
-        self.frozen = {n for n, p in model.named_parameters() if not p.requires_grad} if trains else set[str]()
+        trains = any(p.requires_grad for p in parameters_of(model))
+        self.frozen = (
+            {n for n, p in named_parameters(model, once=True) if not p.requires_grad} if trains else set[str]()
+        )
 
     def after(self, site: Site, y: torch.Tensor) -> torch.Tensor:
         self.order.append(self._here)

@@ -31,6 +31,7 @@ from secateur.torch.measuring.judging import batches, judging
 from secateur.torch.measuring.targets import aimed
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.padding import NOTHING_PADDED, Padding
+from secateur.torch.running.walking import parameters_of
 
 
 @CRITERIA.add("block_influence")
@@ -123,7 +124,7 @@ def _gates(criterion: GateGradient | Taylor, graph: Graph, model: nn.Module) -> 
 def _ask_for_gradients(model: nn.Module, blocks: Collection[str]) -> None:
     """Let what blocks give have a gradient: of their vectors one is enough, and cheap."""
     for name in blocks:
-        mine = [p for p in model.get_submodule(name).parameters() if p.is_floating_point()]
+        mine = [p for p in parameters_of(model.get_submodule(name)) if p.is_floating_point()]
         for parameter in [p for p in mine if p.dim() < 2] or mine:
             parameter.requires_grad_()
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from secateur.torch.running.example import Example
+from secateur.torch.running.walking import named_modules, parameters_of
 
 NUM_RUNS = 10
 
@@ -43,7 +44,7 @@ def layer_times(example: Example, num_runs: int = NUM_RUNS) -> dict[str, float]:
 
 
 def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(name, module) for name, module in model.named_modules() if name and not any(module.children())]
+    return [(name, module) for name, module in named_modules(model) if name and not any(module.children())]
 
 
 def _listen(
@@ -62,7 +63,7 @@ def _listen(
 
 def _clock(model: nn.Module) -> Callable[[], float]:
     """Seconds, when all that was asked of the device is done."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = next((p.device for p in parameters_of(model)), torch.device("cpu"))
     if device.type != "cuda":
         return time.perf_counter
 

@@ -18,6 +18,7 @@ from secateur.core.graph import Graph
 from secateur.core.layout import Values
 from secateur.torch.running.data import NotFinite
 from secateur.torch.running.distributed import Group, reduce_sum
+from secateur.torch.running.walking import parameters_of
 
 
 @dataclass(slots=True)
@@ -31,7 +32,7 @@ class Tally:
     @classmethod
     def of(cls, graph: Graph, model: nn.Module, group: Group = None) -> Tally:
         """All zero, on the model's device; ``group`` are the processes that add up together."""
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = next((p.device for p in parameters_of(model)), torch.device("cpu"))
         shapes = {w.name: (() if w.outer is None else (graph[w.outer].size,)) + (w.size,) for w in graph.free}
         sums = {name: torch.zeros(shape, dtype=wide(device), device=device) for name, shape in shapes.items()}
         return cls(sums, dict.fromkeys(sums, 0.0), group)

@@ -23,11 +23,12 @@ from secateur.torch.measuring.weights import Carrier, carriers
 from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.explaining import brief
+from secateur.torch.running.walking import named_parameters
 
 
 def live_carriers(graph: Graph, model: nn.Module, *, bias: bool = False) -> list[Carrier]:
     """As `carriers`, with the parameters themselves, which have a ``.grad``."""
-    named = dict(model.named_parameters(remove_duplicate=False))
+    named = dict(named_parameters(model))
     return with_values(carriers(graph, model, bias=bias), lambda carrier: named[carrier.name])
 
 

@@ -20,6 +20,7 @@ from secateur.progress import progress
 from secateur.torch.running.data import Data
 from secateur.torch.running.switches import Watched, apart, cudnn_off
 from secateur.torch.running.twin import in_use, twin
+from secateur.torch.running.walking import modules_of
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def judging(model: nn.Module) -> Iterator[nn.Module]:
         judged = twin(model, in_use).eval()
         stack.enter_context(torch.enable_grad())
         stack.enter_context(Watched())  # attention's fused path shows no weights and has no gradient
-        if any(isinstance(m, nn.RNNBase) for m in judged.modules()):
+        if any(isinstance(m, nn.RNNBase) for m in modules_of(judged)):
             stack.enter_context(cudnn_off())  # cuDNN has no gradient in evaluation
         yield judged
 

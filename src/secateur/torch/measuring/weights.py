@@ -18,6 +18,7 @@ from torch import nn
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import Layout, widths_of
 from secateur.errors import InputError
+from secateur.torch.running.walking import named_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def carriers(graph: Graph, model: nn.Module, *, bias: bool = False) -> list[Carr
 
     Raises InputError if the model is not the one the graph was made from, or its weights are not there.
     """
-    tensors = _distinct(dict(model.named_parameters(remove_duplicate=False)))
+    tensors = _distinct(dict(named_parameters(model)))
     known = {name for name in graph.parameters if name in graph.layouts}
     missing = sorted(name for name in known if name not in tensors)
     if missing:

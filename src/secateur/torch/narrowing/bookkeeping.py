@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from secateur.torch.running.restoring import flags_kept, relink
+from secateur.torch.running.walking import modules_of
 
 
 def refresh(module: nn.Module) -> None:
@@ -23,7 +24,7 @@ def refresh(module: nn.Module) -> None:
         _refresh_sizes(module)
         return
     with flags_kept(module):
-        for part in module.modules():
+        for part in modules_of(module):
             part.training = False  # a weight that is computed when it is asked for may learn from being asked
         _recompute(module)
         _refresh_sizes(module)

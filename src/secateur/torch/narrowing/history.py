@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from secateur.core.plan import Plan
+from secateur.torch.running.walking import named_parameters
 
 _HISTORY = "_secateur_history"
 
@@ -74,6 +75,6 @@ def history_of(model: nn.Module) -> History:
 
 def history_with(before: nn.Module, plan: Plan, after: nn.Module) -> dict[str, object]:
     """What a model narrowed by a plan is to remember of the one it was made from, as a note for `install`."""
-    parameters = {name: weakref.ref(p) for name, p in before.named_parameters(remove_duplicate=False)}
+    parameters = {name: weakref.ref(p) for name, p in named_parameters(before)}
     made = Narrowing(replace(plan, graph=None), parameters)
     return {_HISTORY: History((*history_of(before).narrowings, made), after)}

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.torch.running.walking import named_modules
+
 Config = Any  # somebody else's class, with fields as attributes
 
 
@@ -63,7 +65,7 @@ def put_numbers(model: nn.Module, before: Mapping[str, nn.Module], after: Mappin
     for module in before.values():
         for key, value in _integers(module):
             usual.setdefault((type(module), key), set()).add(value)
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         like = vars(after[name]) if name in after and type(after[name]) is type(module) else {}
         for key, value in list(_integers(module)):
             new = like.get(key, value)

@@ -35,6 +35,7 @@ from secateur.torch.narrowing.host_building import (
 )
 from secateur.torch.narrowing.host_depth import Value, fields_of, shallower
 from secateur.torch.running.randomness import undo_of_random_state
+from secateur.torch.running.walking import modules_of, named_buffers, named_modules, named_parameters
 
 ORIGINAL_CONFIG, UNSAID = "_secateur_config", "_secateur_unsaid"  # notes on a model that was narrowed
 
@@ -202,7 +203,7 @@ class _Description:
 
     def _miscounted(self, built: nn.Module) -> list[str]:
         """Numbers that the constructor computes, and that are not those that the narrowed network goes on with."""
-        modules, marks = dict(built.named_modules()), dict(_marks(built, words=bool(self.plan.drops)))
+        modules, marks = dict(named_modules(built)), dict(_marks(built, words=bool(self.plan.drops)))
         wrong = [f"{m}.{p}" for (m, p), n in self.numbers.items() if m in modules and _attribute(modules[m], p) != n]
         return wrong + [f"{m}.{key}" for (m, key), mark in self.marks.items() if marks.get((m, key)) != mark]
 
@@ -252,7 +253,7 @@ def put_config(model: nn.Module, old: Mapping[int, Config], fields: Fields) -> N
         put_numbers(model, fresh(model, root), built)
     finally:
         undo()
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         config = old.get(id(module))
         if config is not None:
             if id(config) not in made:  # a copy of the model's, as the stacks of encoder–decoders have
@@ -273,7 +274,7 @@ def _own(config: Config, root: Config, fields: Fields, like: Config | None) -> d
 
 def configs_held(model: nn.Module) -> dict[int, Config]:
     """The configurations that modules hold now, by the module's id."""
-    return {id(m): c for m in model.modules() if (c := config_of(m)) is not None}
+    return {id(m): c for m in modules_of(model) if (c := config_of(m)) is not None}
 
 
 def _sub_configs(config: Config) -> set[str]:
@@ -338,7 +339,7 @@ def _called(module: str, plan: Plan) -> str | None:
 def _marks(model: nn.Module, *, words: bool) -> Iterator[tuple[tuple[str, str], object]]:
     """The numbers that the constructor computed; with ``words``, what else tells one layer from another."""
     kinds = (float, str, bool) if words else (float,)
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         yield from (((name, key), value) for key, value in vars(module).items() if type(value) in kinds)
 
 
@@ -358,11 +359,11 @@ def _attribute(holder: object, path: str) -> object:
 
 def _stored(model: nn.Module) -> dict[str, torch.Tensor]:
     left_out = set(_not_stored(model))
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    named = [*named_parameters(model), *named_buffers(model)]
     return {name: tensor for name, tensor in named if name not in left_out}
 
 
 def _not_stored(model: nn.Module) -> Iterator[str]:
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         for key in module._non_persistent_buffers_set:
             yield f"{prefix}.{key}" if prefix else key

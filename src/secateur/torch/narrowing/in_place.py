@@ -37,6 +37,7 @@ from secateur.torch.narrowing.slices import (
 )
 from secateur.torch.running.memory import free_bytes
 from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.walking import named_modules
 
 Holder = tuple[dict[str, Any], str]  # a module's table, and the key a tensor has there
 
@@ -88,7 +89,7 @@ def stream(model: nn.Module, plan: Plan, finish: Callable[[list[Pair]], None], f
 def _by_tensor(model: nn.Module) -> list[tuple[list[Holder], str]]:
     """Every tensor once, with all that holds it; by name, so that no reference here keeps a tensor alive."""
     found: dict[int, tuple[list[Holder], str]] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in named_modules(model, once=False):
         for table in (module._parameters, module._buffers):
             for key, tensor in table.items():
                 if tensor is not None:

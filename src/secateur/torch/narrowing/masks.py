@@ -23,6 +23,7 @@ from secateur.core.plan import Plan
 from secateur.errors import InputError, PlanError, nearest
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.slices import check_shape, kept_mask
+from secateur.torch.running.walking import modules_of, named_modules
 
 _BUFFERS = "_secateur_masked_buffers"  # in a module: {buffer: (where it is masked, what was there)}
 
@@ -96,7 +97,7 @@ def remove_masks(model: nn.Module, *, leave_zeros: bool) -> None:
             module._parameters[name] = module._parameters.pop(name)
         refresh(module)
     if leave_zeros:
-        for module in model.modules():
+        for module in modules_of(model):
             module.__dict__.pop(_BUFFERS, None)
     show_buffers(model)
 
@@ -145,7 +146,7 @@ def hide_buffer(module: nn.Module, key: str, mask: torch.Tensor) -> None:
 
 def show_buffers(model: nn.Module) -> None:
     """What `hide_buffer` hid is there again."""
-    for module in model.modules():
+    for module in modules_of(model):
         for key, (hidden, values) in module.__dict__.pop(_BUFFERS, {}).items():
             module._buffers[key].masked_scatter_(hidden, values)  # type: ignore[union-attr]
 
@@ -168,7 +169,7 @@ def place_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _masked(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, parametrize.ParametrizationList]]:
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         if parametrize.is_parametrized(module):
             for key, stack in module.parametrizations.items():  # type: ignore[union-attr]
                 if isinstance(stack, parametrize.ParametrizationList) and isinstance(stack[0], Mask):

@@ -23,6 +23,7 @@ from secateur.torch.running.data import Collect, Data, call, first_of, to_device
 from secateur.torch.running.distributed import Group, active, reduce_sum, unwrapped
 from secateur.torch.running.randomness import unmoved
 from secateur.torch.running.restoring import left_as_found
+from secateur.torch.running.walking import modules_of, parameters_of
 
 
 class RunningNorm(Protocol):
@@ -44,12 +45,12 @@ class RunningNorm(Protocol):
 
 def batch_norms(model: nn.Module) -> list[RunningNorm]:
     """The modules of a model that keep running statistics, but those that are frozen while the rest of it trains."""
-    trains = any(p.requires_grad for p in model.parameters())
-    return [m for m in model.modules() if not (trains and _is_frozen(m)) and _keeps_statistics(m)]
+    trains = any(p.requires_grad for p in parameters_of(model))
+    return [m for m in modules_of(model) if not (trains and _is_frozen(m)) and _keeps_statistics(m)]
 
 
 def _is_frozen(norm: nn.Module) -> bool:
-    parameters = list(norm.parameters())
+    parameters = list(parameters_of(norm))
     return bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
@@ -74,7 +75,7 @@ def reestimate_batch_norm(
     norms = batch_norms(model)
     if not norms:
         return 0
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = next((p.device for p in parameters_of(model)), torch.device("cpu"))
     used, group = 0, None
     if isinstance(data_loader, Data):
         num_batches, collect_func, group = data_loader.num_batches, data_loader.collect, data_loader.group

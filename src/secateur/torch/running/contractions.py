@@ -23,6 +23,7 @@ from secateur.torch.running.calls import Args, Function, Kwargs, Result
 from secateur.torch.running.functions import functions_opened
 from secateur.torch.running.listening import Listening
 from secateur.torch.running.transforms import bottoms, inside_a_transform
+from secateur.torch.running.walking import named_parameters
 
 
 @dataclass(slots=True)
@@ -101,7 +102,7 @@ class _Watch(Listening):
         self.tap = tap
         self.other = getattr(tap, "other", _run)
         self.inside = getattr(tap, "inside", None)
-        self.names = {id(p): called(name) for name, p in model.named_parameters()}
+        self.names = {id(p): called(name) for name, p in named_parameters(model, once=True)}
         self.flipped: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # transposed view -> (view, parameter)
         self.copies: list[torch.Tensor] = []  # kept, so that no other tensor has their id
         self.passed: list[str] | None = None

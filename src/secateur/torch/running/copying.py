@@ -25,9 +25,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from secateur.torch.running.holding import ATOMS, SHARED, content_of, everything_in, is_bound, reaches
+from secateur.torch.running.holding import ATOMS, SHARED, content_of, everything_in, held_by, is_bound, reaches
 from secateur.torch.running.interrupts import Interrupts
-from secateur.torch.running.plain import is_kept_from_disk, is_plain
+from secateur.torch.running.plain import is_kept_from_disk, is_plain, is_plain_but_for_copies
 
 Replace = Callable[[torch.Tensor], torch.Tensor]
 Held = Any  # whatever a model or a batch holds: a copier assumes nothing of it
@@ -69,7 +69,8 @@ class Copier:
     """One deep copy. ``memo`` maps what has been copied, by identity, and may be filled beforehand.
 
     ``members`` are the modules of the network: a weak reference to one of them, or to one of its tables, is bound to the
-    copy. With ``keeps_strangers``, functions and bound methods that reach none of them (nor their tensors) are held by both.
+    copy. With ``keeps_strangers``, functions and bound methods that reach none of them, of their tensors and of what else they
+    ``held`` are held by both.
     """
 
     def __init__(self, replace: Replace, members: Iterable[nn.Module] = (), *, keeps_strangers: bool = False) -> None:
@@ -78,6 +79,7 @@ class Copier:
         modules = tuple(members)
         self.members = {id(module) for module in modules}
         self.members |= {id(vars(module)[key]) for module in modules for key in _TABLES & vars(module).keys()}
+        self.held = {id(each) for module in modules for each in held_by(module)} if keeps_strangers else set[int]()
         self.keeps_strangers = keeps_strangers
         self._alive: list[Held] = []  # identities in the memo stay theirs
         self._ways: dict[type, Way] = {}
@@ -104,7 +106,7 @@ class Copier:
 
     def is_stranger(self, function: types.FunctionType | types.MethodType | types.BuiltinFunctionType) -> bool:
         """Whether a function is to be held by both, since it has nothing to do with the network."""
-        return self.keeps_strangers and not reaches(function, self.members | self.memo.keys())
+        return self.keeps_strangers and not reaches(function, self.members | self.held | self.memo.keys())
 
     def items(self, pairs: Iterable[tuple[Held, Held]], step: str) -> Iterable[tuple[Held, Held]]:
         """Copies of keyed values; ``step`` says how a key is written in a path."""
@@ -124,9 +126,9 @@ def _way(kind: type) -> Way:
     for base, way in _WAYS_OF_SUBCLASSES:
         if issubclass(kind, base):
             return way
-    if not is_plain(kind):
-        return _by_deepcopy
-    return _module if issubclass(kind, nn.Module) else _plain
+    if issubclass(kind, nn.Module):
+        return _module if is_plain(kind) else _module_first if is_plain_but_for_copies(kind) else _by_deepcopy
+    return _plain if is_plain(kind) else _by_deepcopy
 
 
 def _same(copier: Copier, value: object) -> Held:
@@ -166,6 +168,19 @@ def _module(copier: Copier, value: nn.Module) -> Held:
             error.steps.append(f".{key}")
             raise
     return made
+
+
+def _module_first(copier: Copier, value: nn.Module) -> Held:
+    """A module whose class has a ``__deepcopy__`` and the like: what that leaves out, shares or builds anew would be no twin.
+    By its own rules only where it holds what nobody else can copy.
+    """
+    before = dict(copier.memo)
+    try:
+        return _module(copier, value)
+    except Uncopyable:
+        copier.memo.clear()  # it holds half-made copies
+        copier.memo.update(before)
+        return _by_deepcopy(copier, value)
 
 
 def _table(copier: Copier, table: dict[Held, Held]) -> Held:

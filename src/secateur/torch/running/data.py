@@ -26,6 +26,7 @@ from secateur.torch.running.distributed import Group
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.randomness import unmoved
 from secateur.torch.running.twin import in_use, twin
+from secateur.torch.running.walking import parameters_of
 
 Batch = Any  # whatever a loader yields, a model takes of it and gives for it
 Loss = Callable[[Batch, Batch], torch.Tensor]
@@ -122,7 +123,7 @@ class Data:
 
     def next_pass(self, model: nn.Module) -> Iterator[Batch]:
         """The batches that the loader gives this time, in another order where it shuffles."""
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = next((p.device for p in parameters_of(model)), torch.device("cpu"))
         empty = True
         for batch in islice(iter(self.loader), self.num_batches):
             empty = False

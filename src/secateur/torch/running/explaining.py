@@ -18,6 +18,7 @@ from secateur.errors import ConfigError, InputError, SecateurError
 from secateur.torch.running.data import Data, NotFinite, call
 from secateur.torch.running.describing import described
 from secateur.torch.running.twin import in_use, twin
+from secateur.torch.running.walking import named_parameters
 
 _FAULTS = (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError)
 
@@ -51,7 +52,9 @@ def data_explained(model: nn.Module, data: Data | None) -> Iterator[None]:
 
 def _strange_weight(model: nn.Module) -> str | None:
     """The first weight that holds NaN, which whatever is computed with it is, too."""
-    named = next((n for n, p in model.named_parameters() if not p.is_meta and bool(p.detach().isnan().any())), None)
+    named = next(
+        (n for n, p in named_parameters(model, once=True) if not p.is_meta and bool(p.detach().isnan().any())), None
+    )
     return None if named is None else f"the weight {visible(named)} holds NaN, so nothing can be scored; mend it first"
 
 

@@ -8,6 +8,7 @@ Invariant: nothing is called, nothing is changed.
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import threading
@@ -18,7 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.library import CustomOpDef
+
+from secateur.torch.running.walking import attributes_of
 
 Held = Any  # whatever a model or a batch holds
 
@@ -41,11 +45,28 @@ SHARED = (
     *((dist.ProcessGroup, dist.Store) if dist.is_available() else ()),
 )
 
+_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
+_NOBODYS = (*_FUNCTIONS, *SHARED, type, torch.Tensor, nn.Module)
+
 
 def reaches(function: Held, wanted: Collection[int]) -> bool:
     """Whether anything that a function holds (its variables, defaults, the object it is bound to) is one of these."""
     held = _variables_of(function) if isinstance(function, types.FunctionType) else [function.__self__]
     return any(id(item) in wanted for item in everything_in(held))
+
+
+def held_by(module: nn.Module) -> Iterator[Held]:
+    """The objects and containers that are a module's own, containers in containers too; not functions, of which many are."""
+    seen: set[int] = set()
+    waiting = [value for _, value in attributes_of(module)]
+    while waiting:
+        value = waiting.pop()
+        if type(value) in ATOMS or id(value) in seen or isinstance(value, _NOBODYS):
+            continue
+        seen.add(id(value))
+        yield value
+        if isinstance(value, (dict, list, tuple)):
+            waiting += value.values() if isinstance(value, dict) else value
 
 
 def everything_in(value: object) -> Iterator[Held]:

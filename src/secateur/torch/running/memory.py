@@ -9,6 +9,8 @@ import psutil
 import torch
 from torch import nn
 
+from secateur.torch.running.walking import parameters_of
+
 
 def free_bytes(device: torch.device) -> int:
     """The memory of a device that nobody uses: of a GPU its own, else the host's."""
@@ -35,4 +37,4 @@ def _compressed(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 def free_beside(model: nn.Module) -> int:
     """The free memory where a model's first parameter is."""
-    return free_bytes(next((p.device for p in model.parameters()), torch.device("cpu")))
+    return free_bytes(next((p.device for p in parameters_of(model)), torch.device("cpu")))

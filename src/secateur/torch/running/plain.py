@@ -30,6 +30,13 @@ def is_plain(kind: type, besides: tuple[str, ...] = ()) -> bool:
     )
 
 
+def is_plain_but_for_copies(kind: type) -> bool:
+    """Whether instances would be plain, had not somebody's code (none of PyTorch's) an opinion on copying them."""
+    said = [name for name in _PROTOCOL if not _is_usual(kind, name)]
+    theirs = [name for name in said if not getattr(getattr(kind, name), "__module__", "torch.").startswith("torch.")]
+    return len(theirs) == len(said) and is_plain(kind, besides=tuple(theirs))
+
+
 def is_kept_from_disk(value: object) -> bool:
     """Whether an object would be plain, had its class not refused to give its state to pickle, and so to `copy.deepcopy`."""
     kind = type(value)

@@ -10,7 +10,7 @@ Invariant: a Sized compares, hashes, prints and pickles as the plain integer it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from typing import Any
@@ -75,12 +75,15 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
             values[attribute] = int(value)
             return (Sized if type(value) is int else SizedNumber)(int(value), attribute, listener)
         if isinstance(value, (tuple, list)) and is_plain_row(value) and _few_integers(value):
-            return row_like(value, [wrap(v, module, f"{path}[{i}]", depth) for i, v in enumerate(value)])
+            made = [wrap(v, module, f"{path}[{i}]", depth) for i, v in enumerate(value)]
+            return value if _are(made, value) else row_like(value, made)
         if depth < _DEPTH and is_table(value) and _is_data(value):
-            return type(value)((k, wrap(v, module, f'{path}["{k}"]', depth + 1)) for k, v in value.items())
+            inside = {k: wrap(v, module, f'{path}["{k}"]', depth + 1) for k, v in value.items()}
+            return value if _are(inside.values(), value.values()) else type(value)(inside)
         if depth < _DEPTH and _is_config(path.rpartition(".")[2], value):
             fields = fields_of(value)
-            return with_fields(value, {k: wrap(v, module, f"{path}.{k}", depth + 1) for k, v in fields.items()})
+            inside = {k: wrap(v, module, f"{path}.{k}", depth + 1) for k, v in fields.items()}
+            return value if _are(inside.values(), fields.values()) else with_fields(value, inside)
         return value
 
     for name, module in named_modules(model):
@@ -108,6 +111,11 @@ def _own_sizes(module: nn.Module) -> dict[str, tuple[str, int]]:
     if getattr(module, "groups", 1) != 1:
         return {}
     return next((sizes for kind, sizes in _OWN_SIZES if isinstance(module, kind)), {})
+
+
+def _are(made: Iterable[object], given: Iterable[object]) -> bool:
+    """Whether nothing became another: what holds no size stays the object that hooks and other modules hold as well."""
+    return all(one is other for one, other in zip(made, given, strict=True))
 
 
 def _few_integers(values: Sequence[object]) -> bool:

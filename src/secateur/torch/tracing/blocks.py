@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from secateur.core.depth import Pairs
 from secateur.core.equations import Attribute
 from secateur.core.space import Space, leaves
+from secateur.torch.running.walking import named_modules, parameters_of
 from secateur.torch.tracing.memory import Holding, passes_on
 from secateur.torch.tracing.records import Record
 
@@ -74,7 +75,7 @@ class Borders:
 
 def entries_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
     """Every list of modules by dotted name, with each of its entries by key; lists whose keys tell no order have none."""
-    for name, stack in model.named_modules():
+    for name, stack in named_modules(model):
         if isinstance(stack, (nn.ModuleList, nn.Sequential)) and not isinstance(stack, torch.jit.ScriptModule):
             keys = list(stack._modules)
             if not any(key.isdigit() for key in keys) or keys == [str(i) for i in range(len(keys))]:
@@ -95,7 +96,7 @@ def numbered(name: str, entries: Mapping[str, nn.Module]) -> Iterator[tuple[Attr
     """The integers in entries that say where each stands: in all that have one, its place, counted from 0 or from 1."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     for key, entry in entries.items():
-        for path, module in entry.named_modules():
+        for path, module in named_modules(entry):
             for attribute, value in vars(module).items():
                 if type(value) is int:
                     found.setdefault((path, attribute), {})[key] = value
@@ -110,9 +111,9 @@ def numbered(name: str, entries: Mapping[str, nn.Module]) -> Iterator[tuple[Attr
 def watch(model: nn.Module, tracer: Any) -> None:
     """Let the tracer write down what passes the borders of the entries of lists, and of all else that has parameters."""
     entries = listed(model)
-    others = {name: module for name, module in model.named_modules() if name and name not in entries}
+    others = {name: module for name, module in named_modules(model) if name and name not in entries}
     for name, module in {**others, **entries}.items():
-        known = name in entries or next(module.parameters(), None) is not None
+        known = name in entries or bool(parameters_of(module))
         if known and not isinstance(module, torch.jit.ScriptModule):
             watch_one(module, name, tracer, in_list=name in entries)
 

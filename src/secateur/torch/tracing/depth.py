@@ -25,6 +25,7 @@ from secateur.torch.narrowing.host_config import Fields, said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.restoring import abstract_like
+from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.blocks import Course, entries_of, listed, numbered, watch, watch_one
 from secateur.torch.tracing.observe import Observation, Run, real_like
 from secateur.torch.tracing.places import places
@@ -121,14 +122,14 @@ def _feature_axis(seen: Observation, blocks: Collection[str]) -> int:
 def _held_once(model: nn.Module) -> Callable[[nn.Module], bool]:
     """Tells of a module whether nobody else holds it, or any of its tensors."""
     places: dict[int, int] = {}
-    for _, module in model.named_modules(remove_duplicate=False):
+    for _, module in named_modules(model, once=False):
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
                 places[id(tensor)] = places.get(id(tensor), 0) + 1
 
     def alone(entry: nn.Module) -> bool:
         mine: dict[int, int] = {}
-        for _, module in entry.named_modules(remove_duplicate=False):
+        for _, module in named_modules(entry, once=False):
             for tensor in (*module._parameters.values(), *module._buffers.values()):
                 if tensor is not None:
                     mine[id(tensor)] = mine.get(id(tensor), 0) + 1

@@ -32,11 +32,12 @@ from secateur.core.equations import Attribute
 from secateur.core.settle import SizeFacts, attributes_in
 from secateur.core.space import freeze, leaves
 from secateur.torch.narrowing.host_building import is_config
+from secateur.torch.running.holding import content_of
 from secateur.torch.running.walking import attributes_of
 from secateur.torch.tracing.blocks import entries_of, numbered
 from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.unreached import Reach
-from secateur.torch.tracing.written import asked_by, is_of, led_to, methods_of, named_by, names_in
+from secateur.torch.tracing.written import asked_by, is_of, led_to, methods_of, named_by, names_in, things_in
 
 _TAKE_SIZES = frozenset(
     [
@@ -179,17 +180,21 @@ def _words(path: str) -> list[str]:
 def _builds(methods: Mapping[str, FunctionType], name: str) -> bool:
     """Whether a method makes parameters, buffers or layers: ``reset_classifier``, ``reparameterize``. It builds the module, with
     sizes of its own, and is no use of what is there."""
-    return any(
-        word in _BUILDS or any(isinstance(thing, type) and issubclass(thing, nn.Module) for thing in _meant(code, word))
-        for led in led_to(methods, name).values()
-        for code in _with_its_file(led)
-        for word in names_in(code.__code__)
+    return any(_makes_layers(code) for led in led_to(methods, name).values() for code in _with_its_file(led))
+
+
+def _makes_layers(function: FunctionType) -> bool:
+    words = names_in(function.__code__)
+    # quickly first: an attribute of the module may have such a name too
+    meant = [table.get(word) for table in (vars(nn), function.__globals__) for word in words]
+    may = any(
+        map(_is_layer, (*meant, *(content for cell in function.__closure__ or () for content in content_of(cell))))
     )
+    return not words.isdisjoint(_BUILDS) or (may and any(map(_is_layer, things_in(function))))
 
 
-def _meant(function: FunctionType, word: str) -> tuple[object, object]:
-    """What a name in a function may stand for: something of its file, or of ``torch.nn``."""
-    return function.__globals__.get(word), vars(nn).get(word)
+def _is_layer(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, nn.Module)
 
 
 def _writes(methods: Mapping[str, FunctionType], name: str) -> bool:

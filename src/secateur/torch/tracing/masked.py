@@ -24,11 +24,10 @@ _MASK, _IDS = "attention_mask", "input_ids"
 
 def listen_padded(seen: Observation) -> None:
     """Run each example that has no padding once more, its last row one token shorter, and train on it where training differed."""
-    if _MASK not in inspect.signature(seen.example.model.forward).parameters:
-        return
     trained = {id(run.example) for run in seen.runs if run.training}  # in a way of its own
     for run in list(seen.runs):
-        padded = _padded(run.example) if not run.training else None
+        takes_mask = not run.training and _MASK in inspect.signature(run.example.code).parameters
+        padded = _padded(run.example) if takes_mask else None
         if padded is None:
             continue
         with contextlib.suppress(Exception):

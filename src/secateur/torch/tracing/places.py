@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from secateur.core.depth import Passes, Stack, inside
+from secateur.torch.running.walking import parameters_of
 from secateur.torch.tracing.blocks import SUMS, Course, Held, Visit
 from secateur.torch.tracing.observe import Observation, Run
 
@@ -24,13 +25,13 @@ Found = dict[str, Passes]
 def places(seen: Observation, taken: Collection[str], alone: Callable[[nn.Module], bool]) -> list[Stack]:
     """The blocks that are not ``taken``, nor in or around one that is, by the module that holds them."""
     model = seen.example.model
-    number = sum(1 for _ in model.parameters())
+    number = sum(1 for _ in parameters_of(model))
 
     def may(name: str) -> bool:
         if inside(name, taken) or any(inside(other, [name]) for other in taken):
             return False
         module = model.get_submodule(name)
-        return sum(1 for _ in module.parameters()) < number and alone(module)  # never all there is
+        return sum(1 for _ in parameters_of(module)) < number and alone(module)  # never all there is
 
     names = {visit.name for visit in seen.tracer.borders.visits}
     found = _in_all_runs(seen, {name for name in names if may(name)})

@@ -67,6 +67,12 @@ def does_not_run(example: Example, error: Exception) -> str:
         hint = "A dict at the end is keyword arguments: to pass one as it is, put an empty one behind it, (batch, {}). "
     if _NO_IDS in str(error):
         hint = "What an embedding looks up are whole numbers: torch.long, on the command line ids:1x16. "
+    if example.method != "forward":
+        name = example.method
+        return (
+            f'{kind}.{name} does not run on what Call("{name}", …) gives it: {type(error).__name__}: {error}. {hint}'
+            f"Give what model.{name}(…) takes: a tensor, a tuple, or a tuple ending in a dict of keyword arguments."
+        )
     return (
         f"{kind} does not run on this dummy_input: {type(error).__name__}: {error}. {hint}"
         "Pass what model(...) takes: a tensor, a tuple of arguments, a dict of keywords, or a tuple ending in one."

@@ -104,7 +104,7 @@ def _perform(
             output = None
             ready = (example if tracer.abstract else example.beside_model()).map(staging.taken)
             with tracer, Sizes(tracer, reading=staging.reading), interrupts.welcome():
-                output = used_up(model(*ready.args, **ready.kwargs))
+                output = used_up(example.called(model)(*ready.args, **ready.kwargs))
         if staging.leaves is not None:
             staging.leaves(before, state_of(model))
         return look(output)

@@ -63,7 +63,9 @@ def _place(reach: Reach, part: _Part, tensor: str, axis: int) -> None:
     near = reach.candidates(part.near, mine.root().size)
     rivals = [s for s in near if _key(s) not in kinds and (not kinds or s.size == mine.root().size)]
     if len(kinds) != 1 or (rivals and not (part.is_module and len(alike) > 1)):
-        way = "an example that reaches it, in dummy_input=Examples(x, also=[…]), would tell"
+        way = (
+            'an example that reaches it, in dummy_input=Examples(x, also=[…]), or there a Call("method", …), would tell'
+        )
         reason = f"{part.name} was not reached and may share it: {way}"
         for space in (*kinds.values(), *rivals):
             freeze(space, reason)
@@ -202,7 +204,8 @@ def _anatomy(module: nn.Module, *, with_sizes: bool) -> list[tuple[str, type, li
 
 
 def _own(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    held = [*module._parameters.items(), *module._buffers.items()]
+    return [(key, tensor) for key, tensor in held if tensor is not None]
 
 
 def _counts_up(tensor: torch.Tensor) -> bool:

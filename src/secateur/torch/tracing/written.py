@@ -8,7 +8,8 @@ Invariant: nothing is run; a name that is put together when the code runs is not
 from __future__ import annotations
 
 import dis
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import Enum
 from inspect import unwrap
@@ -16,7 +17,7 @@ from types import CodeType, FunctionType, ModuleType
 
 from torch import nn
 
-from secateur.torch.running.holding import ATOMS
+from secateur.torch.running.holding import ATOMS, content_of
 from secateur.torch.running.walking import modules_of
 
 _TRAINING = "training"
@@ -60,6 +61,41 @@ def named_by(function: FunctionType) -> list[FunctionType]:
     files = [vars(file) for file in globals_named if type(file) is ModuleType and not _is_torchs(file.__name__)]
     found = [*globals_named, *(file[name] for file in files for name in names if name in file)]
     return [plain for f in found if callable(f) and type(plain := unwrap(f)) is FunctionType]
+
+
+def things_in(function: FunctionType) -> Iterator[object]:
+    """What a function names of its file and of files that it names: ``Linear``, ``nn.Linear``; an attribute of an object, that
+    happens to have the name of one of them, is none."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    local = {name: content for name, cell in cells for content in content_of(cell)}
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        codes += (const for const in code.co_consts if type(const) is CodeType)
+        held = file = None
+        for step in dis.get_instructions(code):
+            match step.opname.partition("_")[0], step.opname:
+                case _, "LOAD_GLOBAL" | "LOAD_NAME":
+                    held = function.__globals__.get(step.argval)
+                case _, "LOAD_ATTR" | "LOAD_METHOD":
+                    held = _of_file(held, step.argval)
+                case _, "IMPORT_NAME":
+                    held = file = sys.modules.get(step.argval)
+                case _, "IMPORT_FROM":
+                    held = _of_file(file, step.argval)
+                case "STORE", _:
+                    local[step.argval] = held
+                case "LOAD", _:
+                    held = local.get(step.argval)
+                case (("EXTENDED" | "CACHE" | "NOP"), _):
+                    pass
+                case _:
+                    held = None
+            yield held
+
+
+def _of_file(file: object, name: str) -> object:
+    return vars(file).get(name) if type(file) is ModuleType else None
 
 
 def _is_torchs(name: str) -> bool:

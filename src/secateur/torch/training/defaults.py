@@ -17,6 +17,7 @@ from torch import nn
 from secateur.errors import ConfigError, InputError
 from secateur.torch.narrowing.history import history_of
 from secateur.torch.running.batch_norm import batch_norms
+from secateur.torch.running.walking import parameters_of
 from secateur.torch.training.config import FinetuneConfig, Scheduler
 
 
@@ -30,7 +31,9 @@ def optimizer_for(
     given, lr = options.optimizer, options.lr
     if lr is not None and given is not None:
         raise ConfigError("config: lr has no effect beside an optimizer: set it there")
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [
+        p for p in model.parameters() if p.requires_grad
+    ]  # as the class has it: some leave out what is not to be
     if not trained:
         raise InputError("no parameter of the model requires a gradient: nothing can be trained")
     if given is None:
@@ -44,7 +47,7 @@ def optimizer_for(
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
     made = given if isinstance(given, torch.optim.Optimizer) else given([*trained, *beside])
     held = {id(p) for group in made.param_groups for p in group["params"]}
-    was = {old for step in history_of(model) for old in step.names()} - {id(p) for p in model.parameters()}
+    was = {old for step in history_of(model) for old in step.names()} - {id(p) for p in parameters_of(model)}
     if held & was:
         raise InputError(
             "the optimizer holds parameters from before pruning: call remap_optimizer(optimizer, model) first"

@@ -27,6 +27,7 @@ from secateur.torch.apply import plans_of
 from secateur.torch.running.data import Data
 from secateur.torch.running.padding import NOTHING_PADDED, Padding
 from secateur.torch.running.restoring import flags_kept
+from secateur.torch.running.walking import named_modules, parameters_of
 
 Features = dict[str, torch.Tensor]
 # The dimension of an output that has the units, and which of the teacher's survive in it; None: all of them.
@@ -146,7 +147,7 @@ _ITSELF = "the teacher is the model itself: keep the unpruned one with copy.deep
 
 def check_teacher(model: nn.Module, teacher: nn.Module) -> None:
     """Raise InputError unless the two are in one place."""
-    ours, theirs = (next((p.device for p in m.parameters()), None) for m in (model, teacher))
+    ours, theirs = (next((p.device for p in parameters_of(m)), None) for m in (model, teacher))
     if ours != theirs:
         raise InputError(f"the teacher is on {theirs}, the model on {ours}: move the teacher")
 
@@ -208,7 +209,7 @@ def _names_before(name: str, plans: Sequence[Plan]) -> list[str]:
 
 
 def _check_known(which: str, network: nn.Module, name: str) -> None:
-    known = [path for path, _ in network.named_modules()]
+    known = [path for path, _ in named_modules(network)]
     if name not in known:
         raise InputError(f"features: the {which} has no module {name!r}.{nearest(name, known)}")
 

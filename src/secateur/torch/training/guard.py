@@ -14,21 +14,23 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from secateur.torch.running.walking import buffers_of, parameters_of
+
 
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter is."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+    return next((p.device for p in parameters_of(model)), torch.device("cpu"))
 
 
 def snapshot_of(model: nn.Module) -> list[torch.Tensor]:
     """Copies of all parameters and buffers."""
-    return [t.detach().clone() for t in (*model.parameters(), *model.buffers())]
+    return [t.detach().clone() for t in (*parameters_of(model), *buffers_of(model))]
 
 
 def put_back(model: nn.Module, tensors: list[torch.Tensor]) -> None:
     """Write copies back into the very tensors they were made of."""
     with torch.no_grad():
-        for live, kept in zip((*model.parameters(), *model.buffers()), tensors, strict=True):
+        for live, kept in zip((*parameters_of(model), *buffers_of(model)), tensors, strict=True):
             live.copy_(kept)
 
 

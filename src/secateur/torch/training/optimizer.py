@@ -26,6 +26,7 @@ from secateur.torch.narrowing.history import History, Narrowing, history_of
 from secateur.torch.narrowing.slices import narrow_tensor
 from secateur.torch.prune import PruneResult
 from secateur.torch.running.distributed import unwrapped
+from secateur.torch.running.walking import named_parameters
 
 Cut = tuple[Plan, str]  # a plan, and the name of the parameter in it
 Successor = tuple[nn.Parameter | None, list[Cut]]  # what a parameter became (None: it is gone), and the cuts on the way
@@ -47,7 +48,7 @@ def remap_optimizer(optimizer: torch.optim.Optimizer, result: PruneResult | nn.M
     if isinstance(optimizer, torch.optim.LBFGS):
         raise InputError("LBFGS keeps its parameters and history in one flat vector: make a new one after pruning")
     model, history = _model_of(result)
-    live = dict(model.named_parameters(remove_duplicate=False))
+    live = dict(named_parameters(model))
     current = {id(p) for p in live.values()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     names = [step.names() for step in history]

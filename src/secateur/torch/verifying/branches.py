@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from inspect import signature
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FrameType, MethodType
 from typing import Any
 
 from torch import nn
@@ -93,24 +93,29 @@ class Branches:
 
 def of_one_value(model: nn.Module, examples: Iterable[Example]) -> str | None:
     """The arguments of a model of the user's own that are plain values, the same in all examples; None where there are none."""
-    kind = type(model)
-    forward, is_called = kind.forward, kind.__call__ is nn.Module.__call__
-    if not is_called or not isinstance(forward, FunctionType) or not is_users(forward.__code__):
-        return None
-    asked = signature(forward)
     values: dict[str, set[str]] = {}
     try:
-        calls = [asked.bind(model, *example.args, **example.kwargs) for example in examples]
+        given = [argument for example in examples for argument in _arguments(model, example)]
     except TypeError:  # a hook makes other arguments of them
         return None
-    for call in calls:
-        call.apply_defaults()
-        for name, value in call.arguments.items():
-            values.setdefault(name, set()).add(repr(value) if type(value) in _PLAIN else "")
+    for name, value in given:
+        values.setdefault(name, set()).add(repr(value) if type(value) in _PLAIN else "")
     said = [
         f"{name}={visible(next(iter(told)))[:40]}" for name, told in values.items() if len(told) == 1 and "" not in told
     ]
     return ", ".join(said) or None
+
+
+def _arguments(model: nn.Module, example: Example) -> Iterable[tuple[str, object]]:
+    """What a method of the user's own is given, defaults included, by name."""
+    code = example.code
+    is_called = not isinstance(example.called(model), nn.Module) or type(model).__call__ is nn.Module.__call__
+    if not is_called or not isinstance(code, MethodType) or not is_users(code.__func__.__code__):
+        return []
+    call = signature(code).bind(*example.args, **example.kwargs)
+    call.apply_defaults()
+    of = "" if example.method == "forward" else f"{example.method}'s "
+    return [(f"{of}{name}", value) for name, value in call.arguments.items()]
 
 
 def _listen(function: Callable[..., Any] | None) -> None:

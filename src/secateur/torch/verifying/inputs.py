@@ -10,6 +10,8 @@ Invariant: whatever values an argument had, its fresh ones lie in the same range
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from secateur.torch.running.example import Example
@@ -98,4 +100,4 @@ def _noise(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def _mapped(example: Example, one: object) -> Example:
     args, kwargs = copied((example.args, example.kwargs), one)  # type: ignore[arg-type]
-    return Example(example.model, args, kwargs)
+    return replace(example, args=args, kwargs=kwargs, also=())

@@ -41,7 +41,7 @@ from secateur.torch.running.randomness import _seed_all
 from secateur.torch.running.state import changed, state_of
 from secateur.torch.running.switches import ALONE, apart
 from secateur.torch.running.twin import copied, twin
-from secateur.torch.running.walking import modules_of
+from secateur.torch.running.walking import modules_of, named_parameters
 from secateur.torch.tracing.stage import let_go, let_go_of_frames
 from secateur.torch.verifying.drawing import Lots, drawn, is_fixed
 from secateur.torch.verifying.inputs import is_drawn
@@ -171,7 +171,7 @@ def run(side: Side, scene: Scene, numbers: Numbers, shrink: Shrink = as_it_is) -
             _seed_all(UNSEEDED)
             began, failed = _random_state(network), ""
             with torch.set_grad_enabled(scene.backward), arithmetic, interrupts.welcome():
-                outputs = _outputs(network(*args, **kwargs), side, scene, shrink)
+                outputs = _outputs(scene.example.called(network)(*args, **kwargs), side, scene, shrink)
                 gradients = _gradients(network, outputs) if scene.backward else {}
             if keeps := changed(before, state_of(network)):
                 args, kwargs = _arguments(scene.example, numbers, generator)
@@ -207,7 +207,7 @@ def _second(
 ) -> tuple[dict[str, torch.Tensor], str]:
     """What a second call in a row gives, where the first left something for it; why nothing, where the model is good for one."""
     try:
-        found = _outputs(network(*given[0], **given[1]), side, scene, shrink)
+        found = _outputs(scene.example.called(network)(*given[0], **given[1]), side, scene, shrink)
         return {f"{SECOND}{place}": tensor for place, tensor in found.items()}, ""
     except Exception as error:
         let_go_of_frames(error)
@@ -227,7 +227,7 @@ def _network(side: Side, numbers: Numbers, generator: torch.Generator, *, traini
 
 
 def _generators_of(network: nn.Module) -> set[int]:
-    values = [value for module in network.modules() for value in vars(module).values()]
+    values = [value for module in modules_of(network) for value in vars(module).values()]
     return {id(value) for value in values if isinstance(value, torch.Generator)}
 
 
@@ -267,14 +267,14 @@ def _gradients(network: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[
             terms.append((real.double() * weights).sum())
     if terms:
         torch.stack(terms).sum().backward()
-    named = network.named_parameters()
+    named = named_parameters(network, once=True)
     return {name: None if p.grad is None else p.grad.detach() for name, p in named if p.requires_grad}
 
 
 def _random_state(network: nn.Module) -> bytes:
     """Where the process's generators are, on the CPU, and those the network holds: one that drew nothing left them alone."""
     legacy: Any = np.random.get_state()
-    held = [value for module in network.modules() for value in vars(module).values() if type(value) in _HELD]
+    held = [value for module in modules_of(network) for value in vars(module).values() if type(value) in _HELD]
     states = random.getstate(), legacy[1:], pickle.dumps(held)
     return torch.default_generator.get_state().numpy().tobytes() + repr(states).encode()
 

@@ -18,6 +18,7 @@ from secateur.core.graph import Graph
 from secateur.core.layout import Axis
 from secateur.errors import ConfigError, nearest
 from secateur.torch.narrowing.masks import Mask
+from secateur.torch.running.walking import modules_of, named_parameters
 
 Config = Sequence[Mapping[str, object]]  # as the user writes it, an entry a tensor
 
@@ -101,7 +102,7 @@ def bias_of(model: nn.Module, graph: Graph, fqn: str) -> str | None:
 def _read(model: nn.Module, graph: Graph, item: Mapping[str, object], defaults: Mapping[str, object]) -> Entry:
     config = {"prune_bias": True, **defaults, **item}
     fqn, level, prune_bias = config.get("tensor_fqn"), config.get("sparsity_level"), config["prune_bias"]
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(named_parameters(model))
     if not isinstance(fqn, str):
         raise ConfigError('config: every entry names its tensor, {"tensor_fqn": "conv1.weight"}')
     if fqn not in parameters or fqn not in graph.layouts:
@@ -136,8 +137,8 @@ def _frozen(graph: Graph, fqn: str) -> str | None:
 
 
 def _weights_by_type(model: nn.Module) -> Iterator[str]:
-    parameters = {id(p): name for name, p in reversed(list(model.named_parameters()))}
-    for module in model.modules():
+    parameters = {id(p): name for name, p in reversed(list(named_parameters(model, once=True)))}
+    for module in modules_of(model):
         if isinstance(module, nn.Linear | nn.LSTM | _ConvNd) and not isinstance(module, _ConvTransposeNd):
             for name, parameter in module._parameters.items():
                 if name.startswith("weight") and parameter is not None and id(parameter) in parameters:

@@ -38,6 +38,7 @@ from secateur.torch.pruners.sparsifier.mask_rules import RowScores, check_ranked
 from secateur.torch.pruners.sparsifier.units import Leftover, leftovers, plan_of_masks
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.restoring import all_or_nothing
+from secateur.torch.running.walking import modules_of, named_parameters, parameters_of
 from secateur.torch.trace import trace
 
 MaskRule = Callable[..., None]  # as `Sparsifier.update_mask`
@@ -173,7 +174,7 @@ class Sparsifier:
         """Row masks on a tensor, under all of its names, and on its bias."""
         weight = entry.weight
         rows = torch.ones(len(weight), dtype=torch.bool)
-        names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is weight]
+        names = [name for name, p in named_parameters(model) if p is weight]
         for name in sorted(names, key=lambda name: name != entry.fqn):
             entry.masks.append(add_mask(*place_of(model, name), rows, axis=0))
         if entry.bias is not None and entry.prune_bias:
@@ -204,9 +205,9 @@ class Sparsifier:
 
     @contextmanager
     def _masked_again_on_error(self, model: nn.Module) -> Iterator[None]:
-        classes = [(module, type(module)) for module in model.modules()]
+        classes = [(module, type(module)) for module in modules_of(model)]
         weights = {
-            id(p): (p, p.detach().clone()) for p in model.parameters() if p.dim() == 1
+            id(p): (p, p.detach().clone()) for p in parameters_of(model) if p.dim() == 1
         }  # constants go into biases
         try:
             with all_or_nothing(model):
