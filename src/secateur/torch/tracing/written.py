@@ -12,7 +12,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import Enum
+from functools import cache
 from inspect import unwrap
+from itertools import pairwise
 from types import CodeType, FunctionType, ModuleType
 
 from torch import nn
@@ -61,6 +63,20 @@ def named_by(function: FunctionType) -> list[FunctionType]:
     files = [vars(file) for file in globals_named if type(file) is ModuleType and not _is_torchs(file.__name__)]
     found = [*globals_named, *(file[name] for file in files for name in names if name in file)]
     return [plain for f in found if callable(f) and type(plain := unwrap(f)) is FunctionType]
+
+
+def set_in_runs(model: nn.Module) -> frozenset[str]:
+    """The attributes that code which forward leads to sets on other objects than its module: ``self.context.last = h``."""
+    kinds = {type(module) for module in modules_of(model)}
+    return frozenset().union(*(_set_on_others(f.__code__) for kind in kinds for f in led_to(methods_of(kind)).values()))
+
+
+@cache
+def _set_on_others(code: CodeType) -> frozenset[str]:
+    steps = [step for step in dis.get_instructions(code) if step.opname not in ("EXTENDED_ARG", "CACHE")]
+    own = code.co_varnames[:1]
+    pairs = pairwise(steps)
+    return frozenset(b.argval for a, b in pairs if b.opname == "STORE_ATTR" and (a.argval,) != own)
 
 
 def things_in(function: FunctionType) -> Iterator[object]:
