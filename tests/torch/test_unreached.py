@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 
 import pytest
 import torch
@@ -173,3 +174,42 @@ def test_training_is_always_listened_to() -> None:
     small = sc.apply(Trains(literal=False), graph.plan({"body.out_features": range(5)}))
     assert [len(t[0]) for t in small.train()(X)] == [4, 5]
     assert not sc.trace(Trains(literal=True), X).free
+
+
+class WithTable(nn.Module):
+    """A buffer as long as its widths, which no run reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.rand(12))
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def more(self, h: Tensor) -> Tensor:
+        return h
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.more(torch.relu(self.first(x))))
+
+
+class OnABranch(WithTable):
+    def more(self, h: Tensor) -> Tensor:
+        return h * self.table if len(h) > 99 else h
+
+
+class ByAnyName(WithTable):
+    def more(self, h: Tensor) -> Tensor:
+        return h * getattr(self, "".join(("ta", "ble"))) if len(h) > 99 else h
+
+
+class ByAProperty(WithTable):
+    @cached_property
+    def twice(self) -> Tensor:
+        return self.table * 2
+
+    def more(self, h: Tensor) -> Tensor:
+        return h * self.twice if len(h) > 99 else h
+
+
+@pytest.mark.parametrize(("kind", "free"), [(WithTable, 1), (OnABranch, 0), (ByAnyName, 0), (ByAProperty, 0)])
+def test_a_buffer_that_no_code_speaks_of_shares_no_width(kind: type[WithTable], free: int) -> None:
+    assert len(sc.trace(kind(), X).free) == free

@@ -25,6 +25,7 @@ from secateur.core.space import Space, freeze, leaves, unify
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.live import used_leaves
 from secateur.torch.tracing.observe import Observation
+from secateur.torch.tracing.written import names_read
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -106,11 +107,23 @@ class Reach:
                 if idle:
                     within = tuple(t for t in self.unreached if t.startswith(f"{name}."))
                     yield _Part(name, within, near, tuple(self._sibling_modules(name)), is_module=True)
-                elif not _counts_up(self.tensors[tensor]):
+                elif not _counts_up(self.tensors[tensor]) and not self._is_named_nowhere(tensor):
                     yield _Part(name, (tensor,), near)
 
     def _is_idle(self, module: str) -> bool:
         return all(t in self._idle or not _has_axes(s) for t, s in self.spaces.items() if t.startswith(f"{module}."))
+
+    def _is_named_nowhere(self, tensor: str) -> bool:
+        """Whether it is a buffer that no code of the model's speaks of, so that no branch of it may read it."""
+        owner, _, key = tensor.rpartition(".")
+        module = self.modules[owner]
+        if type(module).__module__.startswith("torch.") or key not in module._buffers:
+            return False
+        return self._read is not None and key not in self._read
+
+    @cached_property
+    def _read(self) -> frozenset[str] | None:
+        return names_read(self.seen.example.model)
 
     @cached_property
     def _idle(self) -> frozenset[str]:

@@ -12,8 +12,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import Enum
+from functools import cache, partial
 from inspect import unwrap
-from types import CodeType, FunctionType, ModuleType
+from itertools import pairwise
+from types import CodeType, FunctionType, MethodType, ModuleType
 
 from torch import nn
 
@@ -24,6 +26,10 @@ _TRAINING = "training"
 # What takes the number out of a size, tells nobody, and may give one number for many.
 _INT = "int"
 _COUNTING = frozenset([_INT, "log", "log2", "log10", "isqrt", "gcd", "lcm", "comb", "perm", "factorial"])
+_FUNCTIONS = (FunctionType, MethodType, partial)
+_ANY_TENSOR = frozenset(
+    ["getattr", "attrgetter", "buffers", "named_buffers", "get_buffer", "_buffers", "state_dict", "vars", "__dict__"]
+)
 _MAKING = frozenset(
     ["__new__", "__init__", "__post_init__", "__init_subclass__", "__repr__", "__str__", "__format__", "__reduce__"]
 )
@@ -61,6 +67,57 @@ def named_by(function: FunctionType) -> list[FunctionType]:
     files = [vars(file) for file in globals_named if type(file) is ModuleType and not _is_torchs(file.__name__)]
     found = [*globals_named, *(file[name] for file in files for name in names if name in file)]
     return [plain for f in found if callable(f) and type(plain := unwrap(f)) is FunctionType]
+
+
+def names_read(model: nn.Module) -> frozenset[str] | None:
+    """What the code of a model's classes reads by name, what it leads to included; None where it may ask for tensors otherwise
+    (``getattr``, ``buffers``), or where there is code that is not looked for: hooks, functions that modules hold."""
+    modules = modules_of(model)
+    held = [value for module in modules for value in vars(module).values()]
+    kinds = {type(module) for module in modules} | {type(value) for value in held if not isinstance(value, Enum)}
+    methods = [method for kind in kinds for method in _all_methods(kind)]
+    if None in methods or any(map(_hooked, modules)) or any(isinstance(value, _FUNCTIONS) for value in held):
+        return None
+    making = [f.__code__ for f in methods if f is not None and f.__name__ == "__init__"]
+    rest, open_ones = set[FunctionType](), [f for f in methods if f is not None and f.__name__ != "__init__"]
+    while open_ones:
+        function = open_ones.pop()
+        if function not in rest and not _is_torchs(function.__module__ or ""):
+            rest.add(function)
+            open_ones += named_by(function)
+    read = set[str]().union(*map(_spoken, making), *(names_in(f.__code__) for f in rest))
+    return frozenset(read) if read.isdisjoint(_ANY_TENSOR) else None
+
+
+def _all_methods(kind: type) -> Iterator[FunctionType | None]:
+    """The functions of a class that is none of PyTorch's or Python's; None for what may be code of another kind."""
+    for base in kind.__mro__:
+        for value in vars(base).values() if not f"{base.__module__}.".startswith(_NOT_THEIRS) else ():
+            if isinstance(value, property):
+                yield from (f for f in (value.fget, value.fset) if type(f) is FunctionType)
+            elif callable(value) or hasattr(value, "__get__"):
+                plain = unwrap(getattr(value, "__func__", getattr(value, "func", value)))
+                if not isinstance(plain, type):
+                    yield plain if type(plain) is FunctionType else None
+
+
+def _spoken(code: CodeType) -> set[str]:
+    """The names in a function that are no texts: ``register_buffer("mask", …)`` reads nothing."""
+    return set(code.co_names).union(*(_spoken(const) for const in code.co_consts if type(const) is CodeType))
+
+
+def set_in_runs(model: nn.Module) -> frozenset[str]:
+    """The attributes that code which forward leads to sets on other objects than its module: ``self.context.last = h``."""
+    kinds = {type(module) for module in modules_of(model)}
+    return frozenset().union(*(_set_on_others(f.__code__) for kind in kinds for f in led_to(methods_of(kind)).values()))
+
+
+@cache
+def _set_on_others(code: CodeType) -> frozenset[str]:
+    steps = [step for step in dis.get_instructions(code) if step.opname not in ("EXTENDED_ARG", "CACHE")]
+    own = code.co_varnames[:1]
+    pairs = pairwise(steps)
+    return frozenset(b.argval for a, b in pairs if b.opname == "STORE_ATTR" and (a.argval,) != own)
 
 
 def things_in(function: FunctionType) -> Iterator[object]:
