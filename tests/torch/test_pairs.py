@@ -1,4 +1,4 @@
-"""Widths of two units: one may be left of them, where PyTorch takes other ways for sizes of one; where not, the others stay free."""
+"""Widths of two units: one may be left of them, where PyTorch takes other ways; where that does not run, the others stay free."""
 
 from __future__ import annotations
 

@@ -97,12 +97,14 @@ def _traced(example: Example, *, check: bool, rehearses_training: bool) -> Graph
 
 def _checked(seen: Observation, graph: Graph, leaf_of: Mapping[str, Space]) -> Graph:
     found: str | None = None
-    for _ in range(ROUNDS):
+    rounds = 0
+    while rounds < ROUNDS + seen.followed:
         if (found := check_by_running(seen, graph, leaf_of)) is None:
             return graph
         settle(seen.tracer.facts)
         graph, leaf_of = build(seen)
+        rounds += 1
     raise TraceError(
-        f"after {ROUNDS} rounds of freezing, the narrowed model still does not run; the last round: {found}. Still free: "
+        f"after {rounds} rounds of freezing, the narrowed model still does not run; the last round: {found}. Still free: "
         f"{', '.join(width.name for width in graph.free[:5])}. check=False leaves the self-check out: exclude these widths then"
     )

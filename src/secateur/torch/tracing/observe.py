@@ -78,6 +78,7 @@ class Observation:
     keeping: list[Example] = field(default_factory=list)  # those whose call leaves something for the next
     further: list[Run] = field(default_factory=list)
     untrained: list[Tracer] = field(default_factory=list)
+    followed: int = 0  # sizes that trials showed to be those of other widths
 
     @cached_property
     def modules(self) -> Mapping[str, nn.Module]:

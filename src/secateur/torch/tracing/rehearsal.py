@@ -86,6 +86,7 @@ class Rehearsal(Tracer):
         )
         self.following = True
         self.left_in: str | None = None  # the module whose code took another way, while it is not followed
+        self.off: tuple[Space, int] | None = None  # a dimension that was not as large as foretold, and how large it was
         self.written: list[Space] = []  # a size that is written into the code, where that was found out
         self._random = random.Random(0)
 
@@ -117,7 +118,7 @@ class Rehearsal(Tracer):
         """``x[:, 3:4]`` takes one of whatever is left: it must be the same one."""
         got, want = slice(start, end).indices(x.shape[dim])[0], self._size(ahead)
         if got != want:
-            self.written = [ahead]
+            self.written, self.off = [ahead], (ahead, got)
             raise Mismatch(_otherwise("a slice starts at", got, ahead))
 
     def _due(self, name: str, outputs: list[torch.Tensor]) -> Record | None:
@@ -193,6 +194,7 @@ class Rehearsal(Tracer):
                 continue
             want = self._size(space)
             if got != want:
+                self.off = space, got
                 raise Mismatch(_otherwise(f"{name} gives a dimension of", got, space))
 
     def _size(self, space: Space) -> int:

@@ -40,6 +40,7 @@ from secateur.torch.tracing.rehearsal import (
     trains_alike,
     trains_as_foretold,
 )
+from secateur.torch.tracing.unheard import follow_unheard
 from secateur.torch.tracing.written import may_count
 
 ROUNDS = 60
@@ -169,6 +170,8 @@ def _check_plan(seen: Observation, runs: list[Run], plan: Plan, leaf_of: Mapping
             if rehearsal.differs and (found := _freeze_told(seen, run, graph, plan, leaf_of)):
                 return found
             why = told(error)
+            if taken := follow_unheard(seen, run, plan, rehearsal, leaf_of):
+                return taken
             if multiple := _multiple_for(seen, run, plan, rehearsal, error, leaf_of):
                 return f"held to multiples of {multiple} ({why})"
             return _freeze_around(seen, run, rehearsal, why)
