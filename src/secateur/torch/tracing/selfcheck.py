@@ -121,7 +121,8 @@ def _why_not_one(
             return f"a size written into the code ({where})"
         return f"does not run when one unit of it is left ({where}: {told(error)})"
     known = counted(seen.tracer.facts)
-    suspects = [name for name in names if id(leaf_of[name].root()) not in known]
+    # one that a coincidence kept whole was not tried
+    suspects = [name for name in names if name in plan.kept and id(leaf_of[name].root()) not in known]
     calls = _calls_otherwise(seen, run, plan, suspects) if rehearsal.differs and suspects else None
     return f"the code uses its size where it cannot be followed ({calls})" if calls else None
 
