@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -268,41 +267,3 @@ def test_hooks_fill_the_dict_that_the_model_reads(hook: Callable[[dict[str, Tens
     assert model.store == {}
     small = sc.apply(model, graph.plan({"a.out_features": range(5), "b.out_features": range(4)}))
     assert small(x).shape == (4, 3)
-
-
-@dataclass
-class Context:
-    """What the parts of `Passes` give one another, beside what is said for all."""
-
-    depth: int = 4
-    last: Tensor | None = None
-
-
-class Part(nn.Module):
-    def __init__(self, context: Context) -> None:
-        super().__init__()
-        self.context, self.linear = context, nn.Linear(6, 12)
-
-    def forward(self, x: Tensor) -> None:
-        self.context.last = torch.relu(self.linear(x))
-
-
-class Passes(nn.Module):
-    """Its part leaves its output in an object that both hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.context = Context()
-        self.part, self.o = Part(self.context), nn.Linear(12, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.part(x)
-        assert self.context.last is not None
-        return self.o(self.context.last) * self.context.depth
-
-
-def test_an_object_that_modules_share_and_write_to_stays_one() -> None:
-    model, x = Passes().eval(), torch.randn(4, 6)
-    graph = sc.trace(model, x)
-    assert [w.name for w in graph.free] == ["part.linear.out_features"]
-    assert sc.apply(model, graph.plan({"part.linear.out_features": range(5)}))(x).shape == (4, 3)

@@ -22,7 +22,6 @@ from secateur.core.equations import Attribute
 from secateur.core.sized import Listener, Sized, SizedNumber
 from secateur.torch.running.settings import fields_of, is_plain_row, is_table, row_like, with_fields
 from secateur.torch.running.walking import named_modules
-from secateur.torch.tracing.written import set_in_runs
 
 TORCH_SIZES = frozenset(
     [
@@ -69,7 +68,6 @@ CONFIG_SUFFIXES = ("Config", "Args", "Namespace", "Params")
 def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, int]:
     """Replace the integers that the modules of a twin hold by Sized ones; their values."""
     values: dict[Attribute, int] = {}
-    state = set_in_runs(model)
 
     def wrap(value: object, module: str, path: str, depth: int) -> Any:
         if (type(value) is int or isinstance(value, np.integer)) and value > 1:
@@ -84,10 +82,6 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
             return value if _are(inside.values(), value.values()) else type(value)(inside)
         if depth < _DEPTH and _is_config(path.rpartition(".")[2], value):
             fields = fields_of(value)
-            if not state.isdisjoint(
-                fields
-            ):  # modules give one another tensors in it: each would have an object of its own
-                return value
             inside = {k: wrap(v, module, f"{path}.{k}", depth + 1) for k, v in fields.items()}
             return value if _are(inside.values(), fields.values()) else with_fields(value, inside)
         return value

@@ -12,9 +12,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import Enum
-from functools import cache, partial
+from functools import partial
 from inspect import unwrap
-from itertools import pairwise
 from types import CodeType, FunctionType, MethodType, ModuleType
 
 from torch import nn
@@ -104,20 +103,6 @@ def _all_methods(kind: type) -> Iterator[FunctionType | None]:
 def _spoken(code: CodeType) -> set[str]:
     """The names in a function that are no texts: ``register_buffer("mask", …)`` reads nothing."""
     return set(code.co_names).union(*(_spoken(const) for const in code.co_consts if type(const) is CodeType))
-
-
-def set_in_runs(model: nn.Module) -> frozenset[str]:
-    """The attributes that code which forward leads to sets on other objects than its module: ``self.context.last = h``."""
-    kinds = {type(module) for module in modules_of(model)}
-    return frozenset().union(*(_set_on_others(f.__code__) for kind in kinds for f in led_to(methods_of(kind)).values()))
-
-
-@cache
-def _set_on_others(code: CodeType) -> frozenset[str]:
-    steps = [step for step in dis.get_instructions(code) if step.opname not in ("EXTENDED_ARG", "CACHE")]
-    own = code.co_varnames[:1]
-    pairs = pairwise(steps)
-    return frozenset(b.argval for a, b in pairs if b.opname == "STORE_ATTR" and (a.argval,) != own)
 
 
 def things_in(function: FunctionType) -> Iterator[object]:
