@@ -267,3 +267,41 @@ def test_hooks_fill_the_dict_that_the_model_reads(hook: Callable[[dict[str, Tens
     assert model.store == {}
     small = sc.apply(model, graph.plan({"a.out_features": range(5), "b.out_features": range(4)}))
     assert small(x).shape == (4, 3)
+
+
+class Config:
+    """Settings that every module has a hand on, as in transformers."""
+
+    def __init__(self) -> None:
+        self.heads, self.head_dim, self.problem_type = 4, 6, ""
+
+
+class Attends(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.v, self.o = nn.Linear(5, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.v(x).view(len(x), self.config.heads, self.config.head_dim)
+        return self.o(heads.softmax(0).flatten(1))
+
+
+class Classifies(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Config()
+        self.inner, self.last = Attends(self.config), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.config.problem_type = "single_label_classification"
+        return self.last(self.inner(x))
+
+
+def test_settings_that_running_code_writes_a_word_into_are_followed_still() -> None:
+    model = Classifies().eval()
+    graph = sc.trace(model, X)
+    heads = next(w for w in graph.free if w.size == 4)
+    small = sc.apply(model, graph.plan({heads.name: [0, 2]}))
+    assert small.inner.config.heads == 2
+    assert small(X).shape == (2, 3)
