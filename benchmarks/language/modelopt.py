@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.language.elsewhere import run_elsewhere
+
 _SHOWN = 4  # windows that logits are compared on
 _CLOSE = 1e-4
 _OUTER = {  # theirs, ours
@@ -72,16 +71,7 @@ def _in_process(python: str) -> Recipe:
             save_file({**state, **given}, f"{folder}/in.safetensors")
             sizes = {theirs: getattr(model.config, ours) for theirs, ours in _SIZES.items()}
             job = {"folder": folder, "params": params, "sizes": sizes}
-            done = subprocess.run(
-                [python, "-W", "ignore", "-m", "benchmarks.language.modelopt", json.dumps(job)],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-                timeout=1800,
-            )
-            if done.returncode:
-                raise RuntimeError(f"the peer's process: {done.stderr.strip().splitlines()[-1]}")
+            run_elsewhere(python, "benchmarks.language.modelopt", job, seconds=1800)
             found = json.loads(Path(folder, "found.json").read_text())
             print(f"  {found}", flush=True)
             pruned = load_file(f"{folder}/out.safetensors")

@@ -10,21 +10,18 @@ Taylor terms on the calibration text; one ratio for heads, feed-forward and hidd
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from benchmarks.language.elsewhere import run_elsewhere
 from benchmarks.language.network import build, loss_of
 
-ROOT = Path(__file__).resolve().parents[2]
 _BISECTIONS = 7
 Recipe = Callable[[nn.Module, int, Any], None]
 
@@ -41,16 +38,7 @@ def _in_process(python: str, kind: str) -> Recipe:
             ids = torch.stack([ids for batch in text.calibration[:8] for ids in batch["input_ids"]])
             save_file({**state, "ids": ids}, f"{folder}/in.safetensors")
             job = {"folder": folder, "params": params, "kind": kind}
-            done = subprocess.run(
-                [python, "-m", "benchmarks.language.peers", json.dumps(job)],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-                timeout=600,
-            )
-            if done.returncode:
-                raise RuntimeError(f"the peer's process: {done.stderr.strip().splitlines()[-1]}")
+            run_elsewhere(python, "benchmarks.language.peers", job, seconds=600)
             pruned = torch.load(f"{folder}/out.pt", weights_only=False)  # written by our own process, just now
         model.__dict__.clear()
         model.__dict__.update(pruned.__dict__)

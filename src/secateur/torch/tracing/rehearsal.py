@@ -81,9 +81,7 @@ class Rehearsal(Tracer):
         self.differs: str | None = None  # where the code called something else, or with another number
         self.place = 0
         self.compares = True  # operators; otherwise only what the code calls is held against what is due
-        self.orders = (
-            True  # whether dimensions come in the order that is known; where one has a size of one they may not
-        )
+        self.orders = True  # dimensions come in the order that is known; beside a size of one they may not
         self.following = True
         self.left_in: str | None = None  # the module whose code took another way, while it is not followed
         self.off: tuple[Space, int] | None = None  # a dimension that was not as large as foretold, and how large it was

@@ -84,7 +84,7 @@ def names_read(model: nn.Module) -> frozenset[str] | None:
         if function not in rest and not _is_torchs(function.__module__ or ""):
             rest.add(function)
             open_ones += named_by(function)
-    read = set[str]().union(*map(_spoken, making), *(names_in(f.__code__) for f in rest))
+    read = set[str]().union(*map(spoken_in, making), *(names_in(f.__code__) for f in rest))
     return frozenset(read) if read.isdisjoint(_ANY_TENSOR) else None
 
 
@@ -100,9 +100,9 @@ def _all_methods(kind: type) -> Iterator[FunctionType | None]:
                     yield plain if type(plain) is FunctionType else None
 
 
-def _spoken(code: CodeType) -> set[str]:
+def spoken_in(code: CodeType) -> set[str]:
     """The names in a function that are no texts: ``register_buffer("mask", …)`` reads nothing."""
-    return set(code.co_names).union(*(_spoken(const) for const in code.co_consts if type(const) is CodeType))
+    return set(code.co_names).union(*(spoken_in(const) for const in code.co_consts if type(const) is CodeType))
 
 
 def things_in(function: FunctionType) -> Iterator[object]:

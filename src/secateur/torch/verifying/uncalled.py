@@ -11,14 +11,16 @@ Left out is what only makes an object, or describes it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial, partialmethod
+from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
+from secateur.torch.running.holding import content_of
 from secateur.torch.running.walking import modules_of
+from secateur.torch.tracing.written import spoken_in
 from secateur.torch.verifying.users import is_users
 
 _BENEATH = ("__wrapped__", "__func__", "fget", "func")  # where what decorates a function keeps it
@@ -40,14 +42,14 @@ def uncalled(model: nn.Module, ran: Ran) -> list[str]:
         held = {name for table in tables for name in table.keys()}  # noqa: SIM118 - of TorchScript they are no dicts
         kept = {function.__code__ for function in _kept(vars(module))}
         methods = _methods(type(module))
-        computes = any(_COMPUTED in _names(f.__code__) for fs in methods.values() for f in fs if f.__code__ in ran)
+        computes = any(_COMPUTED in spoken_in(f.__code__) for fs in methods.values() for f in fs if f.__code__ in ran)
         made_by = _names_in_constructors(type(module))
         for name, functions in methods.items():
             codes = {function.__code__ for function in functions}
             if not codes.isdisjoint(ran) or (name in made_by and codes.isdisjoint(kept)):
                 continue
             told = f"{type(module).__name__}.{name}"
-            if not held.isdisjoint(set[str]().union(*map(_names, codes))):
+            if not held.isdisjoint(set[str]().union(*map(spoken_in, codes))):
                 reading.setdefault(told)
             elif name in named or not codes.isdisjoint(kept) or (computes and _takes_more(functions)):
                 reachable.setdefault(told)
@@ -94,10 +96,9 @@ def _beneath(each: object, name: str) -> Iterator[FunctionType]:
     if not isinstance(each, FunctionType) or hasattr(each, "__wrapped__"):
         inner: Iterable[object] = [getattr(each, where, None) for where in _BENEATH]
         inner = [one for one in inner if callable(one)]
-        if isinstance(each, partialmethod):
-            inner = [each.func]
     elif each.__code__.co_name != name:  # a decorator's own function, which several methods share
-        inner = [cell for cell in _cells(each) if callable(cell) and not isinstance(cell, type)]
+        held = (content for cell in each.__closure__ or () for content in content_of(cell))
+        inner = [one for one in held if callable(one) and not isinstance(one, type)]
     else:
         inner = []
     found = [function for one in inner for function in _beneath(one, name)]
@@ -107,25 +108,11 @@ def _beneath(each: object, name: str) -> Iterator[FunctionType]:
         yield each
 
 
-def _cells(function: FunctionType) -> Iterator[object]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-
-
 def _names_in_constructors(kind: type) -> set[str]:
     constructors = [vars(base).get("__init__") for base in kind.__mro__]
     return set[str]().union(
-        *(_names(f.__code__) for f in constructors if isinstance(f, FunctionType) and is_users(f.__code__))
+        *(spoken_in(f.__code__) for f in constructors if isinstance(f, FunctionType) and is_users(f.__code__))
     )
-
-
-def _names(code: CodeType) -> set[str]:
-    """What code reads by name, of an object or of its file; functions inside included."""
-    inner = (_names(each) for each in code.co_consts if isinstance(each, CodeType))
-    return {*code.co_names}.union(*inner)
 
 
 def _takes_more(functions: Iterable[FunctionType]) -> bool:
