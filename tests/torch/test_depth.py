@@ -704,3 +704,12 @@ def test_sizes_that_are_asked_for_are_had_once_however_many_rounds_there_are(ste
     assert "layers.1" in result.plan.drops
     assert small.layers[1].ffn[1].out_features == result.plan.sizes["layers.2.ffn.1.out_features"] == 5
     assert result.plan.provenance["sizes"] == asked
+
+
+def test_no_width_is_free_where_only_depth_is_asked_for_and_there_is_no_block() -> None:
+    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    graph = sc.trace(net, torch.randn(2, 4), depth="only")
+    assert not graph.free
+    assert "there is no block that could go" in " ".join(graph.notes)
+    with pytest.raises(sc.Infeasible, match="only depth is asked for"):
+        sc.prune(net, "magnitude", {"params": "50%"}, torch.randn(2, 4), {"depth": "only"})

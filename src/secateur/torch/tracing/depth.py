@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.core.depth import LAYERS, Pairs, Passes, Stack, all_blocks, inside, priced
+from secateur.core.depth import LAYERS, Depth, Pairs, Passes, Stack, all_blocks, inside, priced
 from secateur.core.equations import Attribute
 from secateur.core.graph import Graph, Width
 from secateur.core.plan import Plan
@@ -41,15 +41,19 @@ def with_blocks(seen: Observation, graph: Graph) -> Graph:
     found = (*lists, *named)
     if not found:
         note = "depth: no module gives on what it gets, or is added to it; there is no block that could go"
-        return replace(graph, notes=(*graph.notes, note))
+        return _as_asked(replace(graph, notes=(*graph.notes, note)), seen.example.depth)
     bare = _with_widths(graph, found, {})
     stacks, reasons = _tried(seen, bare, found)
     stacks = _finest(stacks, reasons)
     costs = {metric: priced(cost, set(all_blocks(stacks))) for metric, cost in graph.costs.items()}
-    graph = replace(_with_widths(graph, stacks, reasons), costs=costs)
-    if seen.example.depth == "only":
-        graph = graph.frozen([width.name for width in graph.widths if width.kind != LAYERS], "only depth is asked for")
-    return graph
+    return _as_asked(replace(_with_widths(graph, stacks, reasons), costs=costs), seen.example.depth)
+
+
+def _as_asked(graph: Graph, depth: Depth) -> Graph:
+    """With no other width free where only depth is asked for."""
+    if depth != "only":
+        return graph
+    return graph.frozen([width.name for width in graph.widths if width.kind != LAYERS], "only depth is asked for")
 
 
 def _finest(stacks: tuple[Stack, ...], reasons: Mapping[str, str]) -> tuple[Stack, ...]:
