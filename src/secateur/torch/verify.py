@@ -216,7 +216,10 @@ class _Proof:
         for numbers in choices:
             decides = numbers.wide is not None or len(choices) == 1
             try:
-                return compare(self.setup, scene, numbers, last=decides)
+                found = compare(self.setup, scene, numbers, last=decides)
+                # the user may run in other numbers, too: what fails there is said
+                self.notes += [f"in {str(n.wide)[6:]}: {e}" for n, e in reasons if n.wide and isinstance(e, Wrong)]
+                return found
             except Wrong as wrong:
                 # what does not run on numbers wider than its own may be no fault of the narrowing
                 if (decides or wrong.certain) and (wrong.__cause__ is None or len(choices) == 1):
