@@ -168,6 +168,6 @@ distillation from the whole network (batches of 16 windows, AdamW at 2e-3 with a
 fifths of the loss), the same for all. "s" is processor time on one thread, the mean over the shares; means are over the seeds
 that were run; bold is who is ahead of everybody else on the seeds that both have, however many windows each was given.
 Torch-Pruning takes no grouped queries: it is given the same function with a key and a value head for each query head,
-and the same bound. ModelOpt's Minitron 0.42 (`--modelopt PYTHON`) prunes the same weights as a `GPTModel` of Megatron-
-Core, by its own search under the same bound, and is moved back to be judged and distilled as the others; "minitron,
-depth too" is ours under its limits. Methods that have no row were not run."""
+and the same bound. ModelOpt's Minitron 0.42 (`--modelopt PYTHON`) prunes the same weights as a `GPTModel` of
+Megatron-Core, by its own search under the same bound, and is moved back to be judged and distilled as the others;
+"minitron, depth too" is ours under its limits. Methods that have no row were not run."""

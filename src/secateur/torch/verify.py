@@ -217,9 +217,6 @@ class _Proof:
             decides = numbers.wide is not None or len(choices) == 1
             try:
                 found = compare(self.setup, scene, numbers, last=decides)
-                # the user may run in other numbers, too: what fails there is said
-                self.notes += [f"in {str(n.wide)[6:]}: {e}" for n, e in reasons if n.wide and isinstance(e, Wrong)]
-                return found
             except Wrong as wrong:
                 # what does not run on numbers wider than its own may be no fault of the narrowing
                 if (decides or wrong.certain) and (wrong.__cause__ is None or len(choices) == 1):
@@ -227,6 +224,11 @@ class _Proof:
                 reasons.append((numbers, wrong))
             except Exception as error:
                 reasons.append((numbers, error))
+            else:
+                # the user may run in other numbers, too: what fails there is said
+                failed = [(other.wide, e) for other, e in reasons if other.wide and isinstance(e, Wrong)]
+                self.notes += [f"in {str(wide).removeprefix('torch.')}: {wrong}" for wide, wrong in failed]
+                return found
         for numbers in [numbers for numbers, error in reasons if isinstance(error, Wrong)]:
             return self._attempt(scene, [numbers])
         self._unfit(scene, reasons)

@@ -93,8 +93,7 @@ def is_bound(function: types.FunctionType, seen: set[int]) -> bool:
 
 def _variables_of(function: types.FunctionType) -> list[Held]:
     """What it closes over, and its defaults."""
-    cells = [content for cell in function.__closure__ or () for content in content_of(cell)]
-    return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return [*closed_over(function), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
 def _is_constant(value: object, seen: set[int]) -> bool:
@@ -103,6 +102,11 @@ def _is_constant(value: object, seen: set[int]) -> bool:
     if isinstance(value, (tuple, frozenset)):
         return all(_is_constant(item, seen) for item in value)
     return type(value) in ATOMS or isinstance(value, type)
+
+
+def closed_over(function: types.FunctionType) -> list[Held]:
+    """What the variables of a function's closure are bound to."""
+    return [content for cell in function.__closure__ or () for content in content_of(cell)]
 
 
 def content_of(cell: types.CellType) -> list[Held]:

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from secateur.core.sized import Sized
-from secateur.torch.running.holding import content_of
+from secateur.torch.running.holding import closed_over
 from secateur.torch.running.hunting import take_out
 from secateur.torch.running.switches import ALONE
 from secateur.torch.running.walking import modules_of
@@ -187,8 +187,9 @@ class _Places:
             self.caches.append(function)
         function = getattr(function, "__func__", getattr(function, "__wrapped__", function))
         if type(function) is types.FunctionType and (function.__closure__ or function.__defaults__):
-            cells = [content for cell in function.__closure__ or () for content in content_of(cell)]
-            self.look_into([v for v in (*cells, *(function.__defaults__ or ())) if type(v) in _CONTAINERS], depth)
+            self.look_into(
+                [v for v in (*closed_over(function), *(function.__defaults__ or ())) if type(v) in _CONTAINERS], depth
+            )
 
 
 def _places_of(classes: Collection[type]) -> _Places:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.torch.running.holding import closed_over
 from secateur.torch.running.restoring import Undo
 from secateur.torch.running.switches import ALONE
 
@@ -86,21 +87,12 @@ def _held_by(holder: Any) -> list[Any]:
     if isinstance(holder, types.MethodType):
         return [holder.__func__, holder.__self__]
     if isinstance(holder, types.FunctionType):
-        cells = (inner for cell in holder.__closure__ or () for inner in _content_of(cell))
         named = (holder.__globals__[name] for name in holder.__code__.co_names if name in holder.__globals__)
-        return [*cells, *named, *(holder.__defaults__ or ()), *(holder.__kwdefaults__ or {}).values()]
+        return [*closed_over(holder), *named, *(holder.__defaults__ or ()), *(holder.__kwdefaults__ or {}).values()]
     attributes = list(vars(holder).values()) if hasattr(holder, "__dict__") else []
     if not isinstance(holder, (dict, list, tuple, set, frozenset)) or len(holder) > _LONGEST:
         return attributes
     return [*attributes, *(holder.values() if isinstance(holder, dict) else holder)]
-
-
-def _content_of(cell: types.CellType) -> list[Any]:
-    """What a closure holds there; a name that is not bound yet holds nothing."""
-    try:
-        return [cell.cell_contents]
-    except ValueError:
-        return []
 
 
 def _steps_back(generator: Any) -> list[Undo]:

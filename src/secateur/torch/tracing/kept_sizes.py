@@ -32,7 +32,7 @@ from secateur.core.equations import Attribute
 from secateur.core.settle import SizeFacts, attributes_in
 from secateur.core.space import freeze, leaves
 from secateur.torch.narrowing.host_building import is_config
-from secateur.torch.running.holding import content_of
+from secateur.torch.running.holding import closed_over
 from secateur.torch.running.walking import attributes_of
 from secateur.torch.tracing.blocks import entries_of, numbered
 from secateur.torch.tracing.observe import Observation
@@ -187,9 +187,7 @@ def _makes_layers(function: FunctionType) -> bool:
     words = names_in(function.__code__)
     # quickly first: an attribute of the module may have such a name too
     meant = [table.get(word) for table in (vars(nn), function.__globals__) for word in words]
-    may = any(
-        map(_is_layer, (*meant, *(content for cell in function.__closure__ or () for content in content_of(cell))))
-    )
+    may = any(map(_is_layer, (*meant, *closed_over(function))))
     return not words.isdisjoint(_BUILDS) or (may and any(map(_is_layer, things_in(function))))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.torch.running.holding import content_of
+from secateur.torch.running.holding import closed_over
 from secateur.torch.running.walking import modules_of
 from secateur.torch.tracing.written import spoken_in
 from secateur.torch.verifying.users import is_users
@@ -97,8 +97,7 @@ def _beneath(each: object, name: str) -> Iterator[FunctionType]:
         inner: Iterable[object] = [getattr(each, where, None) for where in _BENEATH]
         inner = [one for one in inner if callable(one)]
     elif each.__code__.co_name != name:  # a decorator's own function, which several methods share
-        held = (content for cell in each.__closure__ or () for content in content_of(cell))
-        inner = [one for one in held if callable(one) and not isinstance(one, type)]
+        inner = [one for one in closed_over(each) if callable(one) and not isinstance(one, type)]
     else:
         inner = []
     found = [function for one in inner for function in _beneath(one, name)]
