@@ -27,7 +27,7 @@ class Form(Enum):
 class Space:
     """One dimension. Mutable on purpose: unification is destructive, `root` finds the surviving representative."""
 
-    __slots__ = ("children", "form", "frozen", "inexact", "least", "multiple", "parent", "size")
+    __slots__ = ("children", "form", "frozen", "inexact", "least", "multiple", "parent", "size", "taken")
 
     def __init__(self, size: int, frozen: str | None = None, inexact: str | None = None) -> None:
         self.size = int(size)
@@ -35,6 +35,7 @@ class Space:
         self.inexact = inexact
         self.multiple = 1
         self.least = 1  # fewer units would send the code another way
+        self.taken = False  # a sum because somebody took a part of it, not because it was put together
         self.parent: Space | None = None
         self.form = Form.LEAF
         self.children: tuple[Space, ...] = ()
@@ -167,7 +168,7 @@ def cut(space: Space, at: int) -> tuple[Space, Space]:
     if top.form is Form.LEAF:
         left = Space(at, top.frozen, top.inexact)
         right = Space(top.size - at, top.frozen, top.inexact)
-        top.form, top.children = Form.SUM, (left, right)
+        top.form, top.children, top.taken = Form.SUM, (left, right), True
         left.multiple = right.multiple = top.multiple
         return left, right
     if top.form is Form.SUM:
@@ -248,6 +249,7 @@ def _link(a: Space, b: Space) -> Space:
     a, b = a.root(), b.root()
     if a is not b and not _occurs(a, b) and not _occurs(b, a):
         a.parent = b
+        b.taken |= a.taken
     return b.root()
 
 

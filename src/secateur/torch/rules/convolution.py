@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.space import Space, constant, freeze, is_frozen, merge, split
-from secateur.torch.rules.protocol import Trace
+from secateur.torch.rules.protocol import SPATIAL, Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
@@ -56,10 +56,10 @@ def conv_tbc(trace: Trace, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor,
     """Over time, which comes first, the batch second, channels last: ``weight[kernel, ci, co]``."""
     kernel, ci, co = trace.spaces(weight)
     freeze(kernel, "kernel")
-    freeze(trace.spaces(x)[0], "spatial size")
+    freeze(trace.spaces(x)[0], SPATIAL)
     trace.contract(trace.same(trace.spaces(x)[2], ci), zero=trace.zero(x)[2] or trace.zero(weight)[1])
     co, zero = trace.same(co, trace.spaces(bias)[0]), trace.zero(weight)[2] and trace.zero(bias)[0]
-    time, batch = constant(out.shape[0], "spatial size"), trace.spaces(x)[1]
+    time, batch = constant(out.shape[0], SPATIAL), trace.spaces(x)[1]
     trace.multiply(weight.shape[0], time, batch, ci, co)
     trace.put(out, [time, batch, co], [False, False, zero])
 
@@ -81,8 +81,8 @@ def _spatial(
             result.append(space)
         else:
             if not is_frozen(space):
-                freeze(space, "spatial size")
-            result.append(constant(out.shape[x.dim() - num + i], "spatial size"))
+                freeze(space, SPATIAL)
+            result.append(constant(out.shape[x.dim() - num + i], SPATIAL))
     return result
 
 

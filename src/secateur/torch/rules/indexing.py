@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.space import ONE, Space, constant, freeze
-from secateur.torch.rules.protocol import Indices, Outputs, Trace, looked_up, tensors_of
+from secateur.torch.rules.protocol import COUNTED, Indices, Outputs, Trace, looked_up, tensors_of
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
@@ -64,7 +64,7 @@ def _by_mask(trace: Trace, out: Tensor, x: Tensor, indices: Indices, places: lis
     reason = f"indexed by a mask in {trace.where}"
     for space in [*trace.spaces(x)[:covered], *trace.spaces(mask)]:
         freeze(space, reason)
-    taken = constant(out.shape[0], "data-dependent")
+    taken = constant(out.shape[0], COUNTED)
     trace.put(out, [taken, *trace.spaces(x)[covered:]], [False, *trace.zero(x)[covered:]])
 
 
@@ -240,7 +240,7 @@ def positions(trace: Trace, out: Outputs, *args: object, **kwargs: object) -> No
     trace.data_dependent |= trace.name in _SIZED_BY_VALUES
     trace.freeze_all(tensors, f"its values are read in {trace.where}")
     for result in tensors_of(out):
-        trace.put(result, [constant(n, "data-dependent") if n != 1 else constant(1, ONE) for n in result.shape])
+        trace.put(result, [constant(n, COUNTED) if n != 1 else constant(1, ONE) for n in result.shape])
 
 
 @rule("roll", "flip", "rot90")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.space import Space, concat, constant, is_frozen, window
-from secateur.torch.rules.protocol import Trace
+from secateur.torch.rules.protocol import STACKED, Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
@@ -45,7 +45,7 @@ def _shared(trace: Trace, tensors: Sequence[Tensor], num_dims: int, skip: int = 
 def stack(trace: Trace, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
     spaces, zero = _shared(trace, tensors, out.dim() - 1)
     place = dim % out.dim()
-    spaces.insert(place, constant(len(tensors), "stacked"))
+    spaces.insert(place, constant(len(tensors), STACKED))
     zero.insert(place, False)
     trace.put(out, spaces, zero)
 

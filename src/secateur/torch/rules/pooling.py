@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.space import constant, freeze, is_frozen
-from secateur.torch.rules.protocol import Trace, tensors_of
+from secateur.torch.rules.protocol import SPATIAL, Trace, tensors_of
 from secateur.torch.rules.registry import Rule, Sample, rule, sample
 
 
@@ -16,9 +16,9 @@ def _spatial(num: int) -> Rule:
     def resample(trace: Trace, out: Tensor, x: Tensor, *args: object, **kwargs: object) -> None:
         for space in trace.spaces(x)[x.dim() - num :]:
             if not is_frozen(space):
-                freeze(space, "spatial size")
+                freeze(space, SPATIAL)
         for result in tensors_of(out):
-            spatial = [constant(n, "spatial size") for n in result.shape[-num:]]
+            spatial = [constant(n, SPATIAL) for n in result.shape[-num:]]
             trace.put(result, [*trace.spaces(x)[:-num], *spatial], [*trace.zero(x)[:-num], *[False] * num])
 
     resample.__name__ = f"resample_{num}d"
@@ -79,8 +79,8 @@ def unpool(trace: Trace, out: Tensor, x: Tensor, positions: Tensor, size: Sequen
     num = len(size)
     spaces = [trace.same(a, b) for a, b in zip(trace.spaces(x), trace.spaces(positions), strict=True)]
     for space in spaces[-num:]:
-        freeze(space, "spatial size")
-    spatial = [constant(n, "spatial size") for n in out.shape[-num:]]
+        freeze(space, SPATIAL)
+    spatial = [constant(n, SPATIAL) for n in out.shape[-num:]]
     trace.put(out, [*spaces[:-num], *spatial], [*trace.zero(x)[:-num], *[False] * num])
 
 

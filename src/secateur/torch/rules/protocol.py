@@ -20,6 +20,8 @@ from secateur.core.space import Space, freeze
 Outputs = Tensor | Sequence[Tensor]  # what an operator gives
 Dims = int | Sequence[int] | None
 Says = Literal["positions", "counts", "offsets"]  # what whole numbers may say of a dimension
+# what else is as large as the input is: what a convolution gives, how many tensors are stacked, how many values are taken
+SPATIAL, STACKED, COUNTED = OF_THE_INPUT = ("spatial size", "stacked", "data-dependent")
 Indices = Sequence[Tensor | None]  # None: a dimension that is taken whole
 
 

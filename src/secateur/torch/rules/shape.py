@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from secateur.core.space import ONE, Space, constant, freeze, merge, split
-from secateur.torch.rules.protocol import Dims, Trace
+from secateur.torch.rules.protocol import SPATIAL, Dims, Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
 
@@ -161,7 +161,7 @@ def repeat(trace: Trace, out: Tensor, x: Tensor, counts: Sequence[int]) -> None:
 
 def _freeze_spatial(trace: Trace, x: Tensor, num: int) -> None:
     for space in trace.spaces(x)[x.dim() - num :]:
-        freeze(space, "spatial size")
+        freeze(space, SPATIAL)
 
 
 @rule("pixel_shuffle")
@@ -171,7 +171,7 @@ def pixel_shuffle(trace: Trace, out: Tensor, x: Tensor, factor: int) -> None:
     if pieces is None:
         raise ValueError("channels do not factor")
     freeze(pieces[1], "pixel shuffle")
-    spatial = [constant(n, "spatial size") for n in out.shape[-2:]]
+    spatial = [constant(n, SPATIAL) for n in out.shape[-2:]]
     trace.put(out, [*trace.spaces(x)[:-3], pieces[0], *spatial], [*trace.zero(x)[:-2], False, False])
 
 
@@ -179,7 +179,7 @@ def pixel_shuffle(trace: Trace, out: Tensor, x: Tensor, factor: int) -> None:
 def pixel_unshuffle(trace: Trace, out: Tensor, x: Tensor, factor: int) -> None:
     _freeze_spatial(trace, x, 2)
     channels = merge([trace.spaces(x)[-3], constant(factor * factor, "pixel unshuffle")])
-    spatial = [constant(n, "spatial size") for n in out.shape[-2:]]
+    spatial = [constant(n, SPATIAL) for n in out.shape[-2:]]
     trace.put(out, [*trace.spaces(x)[:-3], channels, *spatial], [*trace.zero(x)[:-2], False, False])
 
 
@@ -196,7 +196,7 @@ def channel_shuffle(trace: Trace, out: Tensor, x: Tensor, groups: int) -> None:
 def im2col(trace: Trace, out: Tensor, x: Tensor, kernel: Sequence[int], *args: object) -> None:
     _freeze_spatial(trace, x, 2)
     area = constant(math.prod(kernel), "kernel")
-    spaces = [*trace.spaces(x)[:-3], merge([trace.spaces(x)[-3], area]), constant(out.shape[-1], "spatial size")]
+    spaces = [*trace.spaces(x)[:-3], merge([trace.spaces(x)[-3], area]), constant(out.shape[-1], SPATIAL)]
     trace.put(out, spaces, [*trace.zero(x)[:-2], False])
 
 
@@ -207,7 +207,7 @@ def col2im(trace: Trace, out: Tensor, x: Tensor, size: Sequence[int], kernel: Se
     if pieces is None:
         raise ValueError("channels do not factor")
     freeze(pieces[1], "kernel")
-    spatial = [constant(n, "spatial size") for n in out.shape[-2:]]
+    spatial = [constant(n, SPATIAL) for n in out.shape[-2:]]
     trace.put(out, [*trace.spaces(x)[:-2], pieces[0], *spatial], [*trace.zero(x)[:-1], False, False])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from secateur.core.sized import Origin, Sized, origin_of
-from secateur.core.space import constant, freeze, is_frozen, unify
+from secateur.core.space import constant, freeze, unify
 from secateur.torch.rules.attention import attention_shape
 from secateur.torch.rules.matmul import linear_shape
 from secateur.torch.rules.registry import FUNCTION_RULES
@@ -153,9 +153,7 @@ class Sizes(Listening):
             return shape
         join(known)
         listener = self.tracer
-        return torch.Size(
-            [n if n == 1 or is_frozen(s) else Sized(n, s, listener) for n, s in zip(shape, known.spaces, strict=True)]
-        )
+        return torch.Size([n if n == 1 else Sized(n, s, listener) for n, s in zip(shape, known.spaces, strict=True)])
 
     def _sized_size(self, args: Args, kwargs: Kwargs, out: Result) -> Result:
         shape = self._sized_shape(args[0], args[0].shape)

@@ -49,16 +49,21 @@ class Record:
     """One operator of the run: what it was, the spaces of its inputs and outputs, and the module it ran in.
 
     ``over``: the spaces that it sums or takes a statistic over, so that what it gives mixes their units. ``ahead``: what a
-    slice leaves out before the first that it takes. ``reads`` and
-    ``writes`` number the contents it had and gave. ``weighs``: it counts as multiply-accumulates.
+    slice leaves out before the first that it takes. ``reads`` and ``writes`` number the contents it had and gave, the first
+    with the spaces it had them in. ``weighs``: it counts as multiply-accumulates.
     """
 
-    __slots__ = ("ahead", "inputs", "module", "name", "outputs", "over", "reads", "view", "weighs", "writes")
+    __slots__ = ("ahead", "had", "module", "name", "outputs", "over", "reads", "view", "weighs", "writes")
 
-    def __init__(self, name: str, module: str, inputs: list[Space], outputs: list[list[Space]], view: bool) -> None:
-        self.name, self.module, self.inputs, self.outputs, self.view = name, module, inputs, outputs, view
+    def __init__(self, name: str, module: str, had: list[list[Space]], outputs: list[list[Space]], view: bool) -> None:
+        self.name, self.module, self.had, self.outputs, self.view = name, module, had, outputs, view
         self.over: tuple[Space, ...] = ()
         self.ahead: Space | None = None
         self.reads: tuple[int, ...] = ()
         self.writes: tuple[int, ...] = ()
         self.weighs = False
+
+    @property
+    def inputs(self) -> list[Space]:
+        """The spaces of all its inputs."""
+        return [space for layout in self.had for space in layout]

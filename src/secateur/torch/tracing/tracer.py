@@ -351,8 +351,8 @@ class Tracer(TorchDispatchMode):
                     self.allocations.add(known.memory, self._bytes(tensor))
         self.scratch.note(name, inputs, outputs, (begun, len(self.allocations.events)), self._bytes)
         gave = [self.value(t) for t in outputs]
-        touched = [space for known in had for space in known.spaces]
-        record = Record(name, self.module, touched, [list(known.spaces) for known in gave], view)
+        met, made = ([list(known.spaces) for known in values] for values in (had, gave))
+        record = Record(name, self.module, met, made, view)
         record.over, record.ahead = tuple(self._over), self._ahead
         record.weighs, self._weighed = len(self.macs) > self._weighed, len(self.macs)
         record.reads, record.writes = tuple(k.number for k in had), tuple(k.number for k in gave)
