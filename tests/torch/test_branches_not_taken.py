@@ -193,6 +193,120 @@ def test_methods_that_no_run_called_are_named_beneath_their_decorators() -> None
     assert branches.not_called(model) == f"{', '.join(named[:8])} and {len(named) - 8} more"
 
 
+class Roundabout(nn.Module):
+    """Methods that come to the parts of a network without naming them, and some that do not come to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 4)
+        self.of_closure = lambda: self.last(torch.zeros(1, 12))
+        self.of_nothing = lambda h: h + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).relu())
+
+    def of_text(self) -> Any:
+        return getattr(self, "last")  # noqa: B009 - how it is asked for matters
+
+    def of_all(self) -> Any:
+        return [p.data for p in self.parameters()]
+
+    def of_state(self) -> Any:
+        return self.load_state_dict({"first.weight": torch.zeros(12, 6)}, strict=False)
+
+    def of_apply(self) -> Any:
+        return self.apply(lambda m: m)
+
+    def of_other(self) -> Any:
+        return later(self)  # type: ignore[arg-type]
+
+    def of_inner(self) -> Any:
+        return list((lambda: vars(self))())
+
+    def __getitem__(self, place: int) -> Any:
+        return [self.first, self.last][place]
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        state[f"{prefix}first.weight"] = state[f"{prefix}first.weight"].view(12, 6)
+        super()._load_from_state_dict(state, prefix, *rest)
+
+    def __getstate__(self) -> Any:
+        return super().__getstate__()
+
+    def whole(self, x: Tensor) -> Tensor:
+        return self(x).argmax(-1)
+
+    def counted(self) -> int:
+        self.count = getattr(torch, "count", 0)
+        self.count += 1
+        return self.count
+
+    @staticmethod
+    def beside(h: Tensor) -> Tensor:
+        return later(h)
+
+    def __len__(self) -> int:
+        return len([self.first, self.last])
+
+
+def test_methods_that_come_to_the_parts_in_a_roundabout_way_are_named() -> None:
+    model = Roundabout()
+    with Branches() as branches:
+        model(X)
+    named = {each.removeprefix("Roundabout.") for each in uncalled(model, branches._reads)}
+    silent = {"of_nothing", "whole", "counted", "beside", "__len__"}
+    ways = {name for name in vars(Roundabout) if name.startswith("of_")}
+    assert named == ways | {"of_closure", "__getitem__", "_load_from_state_dict", "__getstate__"}
+    assert not named & silent
+
+
+class Asking(nn.Module):
+    """Takes what may be given beside the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def ends(self, h: Tensor) -> Tensor:
+        return self.last(self.first(h).relu())
+
+
+class Words(Asking):
+    def forward(self, x: Tensor, **more: Any) -> Tensor:
+        return self.ends(x) * more.get("gain", 1.0)
+
+
+class Rest(Asking):
+    def forward(self, x: Tensor, *more: Any) -> Tensor:
+        return self.ends(x) * (*more, 1.0)[0]
+
+
+class Keys(Asking):
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.ends(batch["x"]) * batch.get("gain", 1.0)
+
+
+class Unread(Asking):
+    def forward(self, x: Tensor, **ignored: Any) -> Tensor:
+        return self.ends(x)
+
+
+@pytest.mark.parametrize(
+    ("made", "given", "named"),
+    [
+        (Words, X, "**more (nothing)"),
+        (Words, {"x": X, "other": 2}, "more['gain'] (nothing)"),
+        (Rest, X, "*more (nothing)"),
+        (Keys, ({"x": X}, {}), "batch['gain'] (nothing)"),
+        (Keys, ({"x": X, "gain": torch.ones(1)}, {}), ""),
+        (Unread, X, ""),
+    ],
+)
+def test_what_no_run_was_given_is_named(made: type[nn.Module], given: Any, named: str) -> None:
+    notes = proof(given, made()).notes
+    assert notes == () if not named else f"arguments that had one value in every run: {named}. Calls" in notes[0]
+
+
 def later(h: Tensor) -> Tensor:
     return h.roll(1, 1)
 

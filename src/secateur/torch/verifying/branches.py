@@ -17,9 +17,9 @@ from __future__ import annotations
 import dis
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from types import CodeType, FrameType, MethodType
 from typing import Any
@@ -33,6 +33,8 @@ from secateur.torch.verifying.users import is_users
 
 _MOST = 8  # functions that are named
 _ATTEMPTS = 1000  # a millisecond each
+_NOTHING = " (nothing)"
+_STARS = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 _PLAIN = (bool, int, float, str, type(None))
 _LOOPS = "FOR_ITER"
 _PARTS = ("POP_JUMP", "JUMP_IF", _LOOPS)
@@ -92,30 +94,59 @@ class Branches:
 
 
 def of_one_value(model: nn.Module, examples: Iterable[Example]) -> str | None:
-    """The arguments of a model of the user's own that are plain values, the same in all examples; None where there are none."""
+    """The arguments of a model of the user's own that are plain values, the same in all examples, or that none gives (``*args``,
+    ``**kwargs``); None where there are none."""
     values: dict[str, set[str]] = {}
     try:
         given = [argument for example in examples for argument in _arguments(model, example)]
     except TypeError:  # a hook makes other arguments of them
         return None
-    for name, value in given:
-        values.setdefault(name, set()).add(repr(value) if type(value) in _PLAIN else "")
-    said = [
-        f"{name}={visible(next(iter(told)))[:40]}" for name, told in values.items() if len(told) == 1 and "" not in told
-    ]
+    for name, told in given:
+        values.setdefault(name, set()).add(told)
+    said = [f"{name}{next(iter(told))}" for name, told in values.items() if len(told) == 1 and "" not in told]
     return ", ".join(said) or None
 
 
-def _arguments(model: nn.Module, example: Example) -> Iterable[tuple[str, object]]:
-    """What a method of the user's own is given, defaults included, by name."""
-    code = example.code
-    is_called = not isinstance(example.called(model), nn.Module) or type(model).__call__ is nn.Module.__call__
-    if not is_called or not isinstance(code, MethodType) or not is_users(code.__func__.__code__):
-        return []
-    call = signature(code).bind(*example.args, **example.kwargs)
+def _arguments(model: nn.Module, example: Example) -> Iterator[tuple[str, str]]:
+    """The names of what a method of the user's own may be given, and what it is: a plain value, nothing, or else: no text."""
+    function = _users_own(model, example)
+    if function is None:
+        return
+    code, told = function.__func__.__code__, signature(function)
+    call = told.bind(*example.args, **example.kwargs)
     call.apply_defaults()
     of = "" if example.method == "forward" else f"{example.method}'s "
-    return [(f"{of}{name}", value) for name, value in call.arguments.items()]
+    read = _locals_read(code)
+    for name, value in call.arguments.items():
+        star = _STARS.get(told.parameters[name].kind, "")
+        if not star:
+            yield f"{of}{name}", f"={visible(repr(value))[:40]}" if type(value) in _PLAIN else ""
+        elif name in read:
+            yield f"{of}{star}{name}", "" if value else _NOTHING
+    for name, key in _asked_with_default(code):
+        table = call.arguments.get(name)
+        if isinstance(table, Mapping) and table:
+            yield f"{of}{name}[{key!r}]", "" if key in table else _NOTHING
+
+
+def _users_own(model: nn.Module, example: Example) -> MethodType | None:
+    """What an example calls, if it is a method of the user's own that nothing stands before."""
+    code = example.code
+    is_called = not isinstance(example.called(model), nn.Module) or type(model).__call__ is nn.Module.__call__
+    is_own = is_called and isinstance(code, MethodType) and is_users(code.__func__.__code__)
+    return code if is_own and isinstance(code, MethodType) else None
+
+
+def _asked_with_default(code: CodeType) -> Iterator[tuple[str, str]]:
+    """What code asks of its variables by name, though it may not be there: ``batch.get("mask")``."""
+    steps = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "PUSH_NULL")]
+    for variable, method, key in zip(steps, steps[1:], steps[2:], strict=False):
+        if method.argval in ("get", "pop") and method.opname.startswith("LOAD_") and isinstance(key.argval, str):
+            yield str(variable.argval), key.argval
+
+
+def _locals_read(code: CodeType) -> set[str]:
+    return {step.argval for step in dis.get_instructions(code) if step.opname.startswith("LOAD_")} | {*code.co_cellvars}
 
 
 def _listen(function: Callable[..., Any] | None) -> None:

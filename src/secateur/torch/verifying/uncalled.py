@@ -1,22 +1,26 @@
 """What of the user's own code was there to be called, and no run called it.
 
     methods     of the model's classes, whatever decorates them; properties, static and cached ones too. They count where they
-                read what the model is made of, or where code that ran could have come to them: it names them, an attribute
-                keeps them, or it asks for attributes by names that it makes (getattr)
-    functions   in tables (dicts, lists, tuples) of the model, its class or the file, that code which ran reads
+                may read what the model is made of: they name a part, ask for all (parameters, state_dict), or hand the object
+                on (f(self), getattr(self, …), self[0]); and where code that ran could have come to them: it names them, an
+                attribute keeps them, or it asks for attributes by names that it makes (getattr)
+    functions   in tables (dicts, lists, tuples) of the model, its class or the file, that code which ran reads; and attributes
+                that hold parts of a model
 
 Left out is what only makes an object, or describes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import dis
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import partial
+from inspect import getattr_static
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.torch.running.holding import closed_over
 from secateur.torch.running.walking import modules_of
@@ -28,6 +32,71 @@ _DEPTH = 3  # tables in tables
 _LARGEST = 1000  # entries: what has more holds data
 _TORCHS = frozenset(vars(nn.Module()))  # tables of hooks and the like
 _COMPUTED = "getattr"
+# What makes an object or describes it, and what Python asks of it by itself.
+_SPECIAL = frozenset(
+    [
+        "__init__",
+        "__new__",
+        "__post_init__",
+        "__init_subclass__",
+        "__class_getitem__",
+        "__set_name__",
+        "__repr__",
+        "__str__",
+        "__format__",
+        "__dir__",
+        "__len__",
+        "__bool__",
+        "__hash__",
+        "__eq__",
+        "__ne__",
+        "__contains__",
+        "__getattr__",
+        "__getattribute__",
+        "__setattr__",
+        "__delattr__",
+        "extra_repr",
+    ]
+)
+_ALL_PARTS = frozenset(
+    [
+        "parameters",
+        "named_parameters",
+        "buffers",
+        "named_buffers",
+        "children",
+        "named_children",
+        "modules",
+        "named_modules",
+        "get_submodule",
+        "get_parameter",
+        "get_buffer",
+        "set_submodule",
+        "state_dict",
+        "load_state_dict",
+        "apply",
+        "__dict__",
+        "_modules",
+        "_parameters",
+        "_buffers",
+    ]
+)
+_OF_STATE = frozenset(
+    [
+        "_load_from_state_dict",
+        "_save_to_state_dict",
+        "load_state_dict",
+        "state_dict",
+        "_apply",
+        "__getstate__",
+        "__setstate__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__copy__",
+        "__deepcopy__",
+    ]
+)
+_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR", "LOAD_SUPER")
 
 Ran = Mapping[CodeType, Mapping[str, Any]]  # code that ran, and the names of its file
 
@@ -44,15 +113,19 @@ def uncalled(model: nn.Module, ran: Ran) -> list[str]:
         methods = _methods(type(module))
         computes = any(_COMPUTED in spoken_in(f.__code__) for fs in methods.values() for f in fs if f.__code__ in ran)
         made_by = _names_in_constructors(type(module))
+        parts = held | _ALL_PARTS
         for name, functions in methods.items():
             codes = {function.__code__ for function in functions}
             if not codes.isdisjoint(ran) or (name in made_by and codes.isdisjoint(kept)):
                 continue
             told = f"{type(module).__name__}.{name}"
-            if not held.isdisjoint(set[str]().union(*map(spoken_in, codes))):
+            if name in _OF_STATE or any(_reads(f, parts, bound=_is_bound(type(module), name)) for f in functions):
                 reading.setdefault(told)
             elif name in named or not codes.isdisjoint(kept) or (computes and _takes_more(functions)):
                 reachable.setdefault(told)
+        for name, value in vars(module).items():
+            if any(type(f) is FunctionType and f.__code__ not in ran and _holds_parts(f) for f in _kept({name: value})):
+                reading.setdefault(f"{type(module).__name__}.{name}")
     return list(reading | reachable | dict.fromkeys(_in_tables(model, ran)))
 
 
@@ -87,7 +160,7 @@ def _kept(names: Mapping[Any, Any], depth: int = _DEPTH) -> Iterator[FunctionTyp
 def _methods(kind: type) -> dict[str, list[FunctionType]]:
     """What a class of the user's own defines, but for what makes and describes an object."""
     defined = {name: each for base in reversed(kind.__mro__) for name, each in vars(base).items()}
-    found = {name: list(_beneath(each, name)) for name, each in defined.items() if not name.startswith("__")}
+    found = {name: list(_beneath(each, name)) for name, each in defined.items() if name not in _SPECIAL}
     return {name: functions for name, functions in found.items() if functions}
 
 
@@ -117,3 +190,43 @@ def _names_in_constructors(kind: type) -> set[str]:
 def _takes_more(functions: Iterable[FunctionType]) -> bool:
     """Whether a method takes anything but the object."""
     return any(function.__code__.co_argcount > 1 for function in functions)
+
+
+def _reads(function: FunctionType, parts: Set[str], *, bound: bool) -> bool:
+    """Whether a method may read what the object is made of; ``bound``: its first argument is the object."""
+    code = function.__code__
+    return not parts.isdisjoint(spoken_in(code)) or (
+        bound and code.co_argcount > 0 and _hands_on(code, code.co_varnames[0])
+    )
+
+
+def _is_bound(kind: type, name: str) -> bool:
+    return not isinstance(getattr_static(kind, name), staticmethod | classmethod)
+
+
+def _hands_on(code: CodeType, name: str) -> bool:
+    """Whether code does something else with a variable than to ask for its attributes, to set them, or to call it."""
+    steps = list(_one_by_one(code))
+    for at, (operation, argument) in enumerate(steps):
+        if not operation.startswith(("LOAD_FAST", "LOAD_DEREF")) or argument != name:
+            continue
+        before, after = (steps[i][0] if 0 <= i < len(steps) else "" for i in (at - 1, at + 1))
+        if after == "COPY":  # self.count += 1
+            after = steps[at + 2][0]
+        if not after.startswith(_ATTRIBUTES) and "PUSH_NULL" not in (before, after):
+            return True
+    inner = (const for const in code.co_consts if isinstance(const, CodeType) and name in const.co_freevars)
+    return any(_hands_on(each, name) for each in inner)
+
+
+def _one_by_one(code: CodeType) -> Iterator[tuple[str, object]]:
+    """The instructions of code; those that do two things at once, as two."""
+    for step in dis.get_instructions(code):
+        both = step.argval if isinstance(step.argval, tuple) and step.opname.count("_FAST") > 1 else (step.argval,)
+        yield from ((step.opname, each) for each in both)
+
+
+def _holds_parts(function: FunctionType) -> bool:
+    """Whether a function closes over a module or a tensor, or has one as a default."""
+    held = (*closed_over(function), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    return any(isinstance(one, nn.Module | Tensor) for one in held)
