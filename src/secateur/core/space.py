@@ -248,8 +248,7 @@ def _bind(leaf: Space, target: Space) -> Space:
 def _link(a: Space, b: Space) -> Space:
     a, b = a.root(), b.root()
     if a is not b and not _occurs(a, b) and not _occurs(b, a):
-        a.parent = b
-        b.taken |= a.taken
+        a.parent, b.taken = b, a.taken or b.taken
     return b.root()
 
 
@@ -340,9 +339,7 @@ def _concat_ones(heads: Sequence[Space]) -> Space:
 
 
 def _cut_sum(top: Space, at: int) -> tuple[Space, Space]:
-    left: list[Space] = []
-    right: list[Space] = []
-    start = 0
+    left, right, start = list[Space](), list[Space](), 0
     for part in parts(top):
         if start + part.size <= at:
             left.append(part)
