@@ -12,6 +12,8 @@ Importing this module imports no framework; the first name that needs one does.
 from __future__ import annotations
 
 import importlib
+import random
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from secateur.errors import (
@@ -123,10 +125,19 @@ __all__ = [  # noqa: RUF022  the version last
 
 def __getattr__(name: str) -> object:
     if name in _MODULES:
-        return importlib.import_module(f"secateur.{name}")
+        return _loaded(f"secateur.{name}")
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(_loaded(_HOMES[name]), name)
     raise AttributeError(f"module 'secateur' has no attribute {name!r}")
+
+
+def _loaded(name: str) -> ModuleType:
+    """A module of ours. What libraries draw when they are loaded is not taken from the numbers of the user's seed."""
+    state = random.getstate()
+    try:
+        return importlib.import_module(name)
+    finally:
+        random.setstate(state)
 
 
 def __dir__() -> list[str]:

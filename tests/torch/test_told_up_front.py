@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +167,73 @@ def test_a_statistic_over_positions_in_training_is_told() -> None:
             return self.out(self.norm(self.fc(x).unflatten(1, (6, -1))))
 
     assert sc.trace(Normed().eval(), X)["fc.out_features[1]"].inexact_reason is not None
+
+
+def test_an_example_without_numbers_is_refused_before_the_work_unless_nothing_is_proved() -> None:
+    without = X.to("meta")
+    with pytest.raises(sc.InputError, match="on the meta device and has no numbers"):
+        sc.prune(net(), "magnitude", {"params": "50%"}, without)
+    _, result = sc.prune(net(), "magnitude", {"params": "50%"}, without, {"verify": False})
+    assert result.params < result.before["params"] / 2
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(sc.InputError, match=r"holds nothing: it is a tensor of shape \(0, 8\)"):
+        sc.trace(net(), X[:0])
+
+
+@pytest.mark.parametrize(("value", "word"), [(float("inf"), "an infinity"), (float("nan"), "NaN")])
+def test_the_weight_that_is_no_number_is_named(value: float, word: str) -> None:
+    model = net()
+    model[2].weight.data[0, 0] = value
+    with pytest.raises(sc.InputError, match=rf"the weight 2\.weight holds {word}"):
+        sc.prune(model, "magnitude", {"params": "50%"}, X)
+
+
+def test_a_proof_for_another_model_is_refused() -> None:
+    graph = sc.trace(net(), X)
+    with pytest.raises(sc.PlanError, match="made for another architecture"):
+        sc.verify(nn.Linear(2, 2), graph.plan({"0.out_features": [1]}), graph)
+
+
+def _weight_normed() -> nn.Module:
+    model = nn.Sequential(*(nn.utils.weight_norm(layer) for layer in (nn.Linear(8, 16), nn.Linear(16, 3))))
+    with torch.no_grad():
+        model(X)
+    return model
+
+
+@pytest.mark.parametrize(
+    "made", [lambda: nn.Sequential(spectral_norm(nn.Linear(8, 16)), spectral_norm(nn.Linear(16, 3))), _weight_normed]
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_can_be_copied_before_can_be_copied_after(made: Any) -> None:
+    model = made().eval()
+    copy.deepcopy(model)
+    small, _ = sc.prune(model, "magnitude", {"params": "60%"}, X)
+    assert torch.equal(copy.deepcopy(small)(X), small(X))
+
+
+def test_the_width_that_a_transformer_of_torch_checks_itself_is_free() -> None:
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(20, 16), nn.Linear(16, 20)
+            self.middle = nn.Transformer(16, 4, 1, 1, 24, dropout=0.0, batch_first=True)
+
+        def forward(self, source: Tensor, target: Tensor) -> Tensor:
+            return self.out(self.middle(self.words(source), self.words(target)))
+
+    ids = torch.arange(10).view(2, 5)
+    small, result = sc.prune(Translator().eval(), "magnitude", {"params": "50%"}, (ids, ids))
+    width = small.words.embedding_dim
+    assert small.middle.d_model == width < 16
+    assert result.verification.comparisons
+
+
+def test_loading_the_library_draws_none_of_the_users_numbers() -> None:
+    code = (
+        "import random, sys; random.seed(0); before = random.getstate(); import secateur; secateur.prune; "
+        "sys.exit(before != random.getstate())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -44,6 +44,7 @@ from secateur.torch.running.example import Example
 from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.interface import Interface
 from secateur.torch.trace import trace
+from secateur.torch.verify import refuse_without_data
 
 _LARGE_CUT = 0.8  # of the MACs, and less, is left
 
@@ -103,6 +104,8 @@ def _step(
         recipe, constraints = given.with_constraints(constraints)
         tell(0.0, "tracing")
         graph = trace(model, dummy_input, interface=interface, depth=recipe.looks_for_blocks)
+        if recipe.verify:
+            refuse_without_data(model, graph)
         result = _prune(model, graph, recipe, constraints, tell)
     if idle := given.idle(asked):
         warnings.warn(

@@ -13,13 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from secateur.core.depth import Depth
 from secateur.core.graph import Graph
 from secateur.core.settle import settle
 from secateur.core.space import Space
-from secateur.errors import TraceError
+from secateur.errors import InputError, TraceError
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example, Examples
 from secateur.torch.running.interface import Interface, check_interface
@@ -62,6 +63,10 @@ def trace(
     Raises InputError for an unusable ``dummy_input`` and TraceError where the model does not run on it.
     """
     example = Example.of(unwrapped(model), Examples(dummy_input, also))
+    if any(isinstance(given, torch.Tensor) and not given.numel() for given in example.args[:1]):
+        raise InputError(
+            f"the dummy_input holds nothing: it is a tensor of shape {tuple(example.args[0].shape)}. Give a batch of at least one"
+        )
     example = replace(example, interface=check_interface(interface), depth=depth)
     started = time.perf_counter()
     try:

@@ -25,6 +25,7 @@ from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.verification import Comparison, Verification
 from secateur.errors import InputError, PlanError, VerificationError
+from secateur.torch.narrowing.fingerprint import check_fingerprint
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.explaining import brief
@@ -68,6 +69,8 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
     started = time.perf_counter()
     with torch.inference_mode(False):
         model = unwrapped(model)
+        check_fingerprint(model, plan.fingerprint)
+        refuse_without_data(model, graph)
         proof = _Proof(Setup.of(model, graph, plan), dtype)
         try:
             with Branches() as branches:
@@ -90,6 +93,16 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
         notes=tuple(proof.notes),
         seconds=time.perf_counter() - started,
     )
+
+
+def refuse_without_data(model: nn.Module, graph: Graph) -> None:
+    """Raise InputError where a model has numbers, and an example that it would be proved on has none."""
+    given = (t for example in (graph.example, *graph.example.further) for t in example.tensors())
+    if any(t.is_meta for t in given) and not any(t.is_meta for t in named_tensors(model).values()):
+        raise InputError(
+            "the dummy_input is on the meta device and has no numbers, and the result could not be proved on it: give it on "
+            "the model's device, or switch verification off (verify=False)"
+        )
 
 
 def _not_reached(model: nn.Module, graph: Graph, branches: Branches) -> str:

@@ -31,9 +31,11 @@ def refresh(module: nn.Module) -> None:
 
 
 def _recompute(module: nn.Module) -> None:
-    """What torch's own pruning and norms of weights compute before each forward, and leave as a plain attribute."""
-    for hook in _hooks_of_torch(module):
-        hook(module, ())
+    """What torch's own pruning and norms of weights compute before each forward, and leave as a plain attribute: one that no
+    gradient flows through, or the model could not be copied before the next."""
+    with torch.no_grad():
+        for hook in _hooks_of_torch(module):
+            hook(module, ())
 
 
 def recomputed(module: nn.Module) -> set[str]:

@@ -51,11 +51,12 @@ def data_explained(model: nn.Module, data: Data | None) -> Iterator[None]:
 
 
 def _strange_weight(model: nn.Module) -> str | None:
-    """The first weight that holds NaN, which whatever is computed with it is, too."""
-    named = next(
-        (n for n, p in named_parameters(model, once=True) if not p.is_meta and bool(p.detach().isnan().any())), None
-    )
-    return None if named is None else f"the weight {visible(named)} holds NaN, so nothing can be scored; mend it first"
+    """The first weight that holds NaN or an infinity, which whatever is computed with it is, too."""
+    for name, parameter in named_parameters(model, once=True):
+        if not parameter.is_meta and not bool(parameter.detach().isfinite().all()):
+            held = "NaN" if bool(parameter.detach().isnan().any()) else "an infinity"
+            return f"the weight {visible(name)} holds {held}, so nothing can be scored; mend it first"
+    return None
 
 
 def _misfit(model: nn.Module, data: Data) -> str | None:
