@@ -342,7 +342,7 @@ class Dispatching(nn.Module):
 
     def by_error(self, h: Tensor) -> Tensor:
         try:
-            return {1: h, 2: h}[len(h)]
+            return dict.fromkeys(range(16), h)[len(h)]
         except KeyError:  # error
             return h.roll(1, 1)
 

@@ -170,6 +170,7 @@ def test_it_says_what_was_compared_on_what_and_how_closely() -> None:
     assert scenes == [
         ("the example", "evaluation", 0, "float64"),
         ("fresh inputs, a batch of 3", "evaluation", 0, "float32"),
+        ("inputs of another size than 4", "evaluation", 0, "float32"),
         ("fresh inputs", "training", 4, "float32"),
     ]
     assert found.tolerance <= 1e-12

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from secateur.core.equations import OPERATORS
-from secateur.core.space import Space
+from secateur.core.space import Space, is_frozen
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
@@ -269,3 +269,9 @@ def spaces_in(origin: Origin) -> list[Space]:
     if isinstance(origin, tuple):
         return spaces_in(origin[1]) + spaces_in(origin[2])
     return []
+
+
+def is_of_input(value: object) -> bool:
+    """Whether a number is made of sizes that no plan changes: another input may bring another number."""
+    said = spaces_in(value.origin) if isinstance(value, Sized) else []
+    return bool(said) and all(map(is_frozen, said))

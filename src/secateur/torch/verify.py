@@ -13,6 +13,7 @@ Invariant: the model is untouched; a disagreement raises and names the widths it
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,8 +31,10 @@ from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.example import Example, batch_size
 from secateur.torch.running.explaining import brief
 from secateur.torch.running.memory import free_beside, held
+from secateur.torch.running.resizing import other_sizes
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.walking import parameters_of
+from secateur.torch.tracing.resized import has_users_code
 from secateur.torch.verifying.blame import at_fault
 from secateur.torch.verifying.branches import Branches, of_one_value
 from secateur.torch.verifying.comparing import (
@@ -149,6 +152,7 @@ class _Proof:
         here = [*high, Scene(inputs=EXAMPLE, example=example)]
         if low:
             self._further(FRESH, _of_another_batch_size(low))
+        self._at_other_sizes(example)
         self._reordered(scene)
         trains = any(p.requires_grad for p in parameters_of(model))
         if trains and not _fits(model, 4):
@@ -159,6 +163,17 @@ class _Proof:
         seen = not self.setup.plan.kept or any(one.gradients for one in self.comparisons)
         if not seen and not depends_on_weights(self.setup, scene):
             raise _nothing(model, Inconclusive("what it returns does not depend on its weights"))
+
+    def _at_other_sizes(self, example: Example) -> None:
+        """Where the user's own code runs with inputs of another size, the two must agree there, too."""
+        if not has_users_code(self.setup.model):
+            return
+        for what, others in other_sizes(example):
+            for other in others:
+                with contextlib.suppress(_Unfit):  # as the network may well be: it was made for its size
+                    scene = Scene(inputs=f"inputs of another {what}", example=other)
+                    self.comparisons.append(self._attempt(scene, self._choices))
+                    break
 
     def _reordered(self, scene: Scene) -> None:
         """The whole network with its inexact widths in another order."""
@@ -210,13 +225,17 @@ class _Proof:
         )
         return replace(self.setup, plan=exact, base=graph.plan({})) if exact.kept or not plan.kept else None
 
+    @property
+    def _choices(self) -> list[Numbers]:
+        """The numbers to compare on beside the example: the model's own, if these will do."""
+        return [Numbers(wide=self.dtype)] if self.dtype is not None else [_OWN, *_wide(self.setup.model)]
+
     def _further(self, what: str, scenes: Sequence[Scene]) -> bool:
         """Compare in the first of these scenes that the network can be run in; if in none, note why."""
-        choices = [Numbers(wide=self.dtype)] if self.dtype is not None else [_OWN, *_wide(self.setup.model)]
         reason = ""
         for scene in scenes:
             try:
-                self.comparisons.append(self._attempt(scene, choices))
+                self.comparisons.append(self._attempt(scene, self._choices))
                 return True
             except _Unfit as problem:
                 reason = reason or str(problem)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from secateur.core.sized import Origin, Sized, origin_of
+from secateur.core.sized import Origin, Sized, is_of_input, origin_of
 from secateur.core.space import constant, freeze, unify
 from secateur.torch.rules.attention import attention_shape
 from secateur.torch.rules.matmul import linear_shape
@@ -31,6 +31,7 @@ from secateur.torch.tracing.literals import GROUP_ARGUMENT, WRITTEN, groups_of, 
 from secateur.torch.tracing.tracer import Tracer
 from secateur.torch.tracing.unread import join
 
+COUNTED_BY_INPUT = "the code divides it into as many parts as the input's size says"
 Reading = Iterator[tuple[Any, torch.Tensor, int]]  # (integer, tensor, dimension it is the size of)
 
 
@@ -141,7 +142,9 @@ class Sizes(Listening):
             dim = 0
         spaces = [self.tracer.spaces(part)[dim] for part in parts if part.dim()]
         for space in spaces:
-            if space.root().size == spaces[0].root().size:
+            if is_of_input(args[1]):
+                freeze(space, COUNTED_BY_INPUT)
+            elif space.root().size == spaces[0].root().size:
                 unify(spaces[0], space, "equal chunks")
             else:
                 freeze(space, "the last of unequal chunks")
@@ -309,6 +312,8 @@ def _getitem(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading
             length = _slice_length(q, _size(tracer, x, source))
             if length is not None:
                 yield length, out, target
+            if is_of_input(q.step):
+                freeze(tracer.spaces(x)[source], COUNTED_BY_INPUT)
             source, target = source + 1, target + 1
         elif isinstance(q, int):
             source += 1
@@ -382,13 +387,12 @@ READERS: dict[str, Reader] = {
 }
 
 
-# functions that divide a dimension into a number of parts -> the dimension, where the name says it
+# functions that divide a dimension into so many parts -> the dimension, where the name says it
 _EQUAL_PARTS: dict[str, int | None] = {"chunk": None, "tensor_split": None, "hsplit": 1, "vsplit": 0, "dsplit": 2}
 
 
 # what hands a tensor's values to code that nobody listens to
 _READS = READS | {"untyped_storage", "storage", "_typed_storage", "__dlpack__", "__reduce_ex__"}
-
 
 # arguments that are positions or flags, not sizes
 _POSITIONS = frozenset(

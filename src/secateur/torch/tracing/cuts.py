@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from secateur.core.sized import spaces_in
 from secateur.core.space import Space, factors, freeze, leaves
 from secateur.torch.rules.protocol import OF_THE_INPUT
-from secateur.torch.tracing.live import alive
 from secateur.torch.tracing.observe import Observation, Run
 
 LEFT_OVER = "the code takes a part of what has it, and nothing reads the rest: another example may take more"
@@ -43,7 +42,9 @@ def _left_over(run: Run) -> Iterator[Space]:
     read: dict[int, Counter[Space]] = {}
     for number, layout in zip(run.tracer.returned, run.outputs, strict=True):
         read[number] = read.get(number, Counter[Space]()) | _leaves_of(layout)
-    for record in alive(run):
+    for record in reversed(run.tracer.records):
+        if record.view:
+            continue
         for number, layout in zip(record.writes, record.outputs, strict=True):
             if number in read and number not in run.tracer.kept:
                 had = _leaves_of(layout)

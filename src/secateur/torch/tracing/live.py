@@ -30,7 +30,7 @@ def used_leaves(seen: Observation) -> set[int]:
 def freeze_idle(seen: Observation) -> None:
     """Freeze leaves that no run exercises (a longer input might use them), or that only a decision of the code does."""
     used = used_leaves(seen)
-    live = _touched(record for run in seen.runs for record in alive(run))
+    live = _touched(record for run in seen.runs for record in _live(run))
     for spaces in seen.spaces.values():
         for leaf in (leaf for space in spaces for leaf in leaves(space)):
             if id(leaf) not in live:
@@ -48,9 +48,8 @@ def _touched(records: Iterable[Record]) -> set[int]:
     return found
 
 
-def alive(run: Run) -> list[Record]:
-    """The operators whose results reach the outputs, or tensors that the model keeps, the last first. All, where it did not get
-    to its end."""
+def _live(run: Run) -> list[Record]:
+    """The operators whose results reach the outputs, or tensors that the model keeps. All, where it did not get to its end."""
     if not run.whole:
         return run.tracer.records
     wanted = set(run.tracer.returned) | run.tracer.kept

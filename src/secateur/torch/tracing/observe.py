@@ -145,7 +145,7 @@ def _observe_values(example: Example, outside: Outside) -> Observation:
 def _ask(example: Example, outside: Outside, *, training: bool, times: int = 1) -> Answers:
     """Run on numbers, and keep what the code reads of them."""
     asked = Asking()
-    _witness(Witness(abstract=False, training=training, answers=asked), example, outside, real_like, times)
+    witness(Witness(abstract=False, training=training, answers=asked), example, outside, real_like, times)
     return asked.again()
 
 
@@ -154,10 +154,10 @@ def _steady(run: Run, outside: Outside) -> list[Call]:
     calls = run.tracer.calls
     for seed in range(_OTHER_WEIGHTS):
         generator = torch.Generator().manual_seed(seed)
-        witness = Witness(abstract=False, training=run.training)
+        mute = Witness(abstract=False, training=run.training)
         with contextlib.suppress(Exception):
-            _witness(witness, run.example, outside, lambda tensor, drawn=generator: _shuffled(tensor, drawn), run.times)
-        calls = steady(calls, witness.calls)
+            witness(mute, run.example, outside, lambda tensor, drawn=generator: _shuffled(tensor, drawn), run.times)
+        calls = steady(calls, mute.calls)
     return calls
 
 
@@ -169,17 +169,22 @@ def _shuffled(tensor: torch.Tensor, drawn: torch.Generator) -> torch.Tensor:
     return made
 
 
-def _witness(
-    witness: Witness, example: Example, outside: Outside, like: Callable[[torch.Tensor], torch.Tensor], times: int = 1
+def witness(
+    mute: Witness, example: Example, outside: Outside, like: Callable[[torch.Tensor], torch.Tensor], times: int = 1
 ) -> None:
+    """Run a twin, with what ``like`` makes of its tensors; nothing is said of spaces. Raises what it raises."""
+
+    def taken(tensor: torch.Tensor) -> torch.Tensor:
+        return mute.owned(abstract_like(tensor.detach()) if mute.abstract else tensor.detach().clone())
+
     staging = Staging(
-        stand_in=lambda name, tensor: witness.owned(like(tensor)),
-        taken=lambda tensor: witness.owned(tensor.detach().clone()),
-        training=witness.training,
+        stand_in=lambda name, tensor: mute.owned(like(tensor)),
+        taken=taken,
+        training=mute.training,
         reading=False,
         times=times,
     )
-    perform(example, witness, staging, lambda output: None, outside)
+    perform(example, mute, staging, lambda output: None, outside)
 
 
 class Witness(Tracer):

@@ -28,8 +28,8 @@ from torch import nn
 
 from secateur.core.text import visible
 from secateur.torch.running.example import Example
+from secateur.torch.running.users import is_users
 from secateur.torch.verifying.uncalled import uncalled
-from secateur.torch.verifying.users import is_users
 
 _MOST = 8  # functions that are named
 _ATTEMPTS = 1000  # a millisecond each

@@ -23,9 +23,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.torch.running.holding import closed_over
+from secateur.torch.running.users import is_users
 from secateur.torch.running.walking import modules_of
 from secateur.torch.tracing.written import spoken_in
-from secateur.torch.verifying.users import is_users
 
 _BENEATH = ("__wrapped__", "__func__", "fget", "func")  # where what decorates a function keeps it
 _DEPTH = 3  # tables in tables
