@@ -1,4 +1,4 @@
-"""What a cut leaves over is no unit, where another example may take more: positions beyond the example's, and their like."""
+"""What a cut leaves over, or the input divides, is no unit: positions beyond the example's, and their like."""
 
 import copy
 from collections.abc import Callable
@@ -172,3 +172,97 @@ class Diagonal(nn.Module):
 def test_what_a_size_of_the_network_cuts_stays_free(made: type[nn.Module], free: set[int]) -> None:
     graph: Graph = sc.trace(made().eval(), torch.randn(2, 4, 8))
     assert {width.size for width in graph.free} == free, [(w.name, w.size, w.frozen) for w in graph.widths]
+
+
+class Between(nn.Module):
+    """Two layers, and between them code under test that is given the example's other arguments too."""
+
+    def __init__(self, code: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(5, 20), nn.Linear(20, 12), nn.Linear(12, 3)
+        self.code = code
+
+    def forward(self, x: Any, *more: Any) -> Tensor:
+        steps = [self.b(self.a(each).tanh()) for each in x] if isinstance(x, list) else self.b(self.a(x).tanh())
+        return self.out(self.code(steps, *more).relu())
+
+
+def _as_steps(steps: int) -> tuple[Any, ...]:
+    return (torch.randn(2, steps, 5),)
+
+
+def _with_numbers(*numbers: int) -> tuple[Any, ...]:
+    return torch.randn(2, 4, 5), torch.tensor(numbers)
+
+
+def _as_list(length: int) -> tuple[Any, ...]:
+    return ([torch.randn(2, 5) for _ in range(length)],)
+
+
+def _filled(h: Tensor, n: Tensor) -> Tensor:
+    h = h.clone()
+    h[..., int(n.max()) :] = 0
+    return h
+
+
+def _mixed(h: Tensor) -> Tensor:
+    """The well-known slip: a reshape for a transpose."""
+    return h.transpose(1, 2).reshape(h.shape)
+
+
+STEPS = [_as_steps(n) for n in (3, 5, 16, 33)]
+DIVIDED: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...], list[tuple[Any, ...]]]] = {
+    "mixed": (_mixed, _as_steps(1), STEPS),
+    "mixed by a divisor": (_mixed, _as_steps(4), STEPS),
+    "parts": (lambda h: torch.cat(h.chunk(h.shape[1], -1)[::-1], -1), _as_steps(4), STEPS),
+    "more parts": (lambda h: torch.cat(h.chunk(1 + h.shape[1] // 16, -1)[::-1], -1), _as_steps(4), STEPS),
+    "from": (lambda h: F.pad(h[..., h.shape[1] // 16 :], (h.shape[1] // 16, 0)), _as_steps(8), STEPS),
+    "every": (
+        lambda h: h[..., :: 1 + h.shape[1] // 16].repeat_interleave(1 + h.shape[1] // 16, -1),
+        _as_steps(8),
+        [_as_steps(n) for n in (3, 16, 33)],
+    ),
+    "in turn": (
+        lambda h: torch.stack([h[:, t] * h[:, t, t : t + 1] for t in range(h.shape[1])], 1),
+        _as_steps(4),
+        STEPS[:2],
+    ),
+    "to a value": (_filled, _with_numbers(4), [_with_numbers(9), _with_numbers(6)]),
+    "at values": (
+        lambda h, n: h + sum(h[..., j : j + 1] for j in n.tolist()),
+        _with_numbers(4, 2),
+        [_with_numbers(9, 3), _with_numbers(11, 0)],
+    ),
+    "in as many as a value": (
+        lambda h, n: h.view(2, 4, int(n.max()), -1).transpose(-1, -2).reshape(h.shape),
+        _with_numbers(2),
+        [_with_numbers(4), _with_numbers(6)],
+    ),
+    "in as many as are given": (
+        lambda hs: torch.cat([h.chunk(len(hs), -1)[k] for k, h in enumerate(hs)], -1),
+        _as_list(2),
+        [_as_list(3), _as_list(4)],
+    ),
+}
+
+
+@pytest.mark.parametrize("way", DIVIDED)
+def test_what_the_input_divides_is_no_width(way: str) -> None:
+    code, example, others = DIVIDED[way]
+    torch.manual_seed(0)
+    model = Between(code).eval()
+    graph = sc.trace(model, example)
+    assert any(width.size == 20 for width in graph.free), "what stands before is as free as ever"
+    for width in graph.free:
+        plan = graph.plan({width.name: range(1, width.size, 2)})
+        small, masked = sc.apply(model, plan), _masked(model, plan)
+        for given in (example, *others):
+            assert torch.allclose(small(*given), masked(*given), atol=1e-5), width.name
+
+
+def test_inputs_of_other_sizes_are_compared() -> None:
+    model = Between(F.silu).eval()
+    _, result = sc.prune(model, "magnitude", {"params": "60%"}, torch.randn(2, 7, 5))
+    inputs = [one.inputs for one in result.verification.comparisons]
+    assert {"inputs of another size than 2", "inputs of another size than 7"} <= set(inputs)
+    assert "inputs of another size than 5" not in inputs, "it does not run on them"

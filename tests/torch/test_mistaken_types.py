@@ -49,7 +49,14 @@ def _pruned(constraints: Any, mode: Any = "magnitude", **options: Any) -> tuple[
         (lambda: sc.Plan.from_json(3), "the plan is read from JSON text, not from int"),  # type: ignore[arg-type]
         (lambda: sc.Graph.from_json(None), "the graph is read from JSON text, not from NoneType"),  # type: ignore[arg-type]
         (lambda: _pruned({"params": "80%"}, multiple_of=True), "a whole number of at least 1 is needed, not True"),
-        (lambda: sc.verify(net(), None, None), "plan is a Plan, as secateur.plan gives it, not None"),  # type: ignore[arg-type]
+        (lambda: sc.verify(net(), None, None), "verify: plan is a Plan, as secateur.plan or a graph's plan(…) gives it, not"),  # type: ignore[arg-type]
+        (lambda: sc.apply(net(), {"0.out_features": [1]}), "plan(…) gives it, not the dict {'0.out_features': [1]}"),  # type: ignore[arg-type]
+        (lambda: sc.apply(sc.trace(net(), X).plan({}), net()), "apply: model is a Module, not a Plan"),  # type: ignore[arg-type]
+        (lambda: sc.subnet(net(), 3), "subnet: plan is a Plan, as secateur.plan or a graph's plan(…) gives it, not the int 3"),  # type: ignore[arg-type]
+        (lambda: sc.save(net(), "unwritten", "plan"), "save: plan is a Plan"),  # type: ignore[arg-type]
+        (lambda: sc.narrowed(None, None), "narrowed: tensors is a Mapping, not a NoneType"),  # type: ignore[arg-type]
+        (lambda: sc.plans_of(3), "plans_of: model is a Module, not the int 3"),  # type: ignore[arg-type]
+        (lambda: sc.restore(net(), 5), "restore: path is the folder that save wrote, not a int"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_what_is_of_another_kind_is_told_in_a_sentence(call: Callable[[], object], said: str) -> None:

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.core.compose import as_one, name_after, name_before
+from secateur.core.given import check_given
 from secateur.core.json.strict import MAX_BYTES
 from secateur.core.plan import Plan
 from secateur.core.text import visible
@@ -95,6 +96,8 @@ def restore(model: _Model, path: str | os.PathLike[str]) -> _Model:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a freshly built torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"restore: path is the folder that save wrote, not a {type(path).__name__}")
     manifest, tensors = _read(model, Path(path))
     _put_in(model, manifest.plans, tensors)
     return model
@@ -126,7 +129,10 @@ def _read_once(model: nn.Module, folder: Path) -> tuple[Manifest, dict[str, Tens
 
 
 def _plans(model: nn.Module, plan: Plan | tuple[Plan, ...] | None) -> tuple[Plan, ...]:
-    plans = (plan,) if isinstance(plan, Plan) else tuple(plan) if plan is not None else plans_of(model)
+    given = plan if isinstance(plan, tuple | list) or plan is None else (plan,)
+    for each in given or ():
+        check_given("save", "plan", each, Plan)
+    plans = tuple(given) if given is not None else plans_of(model)
     if not plans:
         raise InputError(
             "this model has no plan: it was not narrowed by Secateur, or was copied without its attributes. "

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from secateur.core.given import check_given
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
 from secateur.errors import ApplyError, InputError, SecateurError, VerificationError
@@ -48,6 +49,7 @@ _PLANS, _VERIFICATION = "_secateur_plans", "_secateur_verification"
 
 def plans_of(model: nn.Module) -> tuple[Plan, ...]:
     """The plans that were applied to make this model, oldest first."""
+    check_given("plans_of", "model", model, nn.Module)
     return model.__dict__.get(_PLANS, ())
 
 
@@ -76,6 +78,8 @@ def apply(
     Raises PlanError where the plan was made for another model, VerificationError where the two disagree, ApplyError where
     anything else went wrong; the given model is then bit for bit what it was.
     """
+    check_given("apply", "model", model, nn.Module)
+    check_given("apply", "plan", plan, Plan)
     if in_place and unwrapped(model) is not model:
         raise InputError(
             "a DistributedDataParallel holds on to the parameters that it was given: narrowed in place, they would not be "

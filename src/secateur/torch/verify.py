@@ -22,6 +22,7 @@ from typing import NoReturn
 import torch
 from torch import nn
 
+from secateur.core.given import check_given
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.core.verification import Comparison, Verification
@@ -64,11 +65,9 @@ def verify(model: nn.Module, plan: Plan, graph: Graph, *, dtype: torch.dtype | N
     model's own precision. Raises VerificationError where the two disagree, naming the widths in its ``widths``, and where
     nothing could be compared.
     """
-    for name, given, kind in (("plan", plan, Plan), ("graph", graph, Graph)):
-        if not isinstance(given, kind):
-            raise InputError(
-                f"verify: {name} is a {kind.__name__}, as secateur.{_MAKERS[name]} gives it, not {given!r:.60}"
-            )
+    check_given("verify", "model", model, nn.Module)
+    check_given("verify", "plan", plan, Plan)
+    check_given("verify", "graph", graph, Graph)
     started = time.perf_counter()
     with torch.inference_mode(False):
         model = unwrapped(model)
@@ -128,9 +127,6 @@ class _Disagreement(Exception):
 
 class _Unfit(Exception):
     """A scene that the network cannot be run in, or that tells nothing; the text says why."""
-
-
-_MAKERS = {"plan": "plan", "graph": "trace"}
 
 
 @dataclass

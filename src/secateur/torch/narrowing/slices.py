@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.core.given import check_given
 from secateur.core.layout import Along, Axis, Indices, Layout, Product, Sum, kept_indices, touches, widths_of
 from secateur.core.plan import Plan
 from secateur.errors import PlanError
@@ -31,6 +32,8 @@ def narrowed(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch
     The mapping may lack tensors (a shard). Raises PlanError where a tensor has not the shape that the plan expects, or the
     plan narrows nothing that is there.
     """
+    check_given("narrowed", "tensors", tensors, Mapping)
+    check_given("narrowed", "plan", plan, Plan)
     made = copy.copy(tensors) if isinstance(tensors, dict) else dict(tensors)
     smaller = slices_of({name: tensors[name] for name in plan.narrowed if name in tensors}, plan)
     if plan.narrowed and not smaller:

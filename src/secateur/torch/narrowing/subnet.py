@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.core.given import check_given
 from secateur.core.plan import Plan
 from secateur.torch.narrowing.fingerprint import check_fingerprint
 from secateur.torch.narrowing.host_config import said_of_depth
@@ -50,6 +51,8 @@ def subnet(
     networks in one needs it; the slices hold what the parameters held on entry. Raises PlanError where the plan was made
     for another model.
     """
+    check_given("subnet", "model", model, nn.Module)
+    check_given("subnet", "plan", plan, Plan)
     return Subnet(model, plan, shared, data_loader, num_batches, collect_func)
 
 
