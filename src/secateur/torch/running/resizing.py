@@ -20,7 +20,7 @@ from secateur.torch.running.restoring import named_tensors
 
 _SMALL = 32  # up to here twice as large: what counts by the dozen steps counts on
 _STEP = 32  # of larger ones, that strides of images still divide
-
+_MOST = 2**20  # numbers: a batch of large images gets one more and not twice as many
 Others = tuple[str, list[Example]]  # what is another one, and the examples with it, the first to be tried first
 
 
@@ -33,10 +33,16 @@ def other_sizes(example: Example) -> Iterator[Others]:
         return
     sizes = {n for tensor in tensors for n in tensor.shape if n}
     taken = sizes | {n for tensor in named_tensors(example.model).values() for n in tensor.shape}
+    total = sum(tensor.numel() for tensor in tensors)
     for size in sorted(sizes):
         larger = 2 * size if size <= _SMALL else size + _STEP
+        if total * larger > _MOST * size:
+            larger = size
         alone = next(n for n in itertools.count(larger + 1) if n not in taken)
-        yield f"size than {size}", [_resized(example, size, to) for to in (alone, larger, size // 2) if to]
+        yield (
+            f"size than {size}",
+            [_resized(example, size, to) for to in (alone, larger, size // 2) if to not in (0, size)],
+        )
     for name, given in [*enumerate(example.args), *example.kwargs.items()]:
         if type(given) in (list, tuple) and given and all(isinstance(each, torch.Tensor) for each in given):
             yield f"length than {len(given)}", [_with(example, name, given + given)]
