@@ -237,3 +237,9 @@ def test_loading_the_library_draws_none_of_the_users_numbers() -> None:
         "sys.exit(before != random.getstate())"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*went with no data:UserWarning")
+def test_a_score_that_is_no_number_is_told() -> None:
+    with pytest.raises(sc.InputError, match="score_func gives no finite number for the model as it is"):
+        sc.prune(net(), "magnitude", {"params": "60%"}, X, {"score_func": lambda model: float("nan")})

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.errors import InputError
 from secateur.search.alive import ALIVE, check_alive, dead
 from secateur.search.evidence import Quality
 from secateur.torch.evaluating.evaluator import Evaluator
@@ -135,6 +136,7 @@ class Worth:
         self._data = data
         self._agreement: Agreement | None = None
         self._has_loss = False
+        self._looked = False  # at the whole one, the first
 
     @property
     def measure(self) -> str:
@@ -148,7 +150,11 @@ class Worth:
             if self.score_func is None:
                 return self._on_data(network)
             with unmoved(self.score_func):
-                return evaluation_of(self.score_func(network)).value
+                score = evaluation_of(self.score_func(network)).value
+        if score is None and not self._looked:
+            raise InputError("score_func gives no finite number for the model as it is")
+        self._looked = True
+        return score
 
     def check_alive(self, whole: float, score: float, advice: str) -> None:
         if self.score_func is not None:
