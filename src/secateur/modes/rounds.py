@@ -27,7 +27,7 @@ from secateur.core.plan import Plan
 from secateur.modes.frontend import Compensating, Frontend, RefitReport
 from secateur.modes.task import Mode, Task
 from secateur.progress import Tell
-from secateur.search.alive import check_alive
+from secateur.search.alive import check_alive, number_of
 from secateur.search.evidence import Evidence, Found, Quality
 from secateur.search.limits import NO_LIMITS, Limits, restrict
 from secateur.search.refusal import check_reachable
@@ -63,14 +63,13 @@ def _scored(recipe: Mode, frontend: Frontend, found: Found) -> Evidence:
     whole = frontend.graph.plan({})
     measure = frontend.evaluator(recipe.score_func, seed=0, reuse=False)
     scores = {key: one.value for key, one in measure({"whole": whole, "found": found.plan}, ())}
-    quality = Quality(measure="score_func", whole=scores["whole"], narrowed=scores["found"])
-    if quality.whole is not None:
-        check_alive(
-            -math.inf if quality.narrowed is None else quality.narrowed,
-            quality.whole,
-            lambda: frontend.constant_score(recipe.score_func, seed=0),
-            _advice(recipe),
-        )
+    quality = Quality(measure="score_func", whole=number_of(scores["whole"]), narrowed=scores["found"])
+    check_alive(
+        -math.inf if quality.narrowed is None else quality.narrowed,
+        number_of(quality.whole),
+        lambda: frontend.constant_score(recipe.score_func, seed=0),
+        _advice(recipe),
+    )
     return replace(found.evidence, quality=quality)
 
 

@@ -10,11 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from secateur.errors import DeadNetwork
+from secateur.errors import DeadNetwork, InputError
 
 LITTLE = 0.25  # a relative loss of score up to which nobody needs to ask
 LEARNED = 0.6  # of its score the whole network must have above a constant one's: untrained, it has luck alone
 ALIVE = 0.05  # of what the whole network's score has above a constant one's
+
+
+def number_of(whole: float | None) -> float:
+    """The score of the whole network. Raises InputError where it has none: nothing can be held against it."""
+    if whole is None:
+        raise InputError("score_func gives no finite number for the model as it is")
+    return whole
 
 
 def check_alive(score: float, whole: float, constant: Callable[[], float | None], advice: str) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 
 from secateur.core.graph import Graph, Width
 from secateur.core.text import visible
-from secateur.errors import InputError
 from secateur.progress import Tell
+from secateur.search.alive import number_of
 from secateur.search.measured import Measured
 from secateur.search.ranked import Ranked, alone
 from secateur.search.sensitivity import Sensitivity, beyond, known_losses
@@ -80,9 +80,7 @@ def surveyed(
 
     Raises InputError where the whole network has no score.
     """
-    whole = measured({WHOLE: grid.search_space.plan({})})[WHOLE].value
-    if whole is None:
-        raise InputError("score_func gives no finite number for the model as it is")
+    whole = number_of(measured({WHOLE: grid.search_space.plan({})})[WHOLE].value)
     total = grid.num_points if most is None else min(most, grid.num_points)
     scores: dict[str, dict[int, float | None]] = {}
     for number in range(total):

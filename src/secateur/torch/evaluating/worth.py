@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.errors import InputError
-from secateur.search.alive import ALIVE, check_alive, dead
+from secateur.search.alive import ALIVE, check_alive, dead, number_of
 from secateur.search.evidence import Quality
 from secateur.torch.evaluating.evaluator import Evaluator
 from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
@@ -151,8 +150,8 @@ class Worth:
                 return self._on_data(network)
             with unmoved(self.score_func):
                 score = evaluation_of(self.score_func(network)).value
-        if score is None and not self._looked:
-            raise InputError("score_func gives no finite number for the model as it is")
+        if not self._looked:
+            number_of(score)
         self._looked = True
         return score
 
