@@ -52,8 +52,12 @@ CODE: dict[str, tuple[nn.Module, int]] = {
     "split by attributes": (network(lambda m, x: reversed_parts(x.split([m.groups, x.shape[1] - m.groups], 1))), 0),
     "channel shuffle": (network(lambda m, x: F.channel_shuffle(x, 3)), 1),
     "shuffle through the input's shape": (
-        network(lambda m, x: x.view(x.shape[0], m.groups, -1, 6, 6).transpose(1, 2).reshape(x.shape)),
+        network(lambda m, x: x.view(x.shape[0], m.groups, -1, *x.shape[2:]).transpose(1, 2).reshape(x.shape)),
         1,
+    ),
+    "shuffle that puts pixels among the channels on images of 12": (
+        network(lambda m, x: x.view(x.shape[0], m.groups, -1, 6, 6).transpose(1, 2).reshape(x.shape)),
+        0,
     ),
     "a maximum of pairs": (network(lambda m, x: x.unflatten(1, (-1, 2)).amax(2), out=6), 1),
     "a shift by one channel": (network(lambda m, x: torch.cat([x[:, 1:], x[:, :1]], 1)), 0),
