@@ -327,6 +327,10 @@ def test_what_cannot_be_compared_is_refused(trained: nn.Sequential, pruned: nn.S
         (Distillation(teacher=trained, features=["33"]), "no module '33'"),
         (Distillation(teacher=pruned), "the model itself"),
         (Distillation(teacher=nn.Sequential(nn.Flatten(), nn.Linear(64, 7))), "same two or more classes"),
+        (
+            Distillation(teacher=nn.Sequential(nn.Flatten(), nn.Linear(65, 7))),
+            r"the teacher \(Sequential\) cannot be run on",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             finetune(pruned, loader(), epochs=1, teacher=wish)

@@ -18,8 +18,13 @@ def described(value: object) -> str:
         return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, Mapping) or hasattr(value, "keys"):
         keys = [visible(key) for key in list(value)[:6]]  # type: ignore[call-overload]
-        return f"a {type(value).__name__} with {', '.join(keys)}"
+        return f"{_a(value)} with {', '.join(keys)}" if keys else f"an empty {type(value).__name__}"
     if isinstance(value, tuple | list):
         inner = ", ".join(described(entry) for entry in value[:4])
-        return f"a {type(value).__name__} of {len(value)}: {inner}" if value else f"an empty {type(value).__name__}"
-    return f"a {type(value).__name__}"
+        return f"{_a(value)} of {len(value)}: {inner}" if value else f"an empty {type(value).__name__}"
+    return _a(value)
+
+
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -108,7 +108,8 @@ class Example:
             raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}")
         if dummy_input is None:
             raise InputError(
-                "a dummy_input is needed: a tensor, a tuple of arguments, a dict of keywords, or a tuple ending in one"
+                "there is nothing to run the model on: the dummy_input, or what a batch gives the model, is None. It is a "
+                "tensor, a tuple of arguments, a dict of keywords, or a tuple ending in one"
             )
         if isinstance(dummy_input, dict) or hasattr(dummy_input, "keys"):
             return cls(model, (), dict(dummy_input))

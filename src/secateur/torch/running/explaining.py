@@ -20,7 +20,7 @@ from secateur.torch.running.describing import described
 from secateur.torch.running.twin import in_use, twin
 from secateur.torch.running.walking import named_parameters
 
-_FAULTS = (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError)
+FAULTS = (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError)
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def data_explained(model: nn.Module, data: Data | None) -> Iterator[None]:
         raise NotFinite(f"{strange}: leave it out, or mend it ({fault})") from fault
     except (SecateurError, torch.OutOfMemoryError):
         raise
-    except _FAULTS as fault:
+    except FAULTS as fault:
         said = _strange_weight(model) or (None if data is None else _misfit(model, data))
         if said is None:
             raise
@@ -68,13 +68,13 @@ def _misfit(model: nn.Module, data: Data) -> str | None:
     shown = described(batch)
     try:
         given = data.collect(batch)
-    except _FAULTS as fault:
+    except FAULTS as fault:
         return f"collect_func fails on a batch, which is {shown}: {brief(fault)}"
     with torch.no_grad():
         beside = twin(model, in_use).eval()
         try:
             output = call(beside, given)
-        except _FAULTS as fault:
+        except FAULTS as fault:
             return (
                 f"the model cannot be run on a batch of the data_loader, which is {shown}; it was given {described(given)}: "
                 f"{brief(fault)}. Say with collect_func=lambda batch: … what of a batch the model takes"
@@ -85,7 +85,7 @@ def _misfit(model: nn.Module, data: Data) -> str | None:
             data.loss_of(output, batch)
         except SecateurError as fault:
             return str(fault)
-        except _FAULTS as fault:
+        except FAULTS as fault:
             return f"loss_func fails on {described(output)} and a batch, which is {shown}: {brief(fault)}. {_CALLED}"
     return None
 

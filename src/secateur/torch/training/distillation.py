@@ -22,9 +22,11 @@ from torch.nn import functional
 
 from secateur.core.layout import kept_indices
 from secateur.core.plan import Plan
-from secateur.errors import ConfigError, InputError, nearest
+from secateur.errors import ConfigError, InputError, SecateurError, nearest
 from secateur.torch.apply import plans_of
-from secateur.torch.running.data import Data
+from secateur.torch.running.data import Data, call
+from secateur.torch.running.describing import described
+from secateur.torch.running.explaining import FAULTS, brief
 from secateur.torch.running.padding import NOTHING_PADDED, Padding
 from secateur.torch.running.restoring import flags_kept
 from secateur.torch.running.walking import named_modules, parameters_of
@@ -105,9 +107,9 @@ def lessons(model: nn.Module, distillation: Distillation, data: Data) -> Iterato
         check_teacher(model, teacher)
 
         def lesson(output: object, batch: object, task: Callable[[], torch.Tensor]) -> torch.Tensor:
-            with torch.no_grad():
-                taught = data.output(teacher, batch)
-            padding = Padding.of(teacher, data.collect(batch))
+            given = data.collect(batch)
+            taught = taught_by(teacher, given, lambda: call(teacher, given))
+            padding = Padding.of(teacher, given)
             return compare(output, taught, padding, task)
 
         yield lesson
@@ -150,6 +152,20 @@ def check_teacher(model: nn.Module, teacher: nn.Module) -> None:
     ours, theirs = (next((p.device for p in parameters_of(m)), None) for m in (model, teacher))
     if ours != theirs:
         raise InputError(f"the teacher is on {theirs}, the model on {ours}: move the teacher")
+
+
+def taught_by(teacher: nn.Module, given: object, answer: Callable[[], object]) -> object:
+    """What the teacher answers. Raises InputError where it does not take what the student takes."""
+    try:
+        with torch.no_grad():
+            return answer()
+    except (SecateurError, torch.OutOfMemoryError):
+        raise
+    except FAULTS as fault:
+        raise InputError(
+            f"the teacher ({type(teacher).__name__}) cannot be run on what the model is given, {described(given)}: "
+            f"{brief(fault)}. A teacher takes what the model takes, as the unpruned one does"
+        ) from fault
 
 
 @contextmanager

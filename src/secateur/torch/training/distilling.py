@@ -19,7 +19,7 @@ from torch import nn
 
 from secateur.errors import InputError
 from secateur.torch.running.padding import Padding
-from secateur.torch.training.distillation import Distillation, check_teacher, comparing
+from secateur.torch.training.distillation import Distillation, check_teacher, comparing, taught_by
 
 _OF_THE_LOSS = ("labels", "num_items_in_batch")  # arguments that say nothing to the teacher
 
@@ -41,8 +41,7 @@ def distilling(model: nn.Module, teacher: nn.Module | Distillation) -> Iterator[
             _check_has_loss(output)
             check_teacher(module, wish.teacher)
             given = {name: value for name, value in kwargs.items() if name not in _OF_THE_LOSS}
-            with torch.no_grad():
-                taught = wish.teacher(*args, **given)
+            taught = taught_by(wish.teacher, (*args, given), lambda: wish.teacher(*args, **given))
             share = _share_of_step(kwargs)
             loss = compare(output, taught, Padding.of(module, (*args, given)), lambda: _own_loss(output, share))
             output["loss"] = loss * share  # type: ignore[index]
