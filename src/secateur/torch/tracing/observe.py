@@ -46,7 +46,7 @@ _OTHER_WEIGHTS = 2  # times a run on numbers is repeated, to tell what comes of 
 @dataclass(slots=True)
 class Run:
     """Through the model, once or several ``times`` in a row. ``whole``: it came to its end, so that it can be rehearsed with
-    another network.
+    another network; ``resized``: its inputs are a user's in another size.
     """
 
     example: Example
@@ -55,6 +55,7 @@ class Run:
     training: bool = False
     whole: bool = True
     times: int = 1
+    resized: bool = False
 
 
 @dataclass

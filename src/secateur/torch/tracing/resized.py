@@ -35,8 +35,11 @@ def listen_resized(seen: Observation) -> None:
     for others in (*(others for _, others in other_sizes(seen.example)), other_numbers(seen.example)):
         other = next((other for other in others if _runs(seen, other)), None)
         if other is not None:
+            known = len(seen.further)
             with contextlib.suppress(Exception):
                 listen_again(seen, other, training=False)
+            for run in seen.further[known:]:
+                run.resized = True
     for leaf in before:
         if leaf.root().children:
             freeze(leaf, DIVIDED_BY_INPUT)

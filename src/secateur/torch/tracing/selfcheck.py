@@ -242,28 +242,46 @@ def _those(names: Sequence[str], differs: Callable[[Sequence[str]], bool]) -> li
 
 
 def _different(seen: Observation, narrowed: Collection[int]) -> Iterator[Run]:
-    """The runs that came to their end, without those that took the course of one before, unless they are to train."""
+    """The runs that came to their end, without those that took the course of one before, unless they are to train.
+
+    On inputs of other sizes other sizes are no other course.
+    """
     if len(seen.runs) == 1:
         yield from seen.runs
         return
-    courses = []
-    for run in seen.runs:
+    courses: list[object] = []
+    for run in (run for run in seen.runs if run.whole):
         calls = [call for call in run.tracer.calls if call != COUNTS]
-        course = run.tracer.abstract, calls, _course(run, narrowed)
-        if run.whole and (course not in courses or run.tracer in seen.untrained):
-            courses.append(course)
+        course = _course(run, narrowed)
+        taken = run.tracer.abstract, calls, course
+        in_outline = run.tracer.abstract, [name for name, _ in calls], list(map(_outline, course))
+        if run.tracer in seen.untrained or (in_outline if run.resized else taken) not in courses:
+            courses += [taken, in_outline]
             yield run
 
 
-def _course(run: Run, narrowed: Collection[int]) -> list[tuple[object, ...]]:
-    """The operators of a run that met what is narrowed, in order, and all dimensions that they met."""
-    course: list[tuple[object, ...]] = []
+Met = tuple[str, str | None, int, list[tuple[tuple[int, bool], ...]]]  # an operator, and the dimensions it met
+
+
+def _course(run: Run, narrowed: Collection[int]) -> list[Met]:
+    """The operators of a run that met what is narrowed, in order, and all dimensions that they met: what is narrowed by its
+    identity, the rest by its size."""
+    course: list[Met] = []
     for record in run.tracer.records:
         met = [leaves(space) for space in chain(record.inputs, *record.outputs[:1])]  # not the statistics it saves
         if any(id(leaf) in narrowed for found in met for leaf in found):
-            sizes = [tuple(id(leaf) if id(leaf) in narrowed else leaf.size for leaf in found) for found in met]
+            sizes = [
+                tuple((id(leaf), True) if id(leaf) in narrowed else (leaf.size, False) for leaf in found)
+                for found in met
+            ]
             course.append((record.name, record.module, len(record.inputs), sizes))
     return course
+
+
+def _outline(met: Met) -> tuple[object, ...]:
+    """What an operator met, whatever size the rest has."""
+    *operator, sizes = met
+    return (*operator, [tuple(size if narrowed else 0 for size, narrowed in one) for one in sizes])
 
 
 def _some_counts(widths: Sequence[Width], share: tuple[float, float], *, unlike: bool) -> dict[str, int]:
