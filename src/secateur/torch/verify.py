@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -146,9 +146,8 @@ class _Proof:
         self._example(scene)
         low, high = (_fresh(example, share) for share in (0.25, 0.75))
         here = [*high, Scene(inputs=EXAMPLE, example=example)]
-        if low:
-            self._further(FRESH, _of_another_batch_size(low))
-        self._at_other_sizes(example)
+        drawn = self._further(FRESH, _of_another_batch_size(low)) if low else None
+        self._at_other_sizes(example, but=set() if drawn is None else _batches_of(example, drawn.example))
         self._reordered(scene)
         trains = any(p.requires_grad for p in parameters_of(model))
         if trains and not _fits(model, 4):
@@ -160,11 +159,11 @@ class _Proof:
         if not seen and not depends_on_weights(self.setup, scene):
             raise _nothing(model, Inconclusive("what it returns does not depend on its weights"))
 
-    def _at_other_sizes(self, example: Example) -> None:
-        """Where the user's own code runs with inputs of another size, the two must agree there, too."""
+    def _at_other_sizes(self, example: Example, *, but: Collection[int]) -> None:
+        """Where the user's own code runs with inputs of another size, the two must agree there, too; ``but`` these were had."""
         if not has_users_code(self.setup.model):
             return
-        for what, others in other_sizes(example):
+        for what, others in other_sizes(example, briefly=True, but=but):
             for other in others:
                 with contextlib.suppress(_Unfit):  # as the network may well be: it was made for its size
                     scene = Scene(inputs=f"inputs of another {what}", example=other)
@@ -226,17 +225,17 @@ class _Proof:
         """The numbers to compare on beside the example: the model's own, if these will do."""
         return [Numbers(wide=self.dtype)] if self.dtype is not None else [_OWN, *_wide(self.setup.model)]
 
-    def _further(self, what: str, scenes: Sequence[Scene]) -> bool:
-        """Compare in the first of these scenes that the network can be run in; if in none, note why."""
+    def _further(self, what: str, scenes: Sequence[Scene]) -> Scene | None:
+        """Compare in the first of these scenes that the network can be run in, and return it; if in none, note why."""
         reason = ""
         for scene in scenes:
             try:
                 self.comparisons.append(self._attempt(scene, self._choices))
-                return True
+                return scene
             except _Unfit as problem:
                 reason = reason or str(problem)
         self.notes.append(f"{what}: {reason}")
-        return False
+        return None
 
     def _attempt(self, scene: Scene, choices: Sequence[Numbers]) -> Comparison:
         """Compare on the first numbers that will do; wide ones decide. Raises _Disagreement, or _Unfit where none will."""
@@ -311,6 +310,13 @@ def _of_another_batch_size(scenes: Sequence[Scene]) -> list[Scene]:
     """The same scenes with a sample more or fewer first: code may ask how many there are."""
     others = [replace(scene, example=other) for scene in scenes if (other := resized(scene.example)) is not None]
     return [replace(scene, inputs=f"{FRESH}, a batch of {batch_size(scene.example)}") for scene in others] + [*scenes]
+
+
+def _batches_of(example: Example, other: Example) -> set[int]:
+    """The size of the batch where the other has a larger one, and no other dimension has that size."""
+    size = batch_size(example)
+    beside = {n for tensor in example.tensors() for n in tensor.shape[1:]}
+    return {size} - beside if batch_size(other) > size else set()
 
 
 def _same_numbers(one: Example, other: Example) -> bool:

@@ -10,7 +10,7 @@ What a dimension of the input means is not known. Code that takes it at one size
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 import torch
@@ -24,9 +24,11 @@ _MOST = 2**20  # numbers: a batch of large images gets one more and not twice as
 Others = tuple[str, list[Example]]  # what is another one, and the examples with it, the first to be tried first
 
 
-def other_sizes(example: Example) -> Iterator[Others]:
-    """For each size of a dimension of the inputs, the example with another in its place: larger ones, first one that is nothing
-    else's size, and then a smaller; for each list of tensors, the example with a longer one.
+def other_sizes(example: Example, *, briefly: bool = False, but: Collection[int] = ()) -> Iterator[Others]:
+    """For each size of a dimension of the inputs ``but`` these, the example with another in its place: larger ones, first one
+    that is nothing else's size, and then a smaller; for each list of tensors, the example with a longer one.
+
+    ``briefly``: of large sizes the smaller first, since what runs takes time.
     """
     tensors = example.tensors()
     if any(tensor.layout is not torch.strided or tensor.is_quantized for tensor in tensors):
@@ -34,15 +36,13 @@ def other_sizes(example: Example) -> Iterator[Others]:
     sizes = {n for tensor in tensors for n in tensor.shape if n}
     taken = sizes | {n for tensor in named_tensors(example.model).values() for n in tensor.shape}
     total = sum(tensor.numel() for tensor in tensors)
-    for size in sorted(sizes):
+    for size in sorted(sizes.difference(but)):
         larger = 2 * size if size <= _SMALL else size + _STEP
         if total * larger > _MOST * size:
             larger = size
         alone = next(n for n in itertools.count(larger + 1) if n not in taken)
-        yield (
-            f"size than {size}",
-            [_resized(example, size, to) for to in (alone, larger, size // 2) if to not in (0, size)],
-        )
+        others = (size // 2, alone, larger) if briefly and size > _SMALL else (alone, larger, size // 2)
+        yield f"size than {size}", [_resized(example, size, to) for to in others if to not in (0, size)]
     for name, given in [*enumerate(example.args), *example.kwargs.items()]:
         if type(given) in (list, tuple) and given and all(isinstance(each, torch.Tensor) for each in given):
             yield f"length than {len(given)}", [_with(example, name, given + given)]
