@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 import secateur as sc
 from secateur.core.graph import Graph
+from secateur.torch.running.example import Example
+from secateur.torch.running.resizing import other_numbers, other_sizes
 
 LONGEST = 16
 
@@ -266,3 +268,16 @@ def test_inputs_of_other_sizes_are_compared() -> None:
     inputs = [one.inputs for one in result.verification.comparisons]
     assert {"inputs of another size than 2", "inputs of another size than 7"} <= set(inputs)
     assert "inputs of another size than 5" not in inputs, "it does not run on them"
+
+
+def test_an_index_into_the_input_stays_one() -> None:
+    nodes, edges = torch.randn(8, 5), torch.tensor([[0, 7, 3], [2, 1, 6]])
+    example = Example.of(Between(F.silu), (nodes, edges, 4))
+    made = [each for _, others in other_sizes(example) for each in others]
+    made += [each for _, others in other_sizes(example, briefly=True) for each in others]
+    made += [each for others in other_numbers(example) for each in others]
+    assert {each.args[2] for each in made} == {4, 8, 5, 2, 3}
+    assert {tuple(each.args[0].shape) for each in made} > {(8, 5)}
+    for each in made:
+        assert int(each.args[1].min()) >= 0
+        assert int(each.args[1].max()) < len(each.args[0])

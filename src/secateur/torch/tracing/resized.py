@@ -31,8 +31,8 @@ def listen_resized(seen: Observation) -> None:
     whole numbers. What another input divides otherwise is left whole."""
     if not has_users_code(seen.example.model):
         return
-    before = [leaf for layout in seen.spaces.values() for space in layout for leaf in leaves(space)]
-    for others in (*(others for _, others in other_sizes(seen.example)), other_numbers(seen.example)):
+    before = [list(leaves(space)) for layout in seen.spaces.values() for space in layout]
+    for others in (*(others for _, others in other_sizes(seen.example)), *other_numbers(seen.example)):
         other = next((other for other in others if _runs(seen, other)), None)
         if other is not None:
             known = len(seen.further)
@@ -40,9 +40,10 @@ def listen_resized(seen: Observation) -> None:
                 listen_again(seen, other, training=False)
             for run in seen.further[known:]:
                 run.resized = True
-    for leaf in before:
-        if leaf.root().children:
-            freeze(leaf, DIVIDED_BY_INPUT)
+    for parts in before:
+        if any(leaf.root().children for leaf in parts):  # then so may the other parts be, on yet another input
+            for leaf in parts:
+                freeze(leaf, DIVIDED_BY_INPUT)
 
 
 def has_users_code(model: nn.Module) -> bool:
