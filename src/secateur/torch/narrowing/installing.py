@@ -22,7 +22,7 @@ from secateur.core.depth import Passes
 from secateur.core.plan import Edit
 from secateur.errors import PlanError
 from secateur.torch.narrowing.bookkeeping import refresh
-from secateur.torch.narrowing.following import Pair, follow
+from secateur.torch.narrowing.following import Following, Pair
 from secateur.torch.narrowing.host_config import Fields, configs_held, put_config
 from secateur.torch.running.passing import Passage
 from secateur.torch.running.restoring import Undo, flags_kept, named_tensors, relink, undo_of
@@ -49,11 +49,13 @@ def install(
     place (`drop_blocks`). If anything stops this, ``undo`` is called: by default it makes the model what it was before this call.
     """
     undo = undo_of(model) if undo is None else undo
+    before = named_tensors(model) if tensors else {}
+    pairs = [*instead, *((before[name], tensor) for name, tensor in tensors.items() if name in before)]
+    following = Following(model, pairs)
     try:
         modules = dict(named_modules(model, once=False))
         configs = configs_held(model) if fields else {}
-        before = named_tensors(model) if tensors else {}
-        follow(model, [*instead, *((before[name], tensor) for name, tensor in tensors.items() if name in before)])
+        following.put_in()
         resized = _put_in(modules, tensors)
         resized |= _rewrite(modules, edits) | {name.rpartition(".")[0] for name in there}
         for owner in resized:
@@ -65,6 +67,7 @@ def install(
         model.__dict__.update(notes or {})
     except BaseException:
         undo()
+        following.put_back()
         raise
 
 
