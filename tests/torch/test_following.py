@@ -130,3 +130,55 @@ def test_a_gate_of_a_hook_is_narrowed_with_its_parameter() -> None:
     assert model.gate.shape == model.a.bias.shape
     model(X).sum().backward()
     assert model.gate.grad is not None
+
+
+class Classful(nn.Module):
+    kept: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu()) / type(self).kept.norm()
+
+
+ALIASES: dict[str, Callable[[Tensor], Any]] = {
+    "a closure": lambda w: lambda: w.norm(),
+    "an object": lambda w: types.SimpleNamespace(w=w).__getattribute__("w").norm,
+    "a partial in a dict": lambda w: functools.partial({"w": w}["w"].norm),
+}
+
+
+@pytest.mark.parametrize("way", ALIASES)
+def test_another_view_of_a_weight_keeps_it_whole_wherever_it_is_held(way: str) -> None:
+    model = Holder(lambda w: ALIASES[way](w.detach()), lambda h: h()).eval()
+    assert "shares memory" in (sc.trace(model, X)["a.out_features"].frozen or "")
+
+
+def test_what_a_class_holds_keeps_it_whole() -> None:
+    model = Classful().eval()
+    Classful.kept = model.a.weight
+    try:
+        assert "which its class holds" in (sc.trace(model, X)["a.out_features"].frozen or "")
+    finally:
+        Classful.kept = None
+
+
+RETURNED: dict[str, Callable[[Tensor], Any]] = {
+    "a partial": lambda z: functools.partial(torch.matmul, z),
+    "a function": lambda z: lambda w: z @ w,
+    "a method": lambda z: types.MethodType(lambda z, w: z @ w, (z,)),
+    "a key": lambda z: {z: 1},
+}
+
+
+@pytest.mark.parametrize("way", RETURNED)
+def test_what_hangs_on_what_is_returned_is_returned(way: str) -> None:
+    class Net(Holder):
+        def forward(self, x: Tensor) -> Any:
+            z = self.a(x).relu()
+            return self.b(z), RETURNED[way](z)
+
+    model = Net(lambda w: None, lambda h: h).eval()
+    assert sc.trace(model, X)["a.out_features"].frozen == "the model's output"

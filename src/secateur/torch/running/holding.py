@@ -69,18 +69,20 @@ def held_by(module: nn.Module) -> Iterator[Held]:
             waiting += value.values() if isinstance(value, dict) else value
 
 
-def everything_in(value: object) -> Iterator[Held]:
-    """A value and what hangs on it, as far as the garbage collector knows; code and files are not looked into."""
-    seen: set[int] = set()
+def everything_in(value: object, seen: set[int] | None = None, most: int = 10_000) -> Iterator[Held]:
+    """A value and what hangs on it, as far as the garbage collector knows; code and files are not looked into, nor is what was
+    ``seen``, which this adds to, nor more than there may be at ``most``.
+    """
+    seen = set() if seen is None else seen
     waiting = [value]
-    while waiting and len(seen) < 10_000:
+    while waiting and len(seen) < most:
         held = waiting.pop()
         if id(held) in seen or isinstance(held, (type, types.ModuleType)):
             continue
         seen.add(id(held))
         yield held
         if isinstance(held, types.FunctionType):
-            waiting += [*(held.__closure__ or ()), *(held.__defaults__ or ())]
+            waiting += [*(held.__closure__ or ()), *(held.__defaults__ or ()), held.__kwdefaults__]
         elif not isinstance(held, (*SHARED, torch.Tensor)):
             waiting += gc.get_referents(held)
 

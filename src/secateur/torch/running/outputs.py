@@ -2,13 +2,16 @@
 
     {"logits": t, "aux": [u, Boxes(v)]}     ──►  logits, aux[0], aux[1].boxes
 
-Outputs come as nested containers, dataclasses with and without slots, read-only views of dicts, generators, lists of floats.
+Outputs come as nested containers, dataclasses with and without slots, read-only views of dicts, generators, lists of floats,
+functions with what hangs on them.
 
 Invariant: the order depends on the kinds and names of things only, so that two runs of one network give the same places.
 """
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import islice
@@ -20,6 +23,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from secateur.errors import InputError
+from secateur.torch.running.holding import content_of
 
 MOST_ITEMS = 10_000  # of an iterator, which may never end
 
@@ -83,7 +87,11 @@ def is_holder(value: object) -> bool:
 def items_of(value: Any) -> Iterable[tuple[str, Any]]:
     """What a holder holds, each with the step that leads to it: ``.name`` or ``[0]``. Iterators are used up."""
     if isinstance(value, Mapping):
-        return [(f".{key}" if str(key).isidentifier() else f"[{key!r}]", item) for key, item in value.items()]
+        named = [(f".{key}" if str(key).isidentifier() else f"[{key!r}]", item) for key, item in _told(value).items()]
+        return [
+            *named,
+            *_numbered(part for key, item in value.items() if isinstance(key, torch.Tensor) for part in (key, item)),
+        ]
     if isinstance(value, AbstractSet):
         return _numbered(sorted(value) if all(isinstance(item, float) for item in value) else value)
     if isinstance(value, (list, tuple)):
@@ -91,7 +99,7 @@ def items_of(value: Any) -> Iterable[tuple[str, Any]]:
         return _numbered(value) if names is None else [(f".{n}", v) for n, v in zip(names, value, strict=True)]
     if isinstance(value, Iterator):
         return _numbered(_all_of(value))
-    attributes = list(_attributes(value))
+    attributes = [*_hung_on(value), *_attributes(value)]
     if attributes:
         return attributes
     # what PyTorch was told how to take apart, and other sequences
@@ -99,6 +107,27 @@ def items_of(value: Any) -> Iterable[tuple[str, Any]]:
     if len(leaves) == 1 and leaves[0] is value:
         return _numbered(value) if hasattr(value, "__len__") and hasattr(value, "__iter__") else ()
     return _numbered(leaves)
+
+
+def _told(value: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The entries whose key says where they are, as a tensor does not."""
+    return {key: item for key, item in value.items() if not isinstance(key, torch.Tensor)}
+
+
+def _hung_on(value: object) -> list[tuple[str, Any]]:
+    """What whoever gets a function, or what is still to come, gets with it."""
+    match value:
+        case functools.partial():
+            return [(".func", value.func), (".args", value.args), (".keywords", value.keywords)]
+        case types.MethodType():
+            return [(".func", value.__func__), (".self", value.__self__)]
+        case types.FunctionType():
+            variables = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+            found = [(f".{name}", content) for name, cell in variables for content in content_of(cell)]
+            return [*found, (".defaults", value.__defaults__), (".kwdefaults", value.__kwdefaults__)]
+        case torch.futures.Future() if value.done():
+            return [(".value", value.value())]
+    return []
 
 
 def _all_of(iterator: Iterator[Any]) -> list[Any]:

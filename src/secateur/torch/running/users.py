@@ -5,7 +5,7 @@ from __future__ import annotations
 import sysconfig
 from functools import cache
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OURS = str(Path(__file__).parents[2])
@@ -17,3 +17,8 @@ def is_users(code: CodeType) -> bool:
     name = code.co_filename
     installed = name.startswith(_INSTALLED) or not {"site-packages", "dist-packages"}.isdisjoint(Path(name).parts)
     return not (installed or name.startswith(("<", _OURS)) or code.co_name == "<module>")
+
+
+def is_users_class(kind: type) -> bool:
+    """Whether the methods of a class are the user's own code."""
+    return any(is_users(method.__code__) for method in vars(kind).values() if isinstance(method, FunctionType))

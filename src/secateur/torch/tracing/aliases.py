@@ -1,13 +1,14 @@
 """Tensors that look at one memory without being one tensor: what narrows one would silently let go of the other.
 
     w1 = Parameter(data), w2 = Parameter(data.t())           a step that moves one moves both
-    self.window = self.conv.weight.detach().numpy()          an attribute that follows a parameter
+    self.window = self.conv.weight.detach().numpy()          an attribute that follows a parameter, or what it holds
 
 Invariant: of such tensors no dimension is narrowed. One tensor under several names is none, nor are neighbours in one buffer.
 """
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
@@ -17,9 +18,12 @@ from torch import nn
 
 from secateur.core.space import freeze
 from secateur.torch.narrowing.bookkeeping import recomputed
+from secateur.torch.running.holding import ATOMS, everything_in
+from secateur.torch.running.users import is_users_class
 from secateur.torch.running.walking import attributes_of
 from secateur.torch.tracing.observe import Observation
 
+_MOST = 200_000  # things that are looked into
 Span = tuple[int, int, str]  # the first byte, the byte after the last, whose it is
 
 
@@ -51,15 +55,26 @@ def _named(tensors: Mapping[str, torch.Tensor], owned: dict[int, str]) -> Iterat
 
 
 def _attributes(modules: Mapping[str, nn.Module], owned: dict[int, str]) -> Iterator[Span]:
-    """Arrays and tensors that modules hold beside their parameters and buffers, and go on to hold when they are called."""
+    """Arrays and tensors that modules hold beside their parameters and buffers, at any depth, and go on to hold when they are
+    called."""
+    seen = {id(module) for module in modules.values()}
     for prefix, module in modules.items():
         passing = recomputed(module)
-        for key, value in attributes_of(module):
-            if key in passing:
+        hooks = [(table, vars(module).get(table)) for table in ("_forward_hooks", "_forward_pre_hooks")]
+        for key, value in (*attributes_of(module), *hooks):
+            if key in passing or type(value) in ATOMS or id(value) in seen:
                 continue
-            for item in value if isinstance(value, (list, tuple)) else (value,):
+            where = f"the attribute {prefix}.{key}" if prefix else f"the attribute {key}"
+            for item in everything_in(value, seen, _MOST):
                 if isinstance(item, (torch.Tensor, np.ndarray)) and id(item) not in owned:
-                    yield from _span(item, f"the attribute {prefix}.{key}" if prefix else f"the attribute {key}")
+                    yield from _span(item, where)
+    # what a class holds stays when an instance is copied or narrowed, be it the parameter itself
+    for kind in {kind for module in modules.values() for kind in type(module).__mro__ if is_users_class(kind)}:
+        for key, value in vars(kind).items():
+            if not isinstance(value, (types.FunctionType, property)):
+                for item in everything_in(value, seen, _MOST):
+                    if isinstance(item, (torch.Tensor, np.ndarray)):
+                        yield from _span(item, f"{kind.__name__}.{key}, which its class holds")
 
 
 def _span(value: torch.Tensor | np.ndarray, name: str) -> Iterator[Span]:
