@@ -28,6 +28,7 @@ from secateur.torch.tracing.aliases import freeze_aliases
 from secateur.torch.tracing.build import build
 from secateur.torch.tracing.cuts import freeze_cut_off
 from secateur.torch.tracing.depth import with_blocks
+from secateur.torch.tracing.folded import freeze_folded
 from secateur.torch.tracing.hung import freeze_hung
 from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
@@ -94,6 +95,7 @@ def _traced(example: Example, *, check: bool, rehearses_training: bool) -> Graph
     freeze_kept_sizes(seen)
     follow_rebuilt(seen)
     freeze_cut_off(seen)
+    freeze_folded(seen)
     freeze_idle(seen)
     graph, leaf_of = build(seen)
     traced = time.perf_counter()

@@ -24,7 +24,12 @@ VIEWS = frozenset(
 
 def used_leaves(seen: Observation) -> set[int]:
     """Identities of the leaves that some operator other than a view touched."""
-    return _touched(record for record in seen.records if not (record.view or record.name in VIEWS))
+    return used_in(seen.records)
+
+
+def used_in(records: Iterable[Record]) -> set[int]:
+    """The same of these operators alone."""
+    return _touched(record for record in records if not (record.view or record.name in VIEWS))
 
 
 def freeze_idle(seen: Observation) -> None:
