@@ -58,7 +58,7 @@ def test_a_head_of_another_kind_freezes_what_it_may_be_given() -> None:
 
 
 class Unused(nn.Module):
-    """A deep body, and a part beside its end that nothing calls."""
+    """A deep body, and a part beside its end that is called for many rows alone."""
 
     def __init__(self, unused: nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,8 @@ class Unused(nn.Module):
         self.inp, self.fc, self.unused = nn.Linear(6, 10), nn.Linear(10, 3), unused
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.body(self.inp(x)))
+        h = self.body(self.inp(x))
+        return self.fc(h) if len(x) < 99 else self.unused(h)
 
 
 def test_an_unused_part_freezes_only_what_is_before_its_module() -> None:
@@ -213,3 +214,115 @@ class ByAProperty(WithTable):
 @pytest.mark.parametrize(("kind", "free"), [(WithTable, 1), (OnABranch, 0), (ByAnyName, 0), (ByAProperty, 0)])
 def test_a_buffer_that_no_code_speaks_of_shares_no_width(kind: type[WithTable], free: int) -> None:
     assert len(sc.trace(kind(), X).free) == free
+
+
+class LeftOver(nn.Module):
+    """A layer, and a scale, that no method names; others say in ``more`` how they might come to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.old = nn.Sequential(nn.Linear(12, 12), nn.BatchNorm1d(12))
+        self.scale = nn.Parameter(torch.rand(12))
+        for module in self.modules():  # a constructor's doings are over
+            if isinstance(module, nn.Linear):
+                nn.init.orthogonal_(module.weight)
+        nn.init.zeros_(self.old[0].bias)
+
+    def more(self, h: Tensor) -> Tensor:
+        return h
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.more(torch.relu(self.first(x))))
+
+
+class NamesIt(LeftOver):
+    def more(self, h: Tensor) -> Tensor:
+        return self.old(h) if len(h) > 99 else h
+
+
+class NamesTheScale(LeftOver):
+    def more(self, h: Tensor) -> Tensor:
+        return h * self.scale if len(h) > 99 else h
+
+
+class AsksByText(LeftOver):
+    def more(self, h: Tensor) -> Tensor:
+        return getattr(self, "o" + "ld")(h) if len(h) > 99 else h
+
+
+class AsksForAll(LeftOver):
+    def more(self, h: Tensor) -> Tensor:
+        return [*self.children()][2](h) if len(h) > 99 else h
+
+
+class KeepsItInAList(LeftOver):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [self.old]
+
+    def more(self, h: Tensor) -> Tensor:
+        return self.layers[0](h) if len(h) > 99 else h
+
+
+def _applied(model: LeftOver, h: Tensor) -> Tensor:
+    return model.old(h) if len(h) > 99 else h
+
+
+class HandsItselfOn(LeftOver):
+    def more(self, h: Tensor) -> Tensor:
+        return _applied(self, h)
+
+
+class InItsMethod(LeftOver):
+    """Nothing calls it, but whoever has the model may."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.old(self.first(x))
+
+
+class Around(nn.Module):
+    """One above it asks for whatever is inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = LeftOver()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        return y if len(x) < 99 else dict(self.named_modules())["inner.old"](y)
+
+
+def _hooked() -> nn.Module:
+    model = LeftOver()
+    model.first.register_forward_hook(lambda _, given, out: model.old(out) if len(out) > 99 else out)
+    return model
+
+
+class AsLayer(nn.TransformerEncoderLayer):
+    """What the constructor of its base made, code of PyTorch's may use."""
+
+    def forward(self, src: Tensor, *args: object, **kwargs: object) -> Tensor:
+        return self.norm2(src + self.linear2(torch.relu(self.linear1(self.norm1(src)))))
+
+
+def test_a_layer_that_no_code_leads_to_shares_no_width() -> None:
+    model = LeftOver()
+    graph = sc.trace(model, X)
+    assert {w.name for w in graph.free} == {"first.out_features"}
+    assert any("old.0, old.1" in note and "scale" in note for note in graph.notes)
+    small = sc.apply(model, graph.plan({"first.out_features": range(5)}))
+    assert small.old[0].weight.shape == (12, 12)
+
+
+_LEADING = [NamesIt, NamesTheScale, AsksByText, AsksForAll, KeepsItInAList, HandsItselfOn, InItsMethod, Around, _hooked]
+
+
+@pytest.mark.parametrize("made", _LEADING)
+def test_where_code_may_come_to_it_the_width_is_whole(made: type[nn.Module]) -> None:
+    assert not sc.trace(made(), X).free
+
+
+def test_what_a_base_of_pytorchs_may_use_is_within_reach() -> None:
+    graph = sc.trace(AsLayer(8, 2, 16, batch_first=True).eval(), torch.randn(2, 5, 8))
+    assert not any("leads to" in note for note in graph.notes)

@@ -36,6 +36,21 @@ def learn(origin: Origin, space: Space, meaning: dict[Attribute, Space]) -> bool
     return False
 
 
+def dividends(
+    sizes: Iterable[tuple[Origin, Space]], meaning: Mapping[Attribute, Space], values: Mapping[Attribute, int]
+) -> Iterator[tuple[Attribute, Space, str]]:
+    """What the code divides, and nothing says what it is: ``d // h`` is a size, so d is as many of them as h says now."""
+    told = set[Attribute]()
+    for origin, space in sizes:
+        whole, parts = origin[1:] if isinstance(origin, tuple) and origin[0] == "//" else (None, None)
+        count = values.get(parts) if isinstance(parts, Attribute) and parts not in meaning else parts
+        if not isinstance(whole, Attribute) or whole in meaning or whole in told or not isinstance(count, int):
+            continue
+        if count * space.root().size == values.get(whole):
+            told.add(whole)
+            yield whole, merge([constant(count, f"the code divides {whole} by it"), space]), f"{whole} // {count}"
+
+
 def namesakes(
     origins: Iterable[Origin], meaning: Mapping[Attribute, Space], values: Mapping[Attribute, int]
 ) -> Iterator[tuple[Attribute, Space, str]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from secateur.core.equations import OPERATORS, Attribute, Difference, Equation, Expression, Operation
 from secateur.core.layout import Along, Axis, Product, Sum, Whole
-from secateur.core.learning import as_space, attributes_in, learn, namesakes
+from secateur.core.learning import as_space, attributes_in, dividends, learn, namesakes
 from secateur.core.sized import COMPARISONS, Origin, spaces_in
 from secateur.core.space import Form, Space, align, factors, freeze, leaves, mark_inexact, merge, unify
 
@@ -71,7 +71,8 @@ def settle(facts: SizeFacts) -> None:
         learnt = [learn(origin, space, meaning) for origin, space, _ in wrong]
         if any(learnt):
             continue
-        if said := list(namesakes([origin for origin, _, _ in wrong], meaning, facts.attributes)):
+        said = list(namesakes([origin for origin, _, _ in wrong], meaning, facts.attributes))
+        if said := said or list(dividends([(origin, space) for origin, space, _ in wrong], meaning, facts.attributes)):
             facts.equations.extend(said)
             meaning.update({attribute: space for attribute, space, _ in said})
             continue

@@ -2,8 +2,8 @@
 
     self.num_heads * self.head_dim   ->   Sized(768, ("*", attribute num_heads, attribute head_dim))
 
-A `Sized` is an ``int`` that carries its expression through ``+ - * // %``. Where it arrives as the size of a dimension, the
-tracer records an equation.
+A `Sized` is an ``int`` that carries its expression through ``+ - * // %``, without what cancels. Where it arrives as the size
+of a dimension, the tracer records an equation.
 
 Invariant: a Sized compares, hashes, prints and pickles as the plain integer it is.
 """
@@ -21,6 +21,7 @@ import numpy as np
 
 from secateur.core.equations import OPERATORS
 from secateur.core.space import Space, is_frozen
+from secateur.core.terms import put_together
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
@@ -210,7 +211,7 @@ def _install(symbol: str, method: str) -> None:
                 )
             )
         value = compute(int.__index__(self), int.__index__(other))
-        return Sized(value, (symbol, self.origin, origin_of(other)), self.listener)
+        return Sized(value, put_together(symbol, self.origin, origin_of(other)), self.listener)
 
     def backward(self: Sized, other: object) -> Any:
         if type(other) is float:
@@ -219,7 +220,7 @@ def _install(symbol: str, method: str) -> None:
         if not isinstance(other, int):
             return NotImplemented
         value = compute(int.__index__(other), int.__index__(self))
-        return Sized(value, (symbol, origin_of(other), self.origin), self.listener)
+        return Sized(value, put_together(symbol, origin_of(other), self.origin), self.listener)
 
     setattr(Sized, f"__{method}__", forward)
     setattr(Sized, f"__r{method}__", backward)

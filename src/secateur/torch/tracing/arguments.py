@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from secateur.core.sized import Origin, Sized, is_of_input, origin_of
+from secateur.core.sized import Origin, Sized, is_of_input
 from secateur.core.space import constant, freeze, unify
 from secateur.torch.rules.attention import attention_shape
 from secateur.torch.rules.matmul import linear_shape
@@ -210,7 +210,7 @@ def _flat_ints(tree: Any) -> Iterator[Any]:
 
 def _size(tracer: Tracer, tensor: torch.Tensor, dim: int) -> int:
     """A dimension's size with its space, for arithmetic with other origins."""
-    known = tracer.known(tensor)
+    known = tracer.known(tensor) if tensor.shape[dim] != 1 else None
     return Sized(tensor.shape[dim], known.spaces[dim], _DEAF) if known is not None else tensor.shape[dim]
 
 
@@ -287,7 +287,7 @@ def _tensor_split(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Re
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     if isinstance(cuts, (tuple, list)):
         for before, cut, part in zip((0, *cuts), cuts, out, strict=False):
-            yield _minus(cut, before), part, dim
+            yield cut - before, part, dim
 
 
 def _narrow(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
@@ -329,16 +329,7 @@ def _slice_length(q: slice, size: int) -> Any:
     stop = size if stop is None else stop + size if stop < 0 else stop
     if int(stop) > int(size):
         return None
-    return _minus(stop, start) if int(start) else stop
-
-
-def _minus(stop: Any, start: Any) -> Any:
-    """``(a + b) - a`` is b: the length of a slice between two sums of sizes."""
-    whole, gone = origin_of(stop), origin_of(start)
-    if isinstance(whole, tuple) and whole[0] == "+" and gone in whole[1:]:
-        rest = whole[2] if whole[1] == gone else whole[1]
-        return Sized(int(stop) - int(start), rest, _DEAF)
-    return stop - start
+    return stop - start if int(start) else stop
 
 
 def _repeat(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
@@ -352,6 +343,7 @@ def _repeat_interleave(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) 
     x = args[0]
     count = args[1] if len(args) > 1 else kwargs["repeats"]
     dim = args[2] if len(args) > 2 else kwargs.get("dim")
+    dim = 0 if dim is None and x.dim() == 1 else dim
     if isinstance(count, int) and dim is not None:
         yield count * _size(tracer, x, dim), out, dim
 

@@ -261,6 +261,9 @@ def _notes(seen: Observation) -> tuple[str, ...]:
     if seen.fallback:
         how = "as on the example" if seen.tracer.abstract else "traced with real tensors"
         notes.append(f"the code reads values: {how} ({seen.fallback})")
+    if seen.left_over:
+        owners = dict.fromkeys(name.rpartition(".")[0] or name for name in seen.left_over)
+        notes.append(f"no code of the model's leads to {', '.join(owners)}: left whole, for whoever else may call it")
     if seen.tracer.data_dependent:
         notes.append("some sizes depend on the values of the example: costs hold for this example only")
     return tuple(notes)

@@ -125,14 +125,22 @@ def is_followed(value: Any) -> bool:
     return is_functorch_wrapped_tensor(value) or (value.requires_grad and torch.is_grad_enabled())
 
 
+def _of_tensor(numbers_N: torch.Tensor) -> Sequence[Number]:
+    """What stays of a constant's numbers where it is repeated more or less often; nothing is known of many."""
+    if not 0 < len(numbers_N) <= _MOST:
+        return [None] * 5
+    each = numbers_N.double().unique()
+    return [float(n) for n in (numbers_N[0], numbers_N[-1], each[0], each[-1], each.mean())]
+
+
 def numbers_in(tree: Any, *, whole: bool, of_tensors: bool = True) -> Iterator[Number]:
     """The floats in a call's arguments; with ``whole``, integers too; ``of_tensors``: those of small ones as well."""
     if isinstance(tree, (bool, str)):
         return
     if isinstance(tree, torch.Tensor):
-        if of_tensors and not tree.is_meta and tree.is_floating_point() and tree.dim() > 0 and tree.numel() <= _MOST:
+        if of_tensors and not tree.is_meta and tree.is_floating_point() and tree.dim() > 0:
             with _disable_current_modes():  # a constant that the code made outside PyTorch
-                yield from tree.detach().flatten().tolist()
+                yield from _of_tensor(tree.detach().flatten())
         return
     if isinstance(tree, int | np.integer):
         if whole:

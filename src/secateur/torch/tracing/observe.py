@@ -79,6 +79,7 @@ class Observation:
     keeping: list[Example] = field(default_factory=list)  # those whose call leaves something for the next
     further: list[Run] = field(default_factory=list)
     untrained: list[Tracer] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)  # tensors that no code of the model's can come to
     followed: int = 0  # sizes that trials showed to be those of other widths
 
     @cached_property

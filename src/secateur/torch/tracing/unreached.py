@@ -25,7 +25,7 @@ from secateur.core.space import Space, freeze, leaves, unify
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.live import used_leaves
 from secateur.torch.tracing.observe import Observation
-from secateur.torch.tracing.written import names_read
+from secateur.torch.tracing.speech import Speech
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -33,6 +33,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def place_unreached(seen: Observation) -> None:
     """Give the tensors that no run reached the widths that are certainly theirs, and freeze those that may be."""
     reach = Reach(seen)
+    seen.left_over += sorted(set(reach.unreached) - set(reach.within_reach))
     for part in reach.parts():
         for tensor in part.tensors:
             for axis, space in enumerate(seen.spaces[tensor]):
@@ -96,7 +97,7 @@ class Reach:
     def parts(self) -> Iterator[_Part]:
         """What did not run, each as large as it can be: whole modules, and parameters of modules that ran."""
         done: set[str] = set()
-        for tensor in self.unreached:
+        for tensor in self.within_reach:
             owner = tensor.rpartition(".")[0]
             above = _ancestors(owner)
             near = next(name for name in above if name in self.ran or not name)
@@ -105,25 +106,19 @@ class Reach:
             if name not in done:
                 done.add(name)
                 if idle:
-                    within = tuple(t for t in self.unreached if t.startswith(f"{name}."))
+                    within = tuple(t for t in self.within_reach if t.startswith(f"{name}."))
                     yield _Part(name, within, near, tuple(self._sibling_modules(name)), is_module=True)
-                elif not _counts_up(self.tensors[tensor]) and not self._is_named_nowhere(tensor):
+                elif not _counts_up(self.tensors[tensor]):
                     yield _Part(name, (tensor,), near)
 
     def _is_idle(self, module: str) -> bool:
         return all(t in self._idle or not _has_axes(s) for t, s in self.spaces.items() if t.startswith(f"{module}."))
 
-    def _is_named_nowhere(self, tensor: str) -> bool:
-        """Whether it is a buffer that no code of the model's speaks of, so that no branch of it may read it."""
-        owner, _, key = tensor.rpartition(".")
-        module = self.modules[owner]
-        if type(module).__module__.startswith("torch.") or key not in module._buffers:
-            return False
-        return self._read is not None and key not in self._read
-
     @cached_property
-    def _read(self) -> frozenset[str] | None:
-        return names_read(self.seen.example.model)
+    def within_reach(self) -> list[str]:
+        """Of what did not run, all that code of the model's may come to."""
+        speech = Speech(self.modules)
+        return [name for name in self.unreached if speech.may_lead_to(name, self.tensors[name])]
 
     @cached_property
     def _idle(self) -> frozenset[str]:

@@ -26,9 +26,6 @@ _TRAINING = "training"
 _INT = "int"
 _COUNTING = frozenset([_INT, "log", "log2", "log10", "isqrt", "gcd", "lcm", "comb", "perm", "factorial"])
 _FUNCTIONS = (FunctionType, MethodType, partial)
-_ANY_TENSOR = frozenset(
-    ["getattr", "attrgetter", "buffers", "named_buffers", "get_buffer", "_buffers", "state_dict", "vars", "__dict__"]
-)
 _MAKING = frozenset(
     ["__new__", "__init__", "__post_init__", "__init_subclass__", "__repr__", "__str__", "__format__", "__reduce__"]
 )
@@ -54,7 +51,7 @@ def is_of(code: CodeType, ran: AbstractSet[CodeType]) -> bool:
 def asked_by(kind: type) -> frozenset[str]:
     """The names that a class's own constructor asks of objects; what it only sets is no call."""
     made = vars(kind).get("__init__")
-    if type(made) is not FunctionType or _is_torchs(kind.__module__):
+    if type(made) is not FunctionType or is_torchs(kind.__module__):
         return frozenset()
     return frozenset(step.argval for step in dis.get_instructions(made) if step.opname in ("LOAD_METHOD", "LOAD_ATTR"))
 
@@ -63,41 +60,9 @@ def named_by(function: FunctionType) -> list[FunctionType]:
     """The functions that a function names, those of files that it names as well: ``f(x)``, ``file.f(x)``."""
     names = names_in(function.__code__)
     globals_named = [function.__globals__[name] for name in names if name in function.__globals__]
-    files = [vars(file) for file in globals_named if type(file) is ModuleType and not _is_torchs(file.__name__)]
+    files = [vars(file) for file in globals_named if type(file) is ModuleType and not is_torchs(file.__name__)]
     found = [*globals_named, *(file[name] for file in files for name in names if name in file)]
     return [plain for f in found if callable(f) and type(plain := unwrap(f)) is FunctionType]
-
-
-def names_read(model: nn.Module) -> frozenset[str] | None:
-    """What the code of a model's classes reads by name, what it leads to included; None where it may ask for tensors otherwise
-    (``getattr``, ``buffers``), or where there is code that is not looked for: hooks, functions that modules hold."""
-    modules = modules_of(model)
-    held = [value for module in modules for value in vars(module).values()]
-    kinds = {type(module) for module in modules} | {type(value) for value in held if not isinstance(value, Enum)}
-    methods = [method for kind in kinds for method in _all_methods(kind)]
-    if None in methods or any(map(_hooked, modules)) or any(isinstance(value, _FUNCTIONS) for value in held):
-        return None
-    making = [f.__code__ for f in methods if f is not None and f.__name__ == "__init__"]
-    rest, open_ones = set[FunctionType](), [f for f in methods if f is not None and f.__name__ != "__init__"]
-    while open_ones:
-        function = open_ones.pop()
-        if function not in rest and not _is_torchs(function.__module__ or ""):
-            rest.add(function)
-            open_ones += named_by(function)
-    read = set[str]().union(*map(spoken_in, making), *(names_in(f.__code__) for f in rest))
-    return frozenset(read) if read.isdisjoint(_ANY_TENSOR) else None
-
-
-def _all_methods(kind: type) -> Iterator[FunctionType | None]:
-    """The functions of a class that is none of PyTorch's or Python's; None for what may be code of another kind."""
-    for base in kind.__mro__:
-        for value in vars(base).values() if not f"{base.__module__}.".startswith(_NOT_THEIRS) else ():
-            if isinstance(value, property):
-                yield from (f for f in (value.fget, value.fset) if type(f) is FunctionType)
-            elif callable(value) or hasattr(value, "__get__"):
-                plain = unwrap(getattr(value, "__func__", getattr(value, "func", value)))
-                if not isinstance(plain, type):
-                    yield plain if type(plain) is FunctionType else None
 
 
 def spoken_in(code: CodeType) -> set[str]:
@@ -140,7 +105,7 @@ def _of_file(file: object, name: str) -> object:
     return vars(file).get(name) if type(file) is ModuleType else None
 
 
-def _is_torchs(name: str) -> bool:
+def is_torchs(name: str) -> bool:
     return name == "torch" or name.startswith("torch.")
 
 
@@ -209,7 +174,7 @@ def _names(functions: Iterable[FunctionType], words: AbstractSet[str]) -> bool:
     open_ones = list(functions)
     while open_ones:
         function = open_ones.pop()
-        if id(function) in seen or _is_torchs(function.__module__ or "") or function.__module__ in _OF_POSITIONS:
+        if id(function) in seen or is_torchs(function.__module__ or "") or function.__module__ in _OF_POSITIONS:
             continue
         seen.add(id(function))
         found = names_in(function.__code__) & words

@@ -1,0 +1,124 @@
+"""Ways of writing code that are followed: sizes in loops, quotients, tables expanded over a width."""
+
+import math
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sc
+
+X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+
+
+class _Net(nn.Module):
+    """One layer in, one out; ``body`` is between them."""
+
+    def __init__(self, width: int = 24, heads: int = 4) -> None:
+        super().__init__()
+        self.dim, self.heads, self.of_head = width, heads, width // heads
+        self.first, self.last = nn.Linear(8, width), nn.Linear(width, 4)
+
+    def body(self, h: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.body(self.first(x)))
+
+
+class Repeated(_Net):
+    def body(self, h: Tensor) -> Tensor:
+        return h * (h.sum(-1, keepdim=True) > 0).float().repeat(1, 1, self.dim)
+
+
+class Tiled(_Net):
+    def body(self, h: Tensor) -> Tensor:
+        return h * torch.tile((h.sum(-1, keepdim=True) > 0).float(), (1, 1, self.dim))
+
+
+class Gathered(_Net):
+    def body(self, h: Tensor) -> Tensor:
+        return h + h.gather(1, h.sum(-1).argmax(1)[:, None, None].repeat(1, 1, self.dim))
+
+
+class Expanded(_Net):
+    def body(self, h: Tensor) -> Tensor:
+        steps = h.size(1)
+        return h + torch.sin(torch.arange(steps)[:, None].expand(steps, self.dim).float() * 0.1)
+
+
+class ExpandedAs(_Net):
+    def body(self, h: Tensor) -> Tensor:
+        return h + torch.sin(torch.arange(h.size(1)).float()[None, :, None].expand_as(h) * 0.1)
+
+
+class Scaled(_Net):
+    """A number for each of four heads, repeated for all that a head has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(4))
+
+    def body(self, h: Tensor) -> Tensor:
+        return h * self.scale.repeat_interleave(self.of_head)
+
+
+class _Attention(_Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(self.dim, self.dim) for _ in range(3))
+
+
+class HeadByHead(_Attention):
+    def body(self, h: Tensor) -> Tensor:
+        q, k, v = self.q(h), self.k(h), self.v(h)
+        found = []
+        for i in range(self.heads):
+            here = slice(i * self.of_head, (i + 1) * self.of_head)
+            weights = (q[..., here] @ k[..., here].transpose(1, 2) / 3).softmax(-1)
+            found.append(weights @ v[..., here])
+        return torch.cat(found, -1)
+
+
+class HeadsInTheBatch(_Attention):
+    """As the Set Transformer has it (Lee et al., arXiv 1810.00825)."""
+
+    def body(self, h: Tensor) -> Tensor:
+        q, k, v = (torch.cat(f(h).split(self.dim // self.heads, 2), 0) for f in (self.q, self.k, self.v))
+        weights = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(6), 2)
+        return torch.cat((q + weights @ v).split(h.size(0), 0), 2)
+
+
+_FREE = {
+    Repeated: {"first.out_features"},
+    Tiled: {"first.out_features"},
+    Gathered: {"first.out_features"},
+    Expanded: {"first.out_features"},
+    ExpandedAs: {"first.out_features"},
+    Scaled: {"first.out_features[0]", "first.out_features[1]"},
+    HeadByHead: {"first.out_features", "of_head"},
+    HeadsInTheBatch: {"first.out_features", "q.out_features[0]"},
+}
+
+
+@pytest.mark.parametrize("kind", _FREE)
+def test_its_widths_are_free_and_what_is_narrowed_is_right(kind: type[_Net]) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    graph = sc.trace(model, X)
+    assert {width.name for width in graph.free} == _FREE[kind]
+    drawn = random.Random(0)
+    plan = graph.plan({w.name: sorted(drawn.sample(range(w.size), w.size // 2)) for w in graph.free})
+    small = sc.apply(model, plan)  # which verifies
+    assert small(torch.randn(3, 7, 8)).shape[-1] == 4
+    assert sum(map(torch.numel, small.parameters())) < sum(map(torch.numel, model.parameters()))
+
+
+def test_a_constant_that_a_width_makes_is_heard_all_the_same() -> None:
+    class Ramp(_Net):
+        def body(self, h: Tensor) -> Tensor:
+            return h * torch.linspace(0.0, 1.0, self.dim)
+
+    width = next(w for w in sc.trace(Ramp(), X).widths if w.name == "first.out_features")
+    assert width.frozen or not width.exact
