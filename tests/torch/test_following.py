@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.torch.narrowing import installing
+from secateur.torch.training.optimizer import remap_optimizer
 
 X = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 
@@ -182,3 +183,23 @@ def test_what_hangs_on_what_is_returned_is_returned(way: str) -> None:
 
     model = Net(lambda w: None, lambda h: h).eval()
     assert sc.trace(model, X)["a.out_features"].frozen == "the model's output"
+
+
+def test_an_optimizer_that_the_model_keeps_is_told_of_before_anything_changes() -> None:
+    class Learner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+            self.tools = {"optimizer": torch.optim.Adam(self.parameters())}
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    model, x = Learner(), torch.randn(4, 6)
+    with pytest.warns(UserWarning, match="keeps an optimizer"):
+        _, result = sc.prune(model, "magnitude", {"params": "60%"}, x)
+    remap_optimizer(model.tools["optimizer"], result)
+    before = model.net[0].weight.detach().clone()
+    model(x).sum().backward()
+    model.tools["optimizer"].step()
+    assert not torch.equal(before, model.net[0].weight)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import operator
 import types
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import starmap
@@ -48,10 +49,17 @@ class Following:
         self._steps: list[_Step] = []
         self._caches: list[Held] = []
         self._waiting: list[Held] = []
+        self._optimizers: list[torch.optim.Optimizer] = []
         self._outside: Outside | None = None
         if self._new:
             self._outside = Outside(model)
             self._search(model)
+        if any(map(self._trains, self._optimizers)):
+            warnings.warn(
+                "the model keeps an optimizer of parameters that others stand for once they are narrowed, and that would go on to "
+                "train the old ones: pass it to secateur.training.remap_optimizer(optimizer, model) then",
+                stacklevel=2,
+            )
 
     def put_in(self) -> None:
         """Put each narrowed tensor wherever the whole one is, in one step, which no signal divides (`undo_of` says why)."""
@@ -75,10 +83,15 @@ class Following:
                 self._object(module)
         while self._waiting and len(kept) < _MOST:
             value = self._waiting.pop()
+            if isinstance(value, torch.optim.Optimizer):
+                self._optimizers.append(value)
             if type(value) not in ATOMS and id(value) not in seen and not isinstance(value, _CLOSED):
                 seen.add(id(value))
                 kept.append(value)
                 self._look_into(value)
+
+    def _trains(self, optimizer: torch.optim.Optimizer) -> bool:
+        return any(id(p) in self._new for group in optimizer.param_groups for p in group["params"])
 
     def _look_into(self, value: Held) -> None:
         match value:
