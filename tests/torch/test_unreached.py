@@ -281,6 +281,21 @@ class InItsMethod(LeftOver):
         return self.old(self.first(x))
 
 
+class FromATable(LeftOver):
+    WAYS = {"plain": lambda model, h: h, "old": lambda model, h: model.old(h)}  # noqa: RUF012
+
+    def more(self, h: Tensor) -> Tensor:
+        return self.WAYS["plain" if len(h) < 99 else "old"](self, h)
+
+
+_WAYS = {"old": lambda model, h: model.old(h)}
+
+
+class FromAFilesTable(LeftOver):
+    def more(self, h: Tensor) -> Tensor:
+        return h if len(h) < 99 else _WAYS["old"](self, h)
+
+
 class Around(nn.Module):
     """One above it asks for whatever is inside."""
 
@@ -315,7 +330,19 @@ def test_a_layer_that_no_code_leads_to_shares_no_width() -> None:
     assert small.old[0].weight.shape == (12, 12)
 
 
-_LEADING = [NamesIt, NamesTheScale, AsksByText, AsksForAll, KeepsItInAList, HandsItselfOn, InItsMethod, Around, _hooked]
+_LEADING = [
+    NamesIt,
+    NamesTheScale,
+    AsksByText,
+    AsksForAll,
+    KeepsItInAList,
+    HandsItselfOn,
+    InItsMethod,
+    FromATable,
+    FromAFilesTable,
+    Around,
+    _hooked,
+]
 
 
 @pytest.mark.parametrize("made", _LEADING)

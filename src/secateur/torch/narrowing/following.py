@@ -56,8 +56,8 @@ class Following:
             self._search(model)
         if any(map(self._trains, self._optimizers)):
             warnings.warn(
-                "the model keeps an optimizer of parameters that others stand for once they are narrowed, and that would go on to "
-                "train the old ones: pass it to secateur.training.remap_optimizer(optimizer, model) then",
+                "the model keeps an optimizer of parameters that others stand for once they are narrowed, and that would "
+                "go on to train the old ones: pass it to secateur.training.remap_optimizer(optimizer, model) then",
                 stacklevel=2,
             )
 

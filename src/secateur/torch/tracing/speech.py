@@ -10,37 +10,28 @@ Invariant: nothing is run; where code is not Python's, or is of a kind that is n
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from enum import Enum
 from functools import cached_property
 from inspect import unwrap
-from types import FunctionType, MethodType
+from types import FunctionType
 
 from torch import nn
 
 from secateur.torch.running.holding import ATOMS, everything_in
+from secateur.torch.running.users import is_users_class
 from secateur.torch.running.walking import attributes_of
 from secateur.torch.tracing.written import is_torchs, led_to, methods_of, named_by, names_in
 
 _MOST = 200_000  # things that are looked into
+_FEW = 1_000  # in a table of a file
+_TABLES = (dict, list, tuple, set)
 _BY_TEXT = frozenset(
-    ["getattr", "attrgetter", "methodcaller", "vars", "__dict__", "__getattr__", "globals", "eval", "exec"]
+    {"getattr", "attrgetter", "methodcaller", "vars", "__dict__", "__getattr__", "globals", "eval", "exec"}
 )
-_TENSORS = frozenset(
-    [
-        "buffers",
-        "named_buffers",
-        "get_buffer",
-        "_buffers",
-        "named_parameters",
-        "get_parameter",
-        "_parameters",
-        "state_dict",
-    ]
-)
-_PARTS = frozenset(["children", "named_children", "modules", "named_modules", "get_submodule", "_modules"])
-_BY_OTHER_MEANS = _BY_TEXT | _TENSORS | _PARTS
+_BUFFERS = frozenset({"buffers", "named_buffers", "get_buffer", "_buffers", "state_dict"})
+_PARAMETERS = frozenset({"named_parameters", "get_parameter", "_parameters"})  # `parameters` alone says no name
+_PARTS = frozenset({"children", "named_children", "modules", "named_modules", "get_submodule", "_modules"})
+_BY_OTHER_MEANS = _BY_TEXT | _BUFFERS | _PARAMETERS | _PARTS
 _BUILT_IN = ("torch.", "builtins.", "collections.", "numpy.", "types.", "functools.", "typing.", "abc.")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -53,7 +44,7 @@ class Speech:
 
     def may_lead_to(self, name: str, thing: object) -> bool:
         """Whether something may come to a module, parameter or buffer of this name; what is inside it is asked for itself."""
-        if self._said is None or id(thing) in self._held_elsewhere or len(self._held_elsewhere) >= _MOST:
+        if self._said is None or id(thing) in self._held:
             return True
         while name:
             owner, _, key = name.rpartition(".")
@@ -78,39 +69,37 @@ class Speech:
     def _said(self) -> frozenset[str] | None:
         """The names in all methods but constructors; None where there is code that cannot be read, or that is handed modules and
         may ask them for anything."""
-        loose = list(self._loose_functions())
-        if None in loose or any(self._is_foreign(type(module)) for module in self.modules.values()):
+        kinds = {type(module) for module in self.modules.values()}
+        if any(map(_is_foreign, kinds)) or len(self._held) >= _MOST:
             return None
-        handed = _names_of(f for f in loose if f is not None)
+        handed = _names_of(self._loose_functions())
         if not handed.isdisjoint(_BY_OTHER_MEANS):
             return None
-        return frozenset(handed.union(*(self._names_of(type(module)) for module in self.modules.values())))
+        return frozenset(handed.union(*map(self._names_of, kinds)))
 
-    def _loose_functions(self) -> Iterator[FunctionType | None]:
-        """Hooks, functions that modules hold, and methods of other objects that they hold."""
-        kinds = set[type]()
-        for module in self.modules.values():
-            hooks = [hook for table in _HOOKS for hook in vars(module).get(table, {}).values()]
-            for value in (*hooks, *(value for _, value in attributes_of(module))):
-                plain = unwrap(getattr(value, "__func__", getattr(value, "func", value))) if callable(value) else value
-                if isinstance(plain, FunctionType):
-                    yield from () if is_torchs(plain.__module__ or "") else (plain,)
-                elif isinstance(value, MethodType):
-                    yield None
-                elif not isinstance(value, (Enum, nn.Module, type)) and type(value) not in ATOMS:
-                    kinds.add(type(value))
+    def _loose_functions(self) -> Iterator[FunctionType]:
+        """Functions that modules hold anywhere, hooks among them, and methods of other objects that they hold."""
+        kinds = {type(item) for item in self._held.values() if not isinstance(item, nn.Module)}
+        for item in self._held.values():
+            if isinstance(item, FunctionType):
+                yield item
         for kind in kinds:
             if not f"{kind.__module__}.".startswith(_BUILT_IN):
                 yield from methods_of(kind).values()
 
     @cached_property
-    def _held_elsewhere(self) -> set[int]:
-        """The identities of what modules hold in other ways than as their own modules, parameters and buffers."""
-        held = set[int]()
+    def _held(self) -> dict[int, object]:
+        """By identity what modules, their classes and their hooks hold in other ways than as modules, parameters and buffers."""
+        seen, held = set[int](), dict[int, object]()
         for module in self.modules.values():
-            for _, value in attributes_of(module):
+            hooks = [vars(module).get(table) for table in _HOOKS]
+            for value in (*hooks, *(value for _, value in attributes_of(module))):
                 if type(value) not in ATOMS:
-                    deque(everything_in(value, held, _MOST), maxlen=0)
+                    held.update((id(item), item) for item in everything_in(value, seen, _MOST))
+        for kind in {base for module in self.modules.values() for base in type(module).__mro__}:
+            for value in vars(kind).values() if is_users_class(kind) else ():
+                if isinstance(value, _TABLES):
+                    held.update((id(item), item) for item in everything_in(value, seen, _MOST))
         return held
 
     def _names_of(self, kind: type) -> set[str]:
@@ -122,14 +111,15 @@ class Speech:
             self._names[kind] = _names_of(f for name, f in methods.items() if name not in making)
         return self._names[kind]
 
-    def _is_foreign(self, kind: type) -> bool:
-        """Whether a class has code of a kind that is not read."""
-        for base in kind.__mro__:
-            for value in vars(base).values() if not f"{base.__module__}.".startswith(_BUILT_IN) else ():
-                plain = unwrap(getattr(value, "__func__", getattr(value, "func", value))) if callable(value) else None
-                if plain is not None and not isinstance(plain, (FunctionType, type)):
-                    return True
-        return False
+
+def _is_foreign(kind: type) -> bool:
+    """Whether a class has code of a kind that is not read."""
+    for base in kind.__mro__:
+        for value in vars(base).values() if not f"{base.__module__}.".startswith(_BUILT_IN) else ():
+            plain = unwrap(getattr(value, "__func__", getattr(value, "func", value))) if callable(value) else None
+            if plain is not None and not isinstance(plain, (FunctionType, type)):
+                return True
+    return False
 
 
 def _names_of(functions: Iterable[FunctionType]) -> set[str]:
@@ -139,8 +129,12 @@ def _names_of(functions: Iterable[FunctionType]) -> set[str]:
         function = waiting.pop()
         if function not in seen and not is_torchs(function.__module__ or ""):
             seen.add(function)
-            found |= names_in(function.__code__)
+            names = names_in(function.__code__)
+            found |= names
             waiting += named_by(function)
+            for table in (function.__globals__.get(name) for name in names):
+                if isinstance(table, _TABLES):
+                    waiting += [item for item in everything_in(table, None, _FEW) if isinstance(item, FunctionType)]
     return found
 
 
