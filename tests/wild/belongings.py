@@ -218,15 +218,23 @@ def _differences(before: Photo, now: Photo) -> Iterator[str]:
         if path == "\0alive":
             continue
         if path not in now:
-            yield f"{path} is gone"
+            if not _is_kept_by_a_cache(path):
+                yield f"{path} is gone"
         elif not _same(record[:-1], now[path][:-1]) and not _only_grew(path, record, now[path]):
             yield f"{path} changed{_how(record, now[path])}"
     yield from (f"{path} is new" for path in now if path not in before and not path.startswith(_OUTSIDE))
 
 
+def _is_kept_by_a_cache(path: str) -> bool:
+    """What ``functools.cache`` keeps is asked for anew where it was forgotten."""
+    return path.startswith(_OUTSIDE) and ".cached <" in path
+
+
 def _only_grew(path: str, record: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
     if not path.startswith(_OUTSIDE) or record[:2] != now[:2]:
         return False
+    if _is_kept_by_a_cache(path) and issubclass(record[0], dict):
+        return True
     contents = record[2] if len(record) > 3 else None
     if isinstance(contents, int):
         return contents <= now[2]

@@ -43,13 +43,16 @@ def _walk(value: Any, path: str, around: set[int]) -> Iterator[Leaf]:
         yield path, torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
     elif value is None or isinstance(value, (str, torch.Size, torch.dtype, torch.device, enum.Enum, type)):
         yield path, value
-    elif not isinstance(value, (nn.Module, types.FunctionType, types.MethodType)) and id(value) not in around:
+    elif not isinstance(value, (nn.Module, types.MethodType)) and id(value) not in around:
         for key, item in _parts(value):
             yield from _walk(item, path + key, around | {id(value)})
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
+    if isinstance(value, types.FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        yield from ((f"({name})", cell.cell_contents) for name, cell in cells if cell != types.CellType())
+    elif isinstance(value, Mapping):
         yield from ((f"[{key!r}]", item) for key, item in value.items())
     elif isinstance(value, Iterable):
         yield from ((f"[{i}]", item) for i, item in enumerate(value))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from inspect import unwrap
 
+import torch
 from torch import nn
 
 from secateur.core.space import freeze, leaves
@@ -50,7 +51,9 @@ def has_users_code(model: nn.Module) -> bool:
     """Whether a forward of the model's, or a hook on it, is of the user's own."""
     for module in modules_of(model):
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        for function in (module.forward, *hooks):
+        # what is compiled is nobody's code, and would write down that it was asked for it
+        running = () if isinstance(module, torch.jit.ScriptModule) else (module.forward,)
+        for function in (*running, *hooks):
             code = getattr(unwrap(getattr(function, "__func__", function)), "__code__", None)
             if code is not None and is_users(code):
                 return True
