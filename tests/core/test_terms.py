@@ -47,4 +47,5 @@ def test_what_cancels_is_gone() -> None:
     assert put_together("//", ("*", A, B), B) == A
     assert put_together("//", ("*", 6, A), 2) == ("*", 3, A)
     assert put_together("//", A, B) == ("//", A, B)
+    assert put_together("+", A, A) == ("+", A, A)
     assert put_together("-", ("*", A, B), ("*", B, C)) == ("-", ("*", A, B), ("*", B, C))

@@ -31,23 +31,25 @@ def put_together(symbol: str, left: Origin, right: Origin) -> Origin:
     plain = (symbol, left, right)
     if isinstance(left, int) and isinstance(right, int):
         return plain
+    if symbol == "*":
+        return left if _is_one(right) else right if _is_one(left) else plain
     atoms = _Atoms()
     if symbol == "//":
         return _quotient(atoms, plain)
     one, other = atoms.sum_of(left), atoms.sum_of(right)
     if symbol == "%" or one is None or other is None:
         return plain
-    if symbol == "*":
-        return (
-            left if right == 1 and isinstance(right, int) else right if left == 1 and isinstance(left, int) else plain
-        )
     sign = 1 if symbol == "+" else -1
     whole = dict(one.times)
     for product, times in other.times.items():
         whole[product] = whole.get(product, 0) + sign * times
     whole = {product: times for product, times in whole.items() if times}
-    cancelled = len(whole) < len(one.times) + len(other.times)
-    return atoms.written(_Sum(whole)) if cancelled else plain
+    added = sum(map(abs, (*one.times.values(), *other.times.values())))
+    return atoms.written(_Sum(whole)) if sum(map(abs, whole.values())) < added else plain
+
+
+def _is_one(origin: Origin) -> bool:
+    return isinstance(origin, int) and origin == 1
 
 
 def _quotient(atoms: _Atoms, plain: tuple[str, Origin, Origin]) -> Origin:

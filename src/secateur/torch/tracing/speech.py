@@ -25,9 +25,7 @@ from secateur.torch.tracing.written import is_torchs, led_to, methods_of, named_
 _MOST = 200_000  # things that are looked into
 _FEW = 1_000  # in a table of a file
 _TABLES = (dict, list, tuple, set)
-_BY_TEXT = frozenset(
-    {"getattr", "attrgetter", "methodcaller", "vars", "__dict__", "__getattr__", "globals", "eval", "exec"}
-)
+_BY_TEXT = frozenset({"getattr", "attrgetter", "methodcaller", "vars", "__dict__", "__getattr__", "globals", "exec"})
 _BUFFERS = frozenset({"buffers", "named_buffers", "get_buffer", "_buffers", "state_dict"})
 _PARAMETERS = frozenset({"named_parameters", "get_parameter", "_parameters"})  # `parameters` alone says no name
 _PARTS = frozenset({"children", "named_children", "modules", "named_modules", "get_submodule", "_modules"})
