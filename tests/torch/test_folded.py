@@ -1,6 +1,7 @@
 """Weights folded for evaluation and kept: what training alone reads beside them is not narrowed without them."""
 
 import copy
+from functools import cached_property
 
 import pytest
 import torch
@@ -79,3 +80,25 @@ def test_a_head_for_training_alone_stays_free_where_nothing_is_kept() -> None:
 
     graph = sc.trace(Helped(), torch.randn(4, 8))
     assert _width(graph, "helper.0.out_features").frozen is None
+
+
+def test_a_table_that_a_call_before_left_is_named_where_it_keeps_a_width_whole() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 12), nn.Linear(12, 4)
+
+        @cached_property
+        def scale(self) -> Tensor:
+            return torch.linspace(0.5, 1.5, 10)[:, None].expand(10, self.first.out_features).contiguous()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x) * self.scale[: x.shape[1]])
+
+    model, x = Scaled().eval(), torch.randn(2, 5, 8)
+    assert _width(sc.trace(model, x), "first.out_features").frozen is None
+    model(x)
+    reason = _width(sc.trace(model, x), "first.out_features").frozen
+    assert str(reason).startswith("scale, which the model keeps")
+    del model.scale
+    assert _width(sc.trace(model, x), "first.out_features").frozen is None

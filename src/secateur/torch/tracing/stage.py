@@ -37,6 +37,9 @@ def _as_it_is(model: nn.Module) -> None:
     pass
 
 
+_KEPT = "{}, which the model keeps, has this size: where its code makes it anew, clear it before tracing"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staging:
     """How a run is set up: what stands in for each tensor of the model, and for each tensor among the arguments.
@@ -99,6 +102,7 @@ def _perform(
         if example.depth and staging.reading:
             watch(model, tracer)
         before = {} if staging.leaves is None else state_of(model)
+        tracer.whose.update({id(kept.tensor): _KEPT.format(place) for place, kept in before.items()})
         output = None
         for _ in range(staging.times):
             output = None

@@ -49,11 +49,10 @@ class Tracer(TorchDispatchMode):
     def __init__(self, *, abstract: bool, training: bool = False, answers: Answers | None = None) -> None:
         super().__init__()
         self.abstract, self.training, self.answers = abstract, training, answers
-        self.muted = 0
-        self.keeps_all = self.speaks = False  # dropout gives what it is given; some tensor says something of a space
-        self.where = self.module = self.name = ""
+        self.data_dependent = self.keeps_all = self.speaks = False  # dropout keeps all; some tensor speaks of a space
+        self.whose: dict[int, str] = {}  # what a tensor is that the model keeps beside its parameters, by identity
+        self.muted, self.where, self.module, self.name = 0, "", "", ""
         self.operator: Any = None
-        self.data_dependent = False
         self.records: list[Record] = []
         self.macs: list[CostTerm] = []
         self.allocations, self.scratch = Holdings(), Scratch()
@@ -73,10 +72,11 @@ class Tracer(TorchDispatchMode):
 
     # -- what rules call ------------------------------------------------------------------------------------------
 
-    def value(self, tensor: torch.Tensor, reason: str = "a constant in the code") -> Value:
+    def value(self, tensor: torch.Tensor, reason: str = "") -> Value:
         """What is known of a tensor; a tensor of unknown origin is a frozen constant."""
         known = self.known(tensor)
         if known is None:
+            reason = reason or self.whose.get(id(tensor), "a constant in the code")
             spaces = [constant(n, reason if n != 1 else ONE) for n in tensor.shape]
             known = Value(spaces, [False] * len(spaces), self._run)
             known.unread = []
