@@ -98,7 +98,7 @@ def test_a_table_that_a_call_before_left_is_named_where_it_keeps_a_width_whole()
     model, x = Scaled().eval(), torch.randn(2, 5, 8)
     assert _width(sc.trace(model, x), "first.out_features").frozen is None
     model(x)
-    reason = _width(sc.trace(model, x), "first.out_features").frozen
-    assert str(reason).startswith("scale, which the model keeps")
+    reason = _width(sc.trace(model, x), "first.out_features").frozen  # which also says what would let it go
+    assert str(reason).startswith("scale is a plain tensor")
     del model.scale
     assert _width(sc.trace(model, x), "first.out_features").frozen is None

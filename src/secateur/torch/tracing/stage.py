@@ -37,7 +37,7 @@ def _as_it_is(model: nn.Module) -> None:
     pass
 
 
-_KEPT = "{}, which the model keeps, has this size: where its code makes it anew, clear it before tracing"
+_KEPT = "{} is a plain tensor of this size: as a buffer (register_buffer) it would follow; what a call before left there, clear"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
