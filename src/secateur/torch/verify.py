@@ -35,6 +35,7 @@ from secateur.torch.running.memory import free_beside, held
 from secateur.torch.running.resizing import other_sizes
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.walking import parameters_of
+from secateur.torch.tracing.build import READS_VALUES
 from secateur.torch.tracing.resized import has_users_code
 from secateur.torch.verifying.blame import at_fault
 from secateur.torch.verifying.branches import Branches, of_one_value
@@ -109,8 +110,11 @@ def refuse_without_data(model: nn.Module, graph: Graph) -> None:
 
 def _not_reached(model: nn.Module, graph: Graph, branches: Branches) -> str:
     """What of the user's own code no comparison can speak of."""
+    reads = any(note.startswith(READS_VALUES) for note in graph.notes) and has_users_code(model)
     found = {
+        "other values of tensors": f"{READS_VALUES}, and goes by them" if reads else "",
         "branches of the code that no run took": branches.not_taken(),
+        "loops that went round once": branches.not_repeated(),
         "arguments that had one value in every run": of_one_value(model, (graph.example, *graph.example.further)),
         "methods that no run called": branches.not_called(model),
     }

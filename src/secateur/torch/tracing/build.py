@@ -28,6 +28,8 @@ from secateur.torch.tracing.observe import Observation
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.scratch import CostTerm
 
+READS_VALUES = "the code reads values"
+
 
 def build(seen: Observation) -> tuple[Graph, Mapping[str, Space]]:
     """The graph of what the runs said, as it stands, and the leaf that each of its widths is."""
@@ -260,7 +262,7 @@ def _notes(seen: Observation) -> tuple[str, ...]:
         notes.append(f"not pinned: {', '.join(inside)} (interface=[…] pins what it names)")
     if seen.fallback:
         how = "as on the example" if seen.tracer.abstract else "traced with real tensors"
-        notes.append(f"the code reads values: {how} ({seen.fallback})")
+        notes.append(f"{READS_VALUES}: {how} ({seen.fallback})")
     if seen.left_over:
         owners = dict.fromkeys(name.rpartition(".")[0] or name for name in seen.left_over)
         notes.append(f"no code of the model's leads to {', '.join(owners)}: left whole, for whoever else may call it")

@@ -2,6 +2,7 @@
 
     with Branches() as branches: …          every run of the model's code in here
     branches.not_taken()                    "Net.forward (net.py): 9, 12"      the lines where each begins
+    branches.not_repeated()                 "Net.forward (net.py): 7"          loops that went round once, where twice may differ
     branches.not_called(model)              "Net.encode, Net.sample"           methods and functions that were there to be called
     of_one_value(model, examples)           "k=0, mode='sum'"                  arguments that say what else could be asked for
 
@@ -17,18 +18,20 @@ from __future__ import annotations
 import dis
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import cache
 from inspect import Parameter, signature
 from pathlib import Path
-from types import CodeType, FrameType, MethodType
+from types import CodeType, FrameType, MethodType, SimpleNamespace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.core.text import visible
 from secateur.torch.running.example import Example
-from secateur.torch.running.users import is_users
+from secateur.torch.running.users import is_users, is_users_class
 from secateur.torch.verifying.uncalled import uncalled
 
 _MOST = 8  # functions that are named
@@ -36,6 +39,7 @@ _ATTEMPTS = 1000  # a millisecond each
 _NOTHING = " (nothing)"
 _STARS = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 _PLAIN = (bool, int, float, str, type(None))
+_DEPTH = 3  # of structures in structures
 _LOOPS = "FOR_ITER"
 _PARTS = ("POP_JUMP", "JUMP_IF", _LOOPS)
 _ENDS = ("RETURN", "JUMP", "POP_JUMP", "RAISE", "RERAISE")
@@ -46,6 +50,7 @@ class Branches:
 
     def __init__(self) -> None:
         self._ran: dict[CodeType, set[int]] = {}
+        self._again: dict[CodeType, set[int]] = {}  # of these, what ran again in one call
         self._reads: dict[CodeType, dict[str, Any]] = {}  # the names that code reads of its file
         self._listens = False
 
@@ -66,12 +71,18 @@ class Branches:
             parted = (sides for at, sides in _branches(code) if not ran.isdisjoint(at))
             lines = {line for sides in parted for line, starts in sides if ran.isdisjoint(starts)}
             lines |= {made.co_firstlineno for at, made in _made(code) if at in ran and made not in self._ran}
-            if lines:
-                named.append(
-                    f"{code.co_qualname} ({Path(code.co_filename).name}): {', '.join(map(str, sorted(lines)))}"
-                )
-        more = f"; and in {len(named) - _MOST} more functions" if len(named) > _MOST else ""
-        return "; ".join(named[:_MOST]) + more or None
+            named += _in_words(code, lines)
+        return _some_of(named)
+
+    def not_repeated(self) -> str | None:
+        """The loops that went round no more than once in any call, of those whose rounds are counted by a number or by what was
+        given."""
+        named: list[str] = []
+        for code, ran in self._ran.items():
+            again = self._again[code]
+            lines = {line for line, body in _loops(code) if not ran.isdisjoint(body) and again.isdisjoint(body)}
+            named += _in_words(code, lines)
+        return _some_of(named)
 
     def not_called(self, model: nn.Module) -> str | None:
         """The methods of the model's own classes, and the functions of tables, that no run came to."""
@@ -82,15 +93,36 @@ class Branches:
     def _enters(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
         if not is_users(frame.f_code):
             return None
+        if isinstance(frame.f_trace, _Call):  # of a generator, which goes on
+            return frame.f_trace
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        self._ran.setdefault(frame.f_code, set())
         self._reads[frame.f_code] = frame.f_globals
-        return self._goes_on
+        return _Call(self._ran.setdefault(frame.f_code, set()), self._again.setdefault(frame.f_code, set()))
 
-    def _goes_on(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
+
+class _Call:
+    """One call of a function: what of it runs, and what again. State, because instructions come one by one."""
+
+    __slots__ = ("_again", "_here", "_ran")
+
+    def __init__(self, ran: set[int], again: set[int]) -> None:
+        self._ran, self._again, self._here = ran, again, set[int]()
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> _Call:
         if event == "opcode":
-            self._ran[frame.f_code].add(frame.f_lasti)
-        return self._goes_on
+            (self._again if frame.f_lasti in self._here else self._here).add(frame.f_lasti)
+            self._ran.add(frame.f_lasti)
+        return self
+
+
+def _in_words(code: CodeType, lines: Collection[int]) -> list[str]:
+    said = ", ".join(map(str, sorted(lines)))
+    return [f"{code.co_qualname} ({Path(code.co_filename).name}): {said}"] if lines else []
+
+
+def _some_of(named: Sequence[str]) -> str | None:
+    more = f"; and in {len(named) - _MOST} more functions" if len(named) > _MOST else ""
+    return "; ".join(named[:_MOST]) + more or None
 
 
 def of_one_value(model: nn.Module, examples: Iterable[Example]) -> str | None:
@@ -120,13 +152,35 @@ def _arguments(model: nn.Module, example: Example) -> Iterator[tuple[str, str]]:
     for name, value in call.arguments.items():
         star = _STARS.get(told.parameters[name].kind, "")
         if not star:
-            yield f"{of}{name}", f"={visible(repr(value))[:40]}" if type(value) in _PLAIN else ""
+            yield from _plain_in(f"{of}{name}", value)
         elif name in read:
             yield f"{of}{star}{name}", "" if value else _NOTHING
     for name, key in _asked_with_default(code):
         table = call.arguments.get(name)
         if isinstance(table, Mapping) and table:
             yield f"{of}{name}[{key!r}]", "" if key in table else _NOTHING
+
+
+def _plain_in(name: str, value: object, depth: int = _DEPTH) -> Iterator[tuple[str, str]]:
+    """What of an argument is no tensor, by where it is; of what holds tensors, what is beside them."""
+    if isinstance(value, Tensor | nn.Module):
+        return
+    parts: Iterable[tuple[str, object]] = ()
+    if isinstance(value, Mapping):
+        parts = [(f"{name}[{key!r}]", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple | deque) and _holds_more(value):
+        parts = [(f"{name}[{place}]", item) for place, item in enumerate(value)]
+    elif is_users_class(type(value)) or is_dataclass(value) or isinstance(value, SimpleNamespace):
+        parts = [(f"{name}.{key}", item) for key, item in getattr(value, "__dict__", {}).items()]
+    if not parts:
+        yield name, f"={visible(repr(value))[:40]}"
+    for where, item in parts if depth else ():
+        yield from _plain_in(where, item, depth - 1)
+
+
+def _holds_more(row: Collection[object]) -> bool:
+    """Whether there is anything in it but plain values."""
+    return any(type(item) not in _PLAIN for item in row)
 
 
 def _users_own(model: nn.Module, example: Example) -> MethodType | None:
@@ -193,6 +247,23 @@ def _handler(steps: Sequence[dis.Instruction], at: int) -> Sequence[int]:
     ends = (number for number, step in enumerate(following) if step.opname in ("RERAISE", "WITH_EXCEPT_START"))
     matches = next(until, len(following))
     return (at + 1 + matches + 2,) if matches < next(ends, len(following)) else ()  # behind the match and its jump
+
+
+@cache
+def _loops(code: CodeType) -> Sequence[tuple[int, frozenset[int]]]:
+    """The loops of code that a call, a variable or a condition counts, no attribute such as a list of layers: the line of each,
+    and the first instructions of its body."""
+    if code.co_name.startswith("<"):  # what a comprehension goes over stands elsewhere
+        return ()
+    steps = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "EXTENDED_ARG")]
+    place, line = {step.offset: number for number, step in enumerate(steps)}, _lines(steps)
+    found: list[tuple[int, frozenset[int]]] = []
+    for number, step in enumerate(steps):
+        if step.opname == _LOOPS and not steps[max(number - 2, 0)].opname.startswith("LOAD_ATTR"):
+            found.append((line[number], frozenset(_starts(steps, number + 1))))
+        elif step.opname.startswith("POP_JUMP") and step.argval in place and step.argval < step.offset:
+            found.append((line[place[step.argval]], frozenset(_starts(steps, place[step.argval]))))
+    return found
 
 
 @cache

@@ -1,9 +1,10 @@
 """What of the user's own code was there to be called, and no run called it.
 
-    methods     of the model's classes, whatever decorates them; properties, static and cached ones too. They count where they
-                may read what the model is made of: they name a part, ask for all (parameters, state_dict), or hand the object
-                on (f(self), getattr(self, …), self[0]); and where code that ran could have come to them: it names them, an
-                attribute keeps them, or it asks for attributes by names that it makes (getattr)
+    methods     of the model's classes and of objects that hold parts of it, whatever decorates them; properties, static and
+                cached ones too. They count where they may read what the model is made of: they name a part, ask for all
+                (parameters, state_dict), or hand the object on (f(self), getattr(self, …), self[0]); where they set what code
+                that ran reads; and where that could have come to them: it names them, an attribute keeps them, or it asks for
+                attributes by names that it makes (getattr)
     functions   in tables (dicts, lists, tuples) of the model, its class or the file, that code which ran reads; and attributes
                 that hold parts of a model
 
@@ -23,7 +24,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.torch.running.holding import closed_over
-from secateur.torch.running.users import is_users
+from secateur.torch.running.users import is_users, is_users_class
 from secateur.torch.running.walking import modules_of
 from secateur.torch.tracing.written import spoken_in
 
@@ -104,11 +105,13 @@ Ran = Mapping[CodeType, Mapping[str, Any]]  # code that ran, and the names of it
 def uncalled(model: nn.Module, ran: Ran) -> list[str]:
     """The names of them all, those first that read what the model is made of."""
     named = set[str]().union(*(code.co_names for code in ran))
+    asked = set[str]().union(*map(_attributes_read, ran))
+    held_by = {id(module): _parts_of(module) for module in modules_of(model)}
+    every = set[str]().union(*held_by.values())
     reading: dict[str, None] = {}
     reachable: dict[str, None] = {}
     for module in modules_of(model):
-        tables = (module._modules, module._parameters, module._buffers)
-        held = {name for table in tables for name in table.keys()}  # noqa: SIM118 - of TorchScript they are no dicts
+        held = held_by[id(module)]
         kept = {function.__code__ for function in _kept(vars(module))}
         methods = _methods(type(module))
         computes = any(_COMPUTED in spoken_in(f.__code__) for fs in methods.values() for f in fs if f.__code__ in ran)
@@ -119,14 +122,36 @@ def uncalled(model: nn.Module, ran: Ran) -> list[str]:
             if not codes.isdisjoint(ran) or (name in made_by and codes.isdisjoint(kept)):
                 continue
             told = f"{type(module).__name__}.{name}"
-            if name in _OF_STATE or any(_reads(f, parts, bound=_is_bound(type(module), name)) for f in functions):
+            reads = any(_reads(f, parts, bound=_is_bound(type(module), name)) for f in functions)
+            if name in _OF_STATE or reads or any(not asked.isdisjoint(_attributes_set(f.__code__)) for f in functions):
                 reading.setdefault(told)
             elif name in named or not codes.isdisjoint(kept) or (computes and _takes_more(functions)):
                 reachable.setdefault(told)
         for name, value in vars(module).items():
-            if any(type(f) is FunctionType and f.__code__ not in ran and _holds_parts(f) for f in _kept({name: value})):
-                reading.setdefault(f"{type(module).__name__}.{name}")
+            if name not in _TORCHS:
+                reading |= dict.fromkeys(_kept_idle(module, name, value, ran, every))
     return list(reading | reachable | dict.fromkeys(_in_tables(model, ran)))
+
+
+def _parts_of(module: nn.Module) -> set[str]:
+    tables = (module._modules, module._parameters, module._buffers)
+    return {name for table in tables for name in table.keys()}  # noqa: SIM118 - of TorchScript they are no dicts
+
+
+def _kept_idle(module: nn.Module, name: str, value: object, ran: Ran, parts: Set[str]) -> Iterator[str]:
+    """What an attribute keeps that no run called, and that has parts of the model at hand: functions, methods of objects."""
+    holds = _holds_a_part(value)
+    for function in _kept({name: value}):
+        plain = function.__func__ if isinstance(function, MethodType) else function
+        if not isinstance(plain, FunctionType) or plain.__code__ in ran:
+            continue
+        if _holds_parts(plain) or (holds and _reads(plain, parts | _ALL_PARTS, bound=True)):
+            yield f"{type(module).__name__}.{name}"
+    if holds and is_users_class(type(value)) and not isinstance(value, nn.Module):
+        for method, functions in _methods(type(value)).items():
+            codes = [function.__code__ for function in functions]
+            if not any(code in ran or (parts | _ALL_PARTS).isdisjoint(spoken_in(code)) for code in codes):
+                yield f"{type(value).__name__}.{method}"
 
 
 def _in_tables(model: nn.Module, ran: Ran) -> Iterator[str]:
@@ -198,6 +223,23 @@ def _reads(function: FunctionType, parts: Set[str], *, bound: bool) -> bool:
     return not parts.isdisjoint(spoken_in(code)) or (
         bound and code.co_argcount > 0 and _hands_on(code, code.co_varnames[0])
     )
+
+
+def _attributes_read(code: CodeType) -> set[str]:
+    return {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_ATTR"}
+
+
+def _attributes_set(code: CodeType) -> set[str]:
+    return {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"}
+
+
+def _holds_a_part(value: object) -> bool:
+    """Whether a bound method, a partial or an object of the user's own has a module at hand."""
+    if isinstance(value, MethodType):
+        return isinstance(value.__self__, nn.Module)
+    if isinstance(value, partial):
+        return any(isinstance(given, nn.Module) for given in (*value.args, *value.keywords.values()))
+    return any(isinstance(held, nn.Module) for held in getattr(value, "__dict__", {}).values())
 
 
 def _is_bound(kind: type, name: str) -> bool:
