@@ -122,3 +122,16 @@ def test_a_constant_that_a_width_makes_is_heard_all_the_same() -> None:
 
     width = next(w for w in sc.trace(Ramp(), X).widths if w.name == "first.out_features")
     assert width.frozen or not width.exact
+
+
+def test_a_bare_squeeze_keeps_two_units_of_what_it_may_take_away() -> None:
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.second(self.first(x).relu()).amax((2, 3), keepdim=True).squeeze())
+
+    width = next(w for w in sc.trace(Squeezed(), torch.randn(2, 1, 8, 8)).widths if w.name == "second.out_channels")
+    assert width.choices == (2, 3, 4)

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 import secateur as sc
 from secateur.errors import ConfigError, InputError, VerificationError
 from secateur.torch.apply import verification_of
-from secateur.torch.narrowing.masks import masks_of
+from secateur.torch.narrowing.masks import mask_plan, masks_of
 from secateur.torch.pruners.sparsifier import FPGMRule, LSTMSaliencyRule, SaliencyRule, Sparsifier
 from secateur.torch.running.outputs import output_tensors
 
@@ -532,3 +532,24 @@ def test_random_rows_of_random_networks_masked_and_narrowed_agree(seed: int) -> 
         if not inexact and a.is_floating_point() and a.numel() and a.shape == b.shape:
             scale = max(float(b.abs().nan_to_num(0, 0, 0).max()), 1e-30)
             assert bool(((a - b).abs().nan_to_num(0) / scale < 1e-8).all())
+
+
+@pytest.mark.parametrize("name", ["keys", "values", "pop"])
+def test_a_parameter_that_pytorch_cannot_parametrise_is_refused_before_anything_is_masked(name: str) -> None:
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.out = nn.Linear(8, 16), nn.Linear(10, 3)
+            self.register_parameter(name, nn.Parameter(torch.randn(10, 16)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out((self.query(x) @ self.get_parameter(name).t()).relu())
+
+    model, x = Pool(), torch.randn(4, 8)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(sc.InputError, match="Call the parameter something else"):
+        mask_plan(model, sc.plan(sc.trace(model, x), "l1", {"params": "60%"}))
+    with pytest.raises(sc.InputError, match="Call the parameter something else"):
+        Sparsifier(SaliencyRule()).prepare(model, None, dummy_input=x)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -59,6 +59,7 @@ def add_mask(module: nn.Module, tensor_name: str, mask: torch.Tensor, *, axis: i
     Raises InputError for a name that is no parameter, a mask that does not fit, or a tensor with another parametrisation.
     """
     weight = _weight(module, tensor_name)
+    check_name(tensor_name)
     if not (mask.dtype is torch.bool or bool(((mask == 0) | (mask == 1)).all())):
         raise InputError(f"{tensor_name}: a mask holds only True and False (or 1 and 0)")
     made = Mask(mask.detach().to(weight.device, torch.bool), axis, _order(module))
@@ -68,6 +69,16 @@ def add_mask(module: nn.Module, tensor_name: str, mask: torch.Tensor, *, axis: i
     _own_class(module)
     parametrize.register_parametrization(module, tensor_name, made)
     return made
+
+
+def check_name(name: str) -> None:
+    """Raise InputError for a parameter that PyTorch cannot parametrise: it takes it away before it finds that out."""
+    key = name.rpartition(".")[2]
+    if hasattr(nn.ModuleDict(), key):
+        raise InputError(
+            f"{name}: a mask is a parametrisation, and PyTorch holds none for a parameter called {key!r}: its ModuleDict has a "
+            "method of that name. Call the parameter something else, or narrow without masks (prune, apply)"
+        )
 
 
 def masks_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -114,6 +125,9 @@ def mask_plan(model: nn.Module, plan: Plan) -> None:
             "out where a norm or a bias follows. Apply the plan, or mask one that leaves all blocks (a trace without depth)"
         )
     tensors = {name: check_shape(name, tensor_of(model, name), plan.layouts[name]) for name in plan.narrowed}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and isinstance(tensor, nn.Parameter):
+            check_name(name)
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             continue

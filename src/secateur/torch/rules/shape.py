@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.core.space import ONE, Space, constant, freeze, merge, split
+from secateur.core.space import ONE, Form, Space, constant, freeze, leaves, merge, split
 from secateur.torch.rules.protocol import SPATIAL, Dims, Trace
 from secateur.torch.rules.registry import Sample, rule, sample
 
@@ -127,11 +127,23 @@ def unsqueeze(trace: Trace, out: Tensor, x: Tensor, dim: int) -> None:
     trace.put(out, spaces, zero)
 
 
+def _hold_above_one(space: Space) -> None:
+    """A dimension of size one would be another thing here: the largest leaf of it keeps two units."""
+    top = space.root()
+    free = [leaf for leaf in leaves(top) if not leaf.frozen and leaf.size > 1]
+    if free and top.form is not Form.SUM:
+        largest = max(free, key=lambda leaf: leaf.size)
+        largest.least = max(largest.least, 2)
+
+
 @rule("squeeze", "squeeze_copy")
 def squeeze(trace: Trace, out: Tensor, x: Tensor, dim: Dims = None) -> None:
     sizes = [space.root().size for space in trace.spaces(x)]  # in place, x itself has lost them by now
     dims = range(len(sizes)) if dim is None else [dim] if isinstance(dim, int) else dim
     gone = {d % max(len(sizes), 1) for d in dims if sizes and sizes[d] == 1}
+    for d in dims if sizes else ():
+        if sizes[d] > 1:
+            _hold_above_one(trace.spaces(x)[d])
     stay = [i for i in range(len(sizes)) if i not in gone]
     _reorder(trace, out, x, stay)
 

@@ -24,6 +24,7 @@ from secateur.torch.apply import apply
 from secateur.torch.narrowing.masks import (
     Mask,
     add_mask,
+    check_name,
     hide_buffer,
     masks_of,
     place_of,
@@ -112,6 +113,8 @@ class Sparsifier:
         if isinstance(self._rule, RowScores):
             for entry in entries:
                 check_ranked(entry.config, self._rule)
+        for name in sorted({use.tensor for width in graph.free for use in width.uses} & graph.parameters):
+            check_name(name)
         self._model, self._graph, self._entries = model, graph, entries
         self._carriers: dict[str, Mask] = {}
         self._bias_masks: list[tuple[Entry, Mask]] = []
