@@ -33,7 +33,7 @@ from secateur.torch.tracing.hung import freeze_hung
 from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.masked import listen_padded
-from secateur.torch.tracing.observe import Observation, listen, listen_twice, observe, say_own_sizes
+from secateur.torch.tracing.observe import Observation, listen, listen_in_a_row, observe, say_own_sizes
 from secateur.torch.tracing.rebuilt import follow_rebuilt
 from secateur.torch.tracing.resized import listen_resized
 from secateur.torch.tracing.selfcheck import ROUNDS, TrainsOtherwise, check_by_running
@@ -85,7 +85,7 @@ def _traced(example: Example, *, check: bool, rehearses_training: bool) -> Graph
         listen(seen, other, f"also[{place}]")
     listen_in_training(seen, rehearsed=rehearses_training)
     listen_padded(seen)
-    listen_twice(seen)
+    listen_in_a_row(seen)
     listen_resized(seen)
     say_own_sizes(seen)
     freeze_aliases(seen)

@@ -40,6 +40,7 @@ from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.tracer import Tracer
 
 INPUT, OUTPUT = "the model's input", "the model's output"
+_IN_A_ROW = 5  # calls: what one leaves may lie in a queue for some
 _OTHER_WEIGHTS = 2  # times a run on numbers is repeated, to tell what comes of them from what comes of sizes
 
 
@@ -77,6 +78,7 @@ class Observation:
     interior: list[str] = field(default_factory=list)
     fallback: str | None = None
     keeping: list[Example] = field(default_factory=list)  # those whose call leaves something for the next
+    learning: list[Example] = field(default_factory=list)  # and those whose call in training mode does
     further: list[Run] = field(default_factory=list)
     untrained: list[Tracer] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)  # tensors that no code of the model's can come to
@@ -218,12 +220,12 @@ def say_own_sizes(seen: Observation) -> None:
             facts.equations.append((attribute, seen.spaces[tensor][axis], f"the size of {tensor}"))
 
 
-def listen_twice(seen: Observation) -> None:
-    """Where a call leaves something that the next one may read: both in a row. A model that is good for one adds what was
-    heard until then."""
-    for example in seen.keeping:
+def listen_in_a_row(seen: Observation) -> None:
+    """Where a call leaves something that the next one may read: these in a row; where one in training mode does, then one in
+    evaluation. A model that is good for one call adds what was heard until then."""
+    for example, training in [*((e, False) for e in seen.keeping), *((e, True) for e in seen.learning)]:
         with contextlib.suppress(Exception):
-            listen_again(seen, example, training=False, times=2)
+            listen_again(seen, example, training=training, times=2 if training else _IN_A_ROW)
 
 
 def listen_again(seen: Observation, example: Example, *, training: bool, times: int = 1) -> None:
@@ -300,8 +302,8 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
 
     def leaves(before: State, after: State) -> None:
         tie_kept(tracer, before, after)
-        if run.times == 1 and not run.training and changed(before, after):
-            seen.keeping.append(run.example)
+        if run.times == 1 and changed(before, after):
+            (seen.learning if run.training else seen.keeping).append(run.example)
 
     staging = Staging(
         stand_in=stand_in, taken=taken, prepare=prepare, leaves=leaves, training=run.training, times=run.times

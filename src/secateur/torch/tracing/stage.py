@@ -21,7 +21,7 @@ from secateur.torch.running.generators import unseeded
 from secateur.torch.running.interrupts import Interrupts
 from secateur.torch.running.outputs import used_up
 from secateur.torch.running.outside import Outside
-from secateur.torch.running.state import State, state_of
+from secateur.torch.running.state import State, changed, state_of
 from secateur.torch.running.switches import ALONE, apart, uncollected
 from secateur.torch.running.twin import StandIn, twin
 from secateur.torch.running.walking import named_modules
@@ -45,7 +45,8 @@ class Staging:
     """How a run is set up: what stands in for each tensor of the model, and for each tensor among the arguments.
 
     ``prepare`` is called on the twin; ``reading``: sizes that code reads from tensors remember where they came from. The twin
-    is called so many ``times`` in a row; ``leaves`` is told what it keeps before and after, where somebody wants to know.
+    is called up to so many ``times`` in a row, until a call leaves nothing new for the next; in ``training`` the last of
+    several is in evaluation mode. ``leaves`` is told what it keeps before and after, where somebody wants to know.
     """
 
     stand_in: StandIn
@@ -104,7 +105,15 @@ def _perform(
         before = {} if staging.leaves is None else state_of(model)
         tracer.whose.update({id(kept.tensor): _KEPT.format(place) for place, kept in before.items()})
         output = None
-        for _ in range(staging.times):
+        left = before
+        for number in range(staging.times):
+            if number:
+                left, had = state_of(model), left
+                if number > 1 and not changed(had, left):
+                    break
+            if staging.training and number == staging.times - 1 > 0:
+                for _, module in modules:
+                    module.training = False
             output = None
             ready = (example if tracer.abstract else example.beside_model()).map(staging.taken)
             with tracer, Sizes(tracer, reading=staging.reading), interrupts.welcome():
