@@ -379,3 +379,58 @@ class Namesakes(nn.Module):
 
 def test_an_attribute_that_is_called_as_a_class_of_layers_builds_none() -> None:
     assert "sample()" in str(sc.trace(Namesakes(), X)["body.out_features"].frozen)
+
+
+class Halves(nn.Module):
+    """YOLOv8's C2f: ``c`` is a size in `forward_split` alone, which nothing calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = 8
+        self.first, self.inner, self.last = nn.Linear(6, 16), nn.Linear(8, 8), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self.first(x).chunk(2, 1))
+        return self.last(torch.cat([*parts, self.inner(parts[-1])], 1))
+
+    def forward_split(self, x: Tensor) -> Tensor:
+        parts = list(self.first(x).split((self.c, self.c), 1))
+        return self.last(torch.cat([*parts, self.inner(parts[-1])], 1))
+
+
+class OfTheInput(Halves):
+    """Here ``c`` is what it is given, and the layer only happens to be as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = 6
+        self.first = nn.Linear(6, 12)
+        self.inner, self.last = nn.Linear(6, 6), nn.Linear(18, 5)
+
+    def forward_split(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.c)
+
+
+class OtherArguments(Halves):
+    """It takes something else than forward does."""
+
+    def forward_split(self, h: Tensor, scale: float) -> Tensor:  # type: ignore[override]
+        return h.reshape(-1, self.c) * scale
+
+
+@pytest.mark.parametrize("around", [lambda module: module, lambda module: nn.Sequential(nn.Linear(6, 6), module)])
+def test_another_forward_is_heard_on_what_forward_is_given(around: Callable[[nn.Module], nn.Module]) -> None:
+    model = around(Halves()).eval()
+    graph = sc.trace(model, X)
+    width = next(width for width in graph.free if width.size == 8 and width.name.endswith("c"))
+    small = sc.apply(model, graph.plan({width.name: range(5)}))
+    block = small if isinstance(small, Halves) else small[1]
+    assert block.c == 5
+    h = X if isinstance(small, Halves) else small[0](X)
+    torch.testing.assert_close(block.forward_split(h), block(h))
+
+
+@pytest.mark.parametrize("kind", [OfTheInput, OtherArguments])
+def test_one_that_says_nothing_of_a_width_leaves_what_may_be_it_whole(kind: type[Halves]) -> None:
+    frozen = {width.frozen for width in sc.trace(kind(), X).widths if width.size == kind().c}
+    assert any("forward_split()" in str(reason) for reason in frozen)

@@ -30,7 +30,7 @@ from secateur.torch.tracing.cuts import freeze_cut_off
 from secateur.torch.tracing.depth import with_blocks
 from secateur.torch.tracing.folded import freeze_folded
 from secateur.torch.tracing.hung import freeze_hung
-from secateur.torch.tracing.kept_sizes import freeze_kept_sizes
+from secateur.torch.tracing.kept_sizes import freeze_kept_sizes, listen_to_other_forwards
 from secateur.torch.tracing.live import freeze_idle
 from secateur.torch.tracing.masked import listen_padded
 from secateur.torch.tracing.observe import Observation, listen, listen_in_a_row, observe, say_own_sizes
@@ -87,6 +87,7 @@ def _traced(example: Example, *, check: bool, rehearses_training: bool) -> Graph
     listen_padded(seen)
     listen_in_a_row(seen)
     listen_resized(seen)
+    listen_to_other_forwards(seen)
     say_own_sizes(seen)
     freeze_aliases(seen)
     freeze_hung(seen)

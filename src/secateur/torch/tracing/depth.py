@@ -233,7 +233,7 @@ class Trial:
 
     def __init__(self, seen: Observation) -> None:
         self.seen = seen
-        self.runs = [run for run in seen.whole_calls if not (run.training or run.resized)]
+        self.runs = [run for run in seen.whole_calls if not (run.training or run.resized or run.beside)]
         self._whole: dict[int, Stepwise] = {}
 
     def problem_without_most(self, graph: Graph, stack: Stack) -> str | None:

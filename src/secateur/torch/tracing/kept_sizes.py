@@ -11,17 +11,21 @@ that takes sizes: a method, or a function of its file that it names. They are he
 of settings (``self.args.latent``, ``self.cfg["latent"]``, ``self.sizes[1]``). What code that did run names as well is no size:
 it would have been heard. A tensor that is no buffer, and that only such code names, is the same by its shape.
 
-Invariant: nothing is run and nothing changed; widths are only frozen.
+Methods like ``forward_split``, which take what ``forward`` takes, are heard on that first.
+
+Invariant: nothing is changed; widths are only frozen.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from inspect import signature
 from types import CodeType, FunctionType
 
 import numpy as np
@@ -35,7 +39,7 @@ from secateur.torch.narrowing.host_building import is_config
 from secateur.torch.running.holding import closed_over
 from secateur.torch.running.walking import attributes_of
 from secateur.torch.tracing.blocks import entries_of, numbered
-from secateur.torch.tracing.observe import Observation
+from secateur.torch.tracing.observe import Observation, UnheardSize, listen_again
 from secateur.torch.tracing.unreached import Reach
 from secateur.torch.tracing.written import asked_by, is_of, led_to, methods_of, named_by, names_in, things_in
 
@@ -63,18 +67,54 @@ _PRIVATE = "_"  # of these, only what a public method leads to
 _NOT_USES = frozenset(["__init__", "extra_repr", "__repr__", "__setstate__", "__post_init__"])
 
 
+def listen_to_other_forwards(seen: Observation) -> None:
+    """Where only ``forward_split`` and its like say what an integer is the size of, hear them on what ``forward`` is given."""
+    beside = {each.attribute.module: each.method for each in _unheard_sizes(seen) if _is_a_forward(seen, each)}
+    if beside:
+        seen.tried += [each for each in _unheard_sizes(seen) if each.attribute.module in beside]
+        with contextlib.suppress(Exception):
+            listen_again(seen, seen.example, training=False, beside=beside)
+
+
 def freeze_kept_sizes(seen: Observation) -> None:
     """Freeze what has the size of an integer that only code which did not run makes tensors with."""
+    reach: Reach | None = None
+    still = [each for each in seen.tried if not _is_a_width(seen, each.attribute)]
+    found = [
+        (each.attribute, each.sizes, f"{each.method}() takes sizes from it") for each in [*_unheard_sizes(seen), *still]
+    ]
+    for attribute, sizes, use in [*found, *_tensors(seen)]:
+        reach = reach or Reach(seen)
+        near = reach.near(attribute.module)
+        for space in {id(s): s for whole in near for s in (whole, *leaves(whole))}.values():
+            if space.size in sizes:
+                freeze(space, f"{attribute} has this size, and {use} where no run came")
+
+
+def _is_a_forward(seen: Observation, unheard: UnheardSize) -> bool:
+    """Whether a method is another way of doing what ``forward`` does: called after it, with parameters of the same names."""
+    module = seen.modules[unheard.attribute.module]
+    other = getattr(type(module), unheard.method, None)
+    if "forward" not in unheard.method or not isinstance(other, FunctionType):
+        return False
+    return list(signature(other).parameters) == list(signature(type(module).forward).parameters)
+
+
+def _is_a_width(seen: Observation, attribute: Attribute) -> bool:
+    """Whether it was heard to be the size of something that may be narrowed."""
+    spaces = (space for origin, space, _ in seen.tracer.facts.equations if attribute in attributes_in(origin))
+    return any(not leaf.frozen for space in spaces for leaf in leaves(space))
+
+
+def _unheard_sizes(seen: Observation) -> list[UnheardSize]:
+    """The integers that no run was heard to use, beside functions that take sizes."""
     facts = seen.tracer.facts
     # A comparison alone does not say of which dimension an attribute is the size.
     said = {found for origin, *_ in facts.equations for found in attributes_in(origin)}
     heard, compared = facts.mentioned(), _told_apart(facts)
-    reach: Reach | None = None
-    ran = frozenset[CodeType]().union(*(run.tracer.ran for run in seen.runs))
-    places = _places(seen.example.model)
-    named = _by_module(seen.modules, ran)
+    places, named = _places(seen.example.model), _named_in(seen)
     elsewhere = {(_words(each.path)[-1], facts.attributes.get(each)) for each in heard | said}
-    found: list[tuple[Attribute, set[int], str]] = []
+    found: list[UnheardSize] = []
     for attribute, value in facts.attributes.items():
         if attribute in said | places or attribute.module not in named:
             continue
@@ -83,14 +123,12 @@ def freeze_kept_sizes(seen: Observation) -> None:
         # what a configuration says, and another module was heard to use, is rewritten with it
         follows = (words[-1], value) in elsewhere and is_config(vars(seen.modules[attribute.module]).get(words[0]))
         if all(word in uses for word in words) and not follows:
-            found.append((attribute, {value}, f"{uses[words[-1]]}() makes tensors with it"))
-    found += _tensors(seen.modules, named)
-    for attribute, sizes, use in found:
-        reach = reach or Reach(seen)
-        near = reach.near(attribute.module)
-        for space in {id(s): s for whole in near for s in (whole, *leaves(whole))}.values():
-            if space.size in sizes:
-                freeze(space, f"{attribute} has this size, and {use} where no run came")
+            found.append(UnheardSize(attribute, {value}, uses[words[-1]]))
+    return found
+
+
+def _named_in(seen: Observation) -> dict[str, _Named]:
+    return _by_module(seen.modules, frozenset[CodeType]().union(*(run.tracer.ran for run in seen.runs)))
 
 
 def _places(model: nn.Module) -> set[Attribute]:
@@ -150,13 +188,11 @@ def _by_module(modules: Mapping[str, nn.Module], ran: AbstractSet[CodeType]) -> 
     return {name: named[kind] for name, kind in own.items()}
 
 
-def _tensors(
-    modules: Mapping[str, nn.Module], named: Mapping[str, _Named]
-) -> Iterator[tuple[Attribute, set[int], str]]:
+def _tensors(seen: Observation) -> Iterator[tuple[Attribute, set[int], str]]:
     """Tensors and arrays that modules hold outside of PyTorch's tables, also in containers and plain objects (a distribution),
     with their sizes and the method that reads them."""
-    for module, kept in named.items():
-        for key, value in attributes_of(modules[module]):
+    for module, kept in _named_in(seen).items():
+        for key, value in attributes_of(seen.modules[module]):
             sizes = {n for shape in _shapes_within(value) for n in shape} - {1} if key in kept.unheard else None
             if sizes:
                 yield Attribute(module, key), sizes, f"{kept.unheard[key]}() reads it"

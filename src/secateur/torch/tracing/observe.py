@@ -13,13 +13,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
 import secateur.torch.rules  # noqa: F401  importing them registers them
+from secateur.core.equations import Attribute
 from secateur.core.space import ONE, Space, constant, freeze
 from secateur.errors import SecateurError, TraceError
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
@@ -57,6 +59,16 @@ class Run:
     whole: bool = True
     times: int = 1
     resized: bool = False
+    beside: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UnheardSize:
+    """An integer that no run used, what it may be the size of, and the method that takes sizes from it."""
+
+    attribute: Attribute
+    sizes: set[int]
+    method: str
 
 
 @dataclass
@@ -82,6 +94,7 @@ class Observation:
     further: list[Run] = field(default_factory=list)
     untrained: list[Tracer] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)  # tensors that no code of the model's can come to
+    tried: list[UnheardSize] = field(default_factory=list)  # of these the methods were called beside forward
     followed: int = 0  # sizes that trials showed to be those of other widths
 
     @cached_property
@@ -228,26 +241,34 @@ def listen_in_a_row(seen: Observation) -> None:
             listen_again(seen, example, training=training, times=2 if training else _IN_A_ROW)
 
 
-def listen_again(seen: Observation, example: Example, *, training: bool, times: int = 1) -> None:
-    """One more run on the spaces of the first; on real tensors where those without data do not do. Raises what it raises."""
+def listen_again(
+    seen: Observation,
+    example: Example,
+    *,
+    training: bool,
+    times: int = 1,
+    beside: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """One more run on the spaces of the first; on real tensors where those without data do not do; of modules another method
+    ``beside`` forward. Raises what it raises."""
     if any(t.is_meta for t in named_tensors(example.model).values()):
-        _heard(seen, example, Tracer(abstract=True, training=training), times)
+        _heard(seen, example, Tracer(abstract=True, training=training), times, beside)
         return
     with contextlib.suppress(Exception):
         if seen.tracer.abstract and seen.tracer.answers is None:
-            _heard(seen, example, Tracer(abstract=True, training=training), times)
+            _heard(seen, example, Tracer(abstract=True, training=training), times, beside)
             return
     with contextlib.suppress(Exception):
         if seen.tracer.abstract:
             answers = _ask(example, seen.outside, training=training, times=times)
-            _heard(seen, example, Tracer(abstract=True, training=training, answers=answers), times)
+            _heard(seen, example, Tracer(abstract=True, training=training, answers=answers), times, beside)
             return
-    _heard(seen, example, Tracer(abstract=False, training=training), times)
+    _heard(seen, example, Tracer(abstract=False, training=training), times, beside)
 
 
-def _heard(seen: Observation, example: Example, tracer: Tracer, times: int) -> Run:
+def _heard(seen: Observation, example: Example, tracer: Tracer, times: int, beside: Mapping[str, str]) -> Run:
     """A run, its facts joined to those of the first, whether it comes to its end or not."""
-    run = Run(example, tracer, [], training=tracer.training, whole=False, times=times)
+    run = Run(example, tracer, [], training=tracer.training, whole=False, times=times, beside=beside)
     seen.further.append(run)
     try:
         run.outputs = _perform(run, seen)
@@ -288,6 +309,7 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
         return tracer.introduce(made, known, [False] * len(known))
 
     def prepare(twin: nn.Module) -> None:
+        call_beside(twin, run.beside)
         tracer.facts.attributes.update(sized_attributes(twin, tracer))
         seen.spaces.update(_scripted(twin, tracer))
 
@@ -315,6 +337,18 @@ def _perform(run: Run, seen: Observation) -> list[list[Space]]:
         freeze(space, OUTPUT)
     seen.interior.extend(place for place, _, own in returned if not own)
     return [layout for _, layout, _ in returned]
+
+
+def call_beside(twin: nn.Module, beside: Mapping[str, str]) -> None:
+    """Whenever one of these modules of a twin was called, call another method of it with the same; what that raises is its own
+    affair."""
+
+    def hook(method: str, module: nn.Module, args: Any, kwargs: Any, output: object) -> None:
+        with contextlib.suppress(Exception):
+            getattr(module, method)(*args, **kwargs)
+
+    for name, method in beside.items():
+        twin.get_submodule(name).register_forward_hook(partial(hook, method), with_kwargs=True)
 
 
 def _scripted(twin: nn.Module, tracer: Tracer) -> dict[str, list[Space]]:

@@ -31,7 +31,7 @@ from secateur.torch.running.outside import Outside
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.running.walking import modules_of
 from secateur.torch.tracing.heard import OPEN, Call, is_alike, place_of_code
-from secateur.torch.tracing.observe import Run, real_like
+from secateur.torch.tracing.observe import Run, call_beside, real_like
 from secateur.torch.tracing.records import Record
 from secateur.torch.tracing.stage import Staging, perform
 from secateur.torch.tracing.tracer import Tracer
@@ -281,6 +281,7 @@ def _run(run: Run, rehearsal: Rehearsal, outside: Outside, plan: Plan | None = N
         if plan is not None:
             install(twin, {}, plan.edits, undo=_nothing)
             _refresh_all(twin)
+        call_beside(twin, run.beside)
 
     def look(output: Any) -> None:
         rehearsal.ends()
