@@ -1,5 +1,6 @@
 """Narrowed models of transformers: their own configuration says what is left, or we say that none can."""
 
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -275,3 +276,35 @@ def test_a_checkpoint_that_lacks_weights_is_not_loaded_with_random_ones(tmp_path
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}), "utf-8")
     with pytest.raises(sc.ArtifactError, match=r"lacks lm_head.weight \(1 tensors of LlamaForCausalLM"):
         sc.hf.from_pretrained(tmp_path)
+
+
+def test_a_table_that_stock_code_builds_anew_keeps_its_width_in_an_ordinary_checkpoint(tmp_path: Path) -> None:
+    sizes = {"d_model": 32, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "vocab_size": 64}
+    layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    extra = {"max_position_embeddings": 32, "decoder_start_token_id": 1, "forced_eos_token_id": 2}
+    model = hugging_face("Marian", "MTModel", **sizes, **layers, **extra)
+    given = {"input_ids": torch.randint(3, 60, (2, 9)), "decoder_input_ids": torch.randint(3, 60, (2, 5))}
+    batches = {"data_loader": [given] * 4, "collect_func": lambda batch: batch}
+    sc.prune(model, "minitron", {"params": "80%"}, given, batches)
+    sc.hf.save_pretrained(model, tmp_path)
+    again = sc.hf.from_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(again(**given).logits, model(**given).logits)
+
+
+def test_channels_of_a_convolution_whose_weight_alone_is_taken_are_saved_and_restored(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    layers = {"num_key_value_heads": 2, "num_hidden_layers": 2, "attn_layer_period": 2, "attn_layer_offset": 1}
+    mixed = {"num_experts": 2, "mamba_d_state": 8, "mamba_dt_rank": 8}
+    model = hugging_face("Jamba", "ForCausalLM", **sizes, **layers, **mixed)
+    whole = copy.deepcopy(model)
+    given = ids()
+    graph = sc.trace(model, given)
+    width = next(width for width in graph.free if "mamba.conv1d.weight" in str(width.uses))
+    sc.apply(model, graph.plan({width.name: range(50)}), in_place=True)
+    convolution = model.model.layers[0].mamba.conv1d
+    assert convolution.groups == convolution.weight.shape[0] < whole.model.layers[0].mamba.conv1d.groups
+    sc.save(model, tmp_path / "small")
+    again = sc.restore(whole, tmp_path / "small")
+    with torch.no_grad():
+        torch.testing.assert_close(again(**given).logits, model(**given).logits)

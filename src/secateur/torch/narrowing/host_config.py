@@ -364,6 +364,8 @@ def _stored(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _not_stored(model: nn.Module) -> Iterator[str]:
+    """Buffers that are in no checkpoint, and what the class leaves out since it builds it anew: tables of positions."""
+    yield from getattr(model, "_keys_to_ignore_on_save", None) or ()
     for prefix, module in named_modules(model):
         for key in module._non_persistent_buffers_set:
             yield f"{prefix}.{key}" if prefix else key

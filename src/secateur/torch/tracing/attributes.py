@@ -109,6 +109,13 @@ def own_sizes(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Attribute, str
             yield Attribute(name, key), f"{name}.{tensor}" if name else tensor, axis
 
 
+def depthwise(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Attribute, str, int]]:
+    """The groups of convolutions with one for each channel: code that takes the weight alone never says so."""
+    for name, module in modules.items():
+        if isinstance(module, nn.modules.conv._ConvNd) and module.groups == module.in_channels == module.out_channels:
+            yield Attribute(name, "groups"), f"{name}.weight" if name else "weight", 0
+
+
 def _own_sizes(module: nn.Module) -> dict[str, tuple[str, int]]:
     if getattr(module, "groups", 1) != 1:
         return {}

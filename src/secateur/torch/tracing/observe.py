@@ -32,7 +32,7 @@ from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.running.state import State, changed
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.answers import Answers, Asking
-from secateur.torch.tracing.attributes import own_sizes, sized_attributes
+from secateur.torch.tracing.attributes import depthwise, own_sizes, sized_attributes
 from secateur.torch.tracing.caches import Caches
 from secateur.torch.tracing.carried import tie_kept
 from secateur.torch.tracing.heard import Call, steady
@@ -231,6 +231,9 @@ def say_own_sizes(seen: Observation) -> None:
     for attribute, tensor, axis in own_sizes(seen.modules):
         if attribute in used and tensor in seen.spaces:
             facts.equations.append((attribute, seen.spaces[tensor][axis], f"the size of {tensor}"))
+    for attribute, tensor, axis in depthwise(seen.modules):
+        if attribute not in used and attribute in facts.attributes and tensor in seen.spaces:
+            facts.equations.append((attribute, seen.spaces[tensor][axis], f"the channels of {tensor}"))
 
 
 def listen_in_a_row(seen: Observation) -> None:

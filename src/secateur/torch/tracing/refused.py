@@ -57,10 +57,10 @@ def does_not_run(example: Example, error: Exception) -> str:
         )
     if _NO_GRADIENT in str(error):
         return (
-            f"{kind} differentiates as it runs (torch.autograd.grad, backward), and a trace runs as torch.no_grad() does. This is "
-            "no fault of the dummy_input. Where gradients of what it is given are meant, put that part of forward under `with "
-            "torch.enable_grad():`, and it is followed; where those of its own weights are, trace and prune by itself the module "
-            "that they are taken of."
+            f"{kind} differentiates as it runs (torch.autograd.grad, backward), and a trace runs as torch.no_grad() does. This "
+            "is no fault of the dummy_input. Where gradients of what it is given are meant, put that part of forward under "
+            "`with torch.enable_grad():`, and it is followed; where those of its own weights are, trace and prune the module "
+            "alone that they are taken of."
         )
     listed = [*example.args] and isinstance(example.args[0], list) and not example.kwargs
     hint = "A list is one argument: several arguments are a tuple. " if listed else ""
