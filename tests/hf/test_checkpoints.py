@@ -308,3 +308,23 @@ def test_channels_of_a_convolution_whose_weight_alone_is_taken_are_saved_and_res
     again = sc.restore(whole, tmp_path / "small")
     with torch.no_grad():
         torch.testing.assert_close(again(**given).logits, model(**given).logits)
+
+
+def test_a_whole_network_of_other_settings_is_told_when_it_is_restored_onto(tmp_path: Path) -> None:
+    model = sc.prune(llama(), "magnitude", {"params": "70%"}, ids())[0]
+    sc.save(model, tmp_path / "small")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sc.restore(llama(), tmp_path / "small")
+    other = llama()
+    other.config.rms_norm_eps = 0.1  # type: ignore[union-attr]
+    with pytest.warns(UserWarning, match="rms_norm_eps=0.1 and not"):
+        sc.restore(other, tmp_path / "small")
+
+
+def test_a_state_dict_of_another_network_is_refused() -> None:
+    model = llama()
+    plan = sc.plan(sc.trace(model, ids()), "l1", {"params": "70%"})
+    shared = plan.narrowed[0]
+    with pytest.raises(sc.PlanError, match="another network"):
+        sc.narrowed({shared: model.state_dict()[shared], "a": torch.zeros(3), "b": torch.zeros(3)}, plan)

@@ -31,7 +31,7 @@ from secateur.core.text import visible
 from secateur.errors import ArtifactError, InputError, PlanError
 from secateur.io.atomic import PLAN, WEIGHTS, glance, hash_of, replace_artifact, weights_path
 from secateur.io.fitting import check_fits, check_saveable
-from secateur.io.host_config import described, write_host_config
+from secateur.io.host_config import described, tell_other_settings, write_host_config
 from secateur.io.plan_file import Manifest, Stored, manifest_from_json, manifest_to_json
 from secateur.io.state import TRANSIENT, collect, narrowed_names, stored_names
 from secateur.torch.apply import plans_of
@@ -99,6 +99,7 @@ def restore(model: _Model, path: str | os.PathLike[str]) -> _Model:
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"restore: path is the folder that save wrote, not a {type(path).__name__}")
     manifest, tensors = _read(model, Path(path))
+    tell_other_settings(model, Path(path))
     _put_in(model, manifest.plans, tensors)
     return model
 

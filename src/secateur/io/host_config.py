@@ -9,6 +9,8 @@ Invariant: the model's config object is not touched.
 from __future__ import annotations
 
 import copy
+import json
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,12 @@ from secateur.torch.narrowing.host_building import config_of
 from secateur.torch.narrowing.host_config import ORIGINAL_CONFIG, UNSAID, Fields, Said, said_by_config
 from secateur.torch.narrowing.installing import set_attribute
 from secateur.torch.running.restoring import named_tensors
+
+_LARGEST, _MOST = 2**20, 4  # bytes of a configuration, settings that are named
+# what no answer in evaluation depends on
+_IS_OF_NO_ACCOUNT = re.compile(
+    r"^_|version|architectures|dtype|dropout|label|_token_id$|^output_|return_dict|use_cache|problem_type"
+)
 
 
 @runtime_checkable
@@ -46,6 +54,25 @@ def write_host_config(model: nn.Module, plans: Sequence[Plan], folder: Path) -> 
         warnings.warn(f"config.json was not written: {visible(problem)[:200]}", stacklevel=3)
         return
     write_file(folder / "config.json", text)
+
+
+def tell_other_settings(model: nn.Module, folder: Path) -> None:
+    """Warn where a model's own configuration says other settings than the one that was saved: shapes do not show them."""
+    config, file = getattr(model, "config", None), folder / "config.json"
+    if not isinstance(config, HostConfig) or not file.is_file() or file.stat().st_size > _LARGEST:
+        return
+    try:
+        saved, mine = json.loads(file.read_bytes()), json.loads(_named(model, config).to_json_string())
+        both = sorted(key for key in saved.keys() & mine.keys() if not _IS_OF_NO_ACCOUNT.search(key))
+    except Exception:  # other people's code, a file that somebody wrote: the artefact needs neither
+        return
+    if odd := [f"{key}={mine[key]!r} and not {saved[key]!r}" for key in both if mine[key] != saved[key]]:
+        more = f" and {len(odd) - _MOST} more" if len(odd) > _MOST else ""
+        warnings.warn(
+            f"the model's configuration says {visible(', '.join(odd[:_MOST]))}{more}, which config.json "
+            "of what was saved says: it may answer otherwise. Build it from that configuration",
+            stacklevel=3,
+        )
 
 
 def _named(model: nn.Module, config: HostConfig) -> HostConfig:

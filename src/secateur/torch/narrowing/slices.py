@@ -29,8 +29,8 @@ def narrowed(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch
     """A state dict as a plan leaves it: every name, tied names sharing one tensor still; no live model is needed. Without the
     blocks that go, what stays has its new name.
 
-    The mapping may lack tensors (a shard). Raises PlanError where a tensor has not the shape that the plan expects, or the
-    plan narrows nothing that is there.
+    The mapping may lack tensors (a shard). Raises PlanError where a tensor has not the shape that the plan expects, where most
+    names are none of the plan's, and where it narrows nothing that is there.
     """
     check_given("narrowed", "tensors", tensors, Mapping)
     check_given("narrowed", "plan", plan, Plan)
@@ -38,6 +38,13 @@ def narrowed(tensors: Mapping[str, torch.Tensor], plan: Plan) -> dict[str, torch
     smaller = slices_of({name: tensors[name] for name in plan.narrowed if name in tensors}, plan)
     if plan.narrowed and not smaller:
         raise PlanError(f"none of these tensors is one that the plan narrows; the first of those is {plan.narrowed[0]}")
+    sized = [name for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor) and tensor.dim()]
+    unknown = [name for name in sized if name not in plan.layouts]
+    if 2 * len(unknown) > len(sized):
+        raise PlanError(
+            f"these tensors are another network's: the plan knows {len(sized) - len(unknown)} of {len(sized)} names, and not "
+            f"{unknown[0]}. Give a state dict of the network that the plan was made for"
+        )
     made.update(smaller)
     if plan.drops:
         left = {new: tensor for name, tensor in made.items() if (new := plan.renamed(name)) is not None}
