@@ -93,14 +93,14 @@ class Branches:
     def _enters(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
         if not is_users(frame.f_code):
             return None
-        if isinstance(frame.f_trace, _Call):  # of a generator, which goes on
+        if isinstance(frame.f_trace, _OneCall):  # of a generator, which goes on
             return frame.f_trace
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         self._reads[frame.f_code] = frame.f_globals
-        return _Call(self._ran.setdefault(frame.f_code, set()), self._again.setdefault(frame.f_code, set()))
+        return _OneCall(self._ran.setdefault(frame.f_code, set()), self._again.setdefault(frame.f_code, set()))
 
 
-class _Call:
+class _OneCall:
     """One call of a function: what of it runs, and what again. State, because instructions come one by one."""
 
     __slots__ = ("_again", "_here", "_ran")
@@ -108,7 +108,7 @@ class _Call:
     def __init__(self, ran: set[int], again: set[int]) -> None:
         self._ran, self._again, self._here = ran, again, set[int]()
 
-    def __call__(self, frame: FrameType, event: str, argument: object) -> _Call:
+    def __call__(self, frame: FrameType, event: str, argument: object) -> _OneCall:
         if event == "opcode":
             (self._again if frame.f_lasti in self._here else self._here).add(frame.f_lasti)
             self._ran.add(frame.f_lasti)
