@@ -56,6 +56,7 @@ def _pruned(constraints: Any, mode: Any = "magnitude", **options: Any) -> tuple[
         (lambda: sc.save(net(), "unwritten", "plan"), "save: plan is a Plan"),  # type: ignore[arg-type]
         (lambda: sc.narrowed(None, None), "narrowed: tensors is a Mapping, not a NoneType"),  # type: ignore[arg-type]
         (lambda: sc.plans_of(3), "plans_of: model is a Module, not the int 3"),  # type: ignore[arg-type]
+        (lambda: sc.save(net(), 5), "save: path is a folder to write to, not a int"),  # type: ignore[arg-type]
         (lambda: sc.restore(net(), 5), "restore: path is the folder that save wrote, not a int"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip

@@ -60,6 +60,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], plan: Plan | tuple[Plan
     ``plan`` is what the model was narrowed by, in order; a model that `apply` or `prune` returned knows it. Raises
     InputError without a plan, ArtifactError where the plan does not describe the model, or the folder is not ours.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"save: path is a folder to write to, not a {type(path).__name__}")
     plans = _plans(model, plan)
     folder = Path(path)
     check_saveable(model, plans)
