@@ -75,7 +75,8 @@ def test_one_head_of_two_may_be_left(kind: type[Linear]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [(Written, "a size written into the code"), (Squeezed, "does not run when one unit of it is left")]
+    ("kind", "why"),
+    [(Written, "a size written into the code"), (Squeezed, "with fewer than 2 units of it the code goes")],
 )
 def test_where_one_does_not_run_the_other_widths_stay_free(kind: type[Linear], why: str) -> None:
     graph = sc.trace(kind(), X)

@@ -72,13 +72,14 @@ def _width(name: str, names: Names, positions: Mapping[str, int], inner: Mapping
     leaf = names.leaf[name]
     uses = names.uses.get(id(leaf), [])
     outer = inner.get(id(leaf))
+    choices = _choices(leaf)
     return Width(
         name=name,
         kind=names.kind[name],
         size=leaf.size,
-        choices=_choices(leaf),
+        choices=choices,
         exact=leaf.inexact is None,
-        frozen=leaf.frozen,
+        frozen=leaf.frozen or _why_whole(leaf, choices),
         inexact_reason=leaf.inexact,
         outer=names.by_leaf.get(id(outer)) if outer is not None and not leaf.frozen else None,
         multiplier=positions.get(name, 1),
@@ -94,6 +95,14 @@ def _choices(leaf: Space) -> tuple[int, ...]:
     if not counts:
         return (leaf.size,)
     return tuple(counts) if counts[-1] == leaf.size else (*counts, leaf.size)
+
+
+def _why_whole(leaf: Space, choices: tuple[int, ...]) -> str | None:
+    if leaf.size == 1 or len(choices) > 1:
+        return None
+    if leaf.multiple > 1:
+        return f"its {leaf.size} units are kept in multiples of {leaf.multiple}"
+    return f"with fewer than {leaf.least} units of it the code goes another way"
 
 
 def _positions_by_width(parameters: Mapping[str, Layout]) -> dict[str, int]:
