@@ -40,6 +40,40 @@ def test_a_size_that_only_another_method_uses_keeps_its_width_whole() -> None:
     assert graph["decoder.0.out_features"].frozen is None
 
 
+class SamplesInTwo(Samples):
+    """The size is named in a private method, two steps from the one that is called."""
+
+    def sample(self, number: int) -> Tensor:
+        return self.decoder(self._noise(number))
+
+    def _noise(self, number: int) -> Tensor:
+        return self._drawn(number, self.latent)
+
+    def _drawn(self, number: int, size: int) -> Tensor:
+        return torch.randn(number, size)
+
+
+class Fuses(Samples):
+    """What makes another layer of it has sizes of its own, and so has what only that calls."""
+
+    def sample(self, number: int) -> Tensor:
+        return torch.zeros(number, 6)
+
+    def switch(self) -> None:
+        self.decoder = nn.Linear(self.latent, self.weight().shape[0])
+
+    def weight(self) -> Tensor:
+        return self._weight()
+
+    def _weight(self) -> Tensor:
+        return torch.eye(6, self.latent)
+
+
+def test_a_size_in_a_private_method_of_another_one_keeps_its_width_whole() -> None:
+    assert "_noise()" in str(sc.trace(SamplesInTwo(), X)["encoder.out_features"].frozen)
+    assert sc.trace(Fuses(), X)["encoder.out_features"].frozen is None
+
+
 class Prepared(nn.Module):
     """``latent`` is a size in `sample`, which the network that holds it has called when it was made, and nobody will again."""
 

@@ -165,8 +165,10 @@ class _Named:
         own = {name: f for name, f in methods_of(kind, ("torch.", "builtins")).items() if name not in _NOT_USES}
         led = led_to(own)
         public = {name: f for name, f in own.items() if name not in led and not name.startswith(_PRIVATE)}
-        used = {name: f for name, f in public.items() if not _builds(own, name)}
-        apart = [f for name, f in used.items() if name not in built or _writes(own, name)]
+        building = {led for name in public if _builds(own, name) for led in (name, *led_to(own, name))}
+        used = [n for n in public if n not in building and (n not in built or _writes(own, n))]
+        # with the private methods that these lead to, and forward does not
+        apart = list({k: f for n in used for k, f in {n: own[n], **led_to(own, n)}.items() if k not in led}.values())
         came = [
             f for name, f in led.items() if name == "forward" or any(is_of(g.__code__, ran) for g in _with_its_file(f))
         ]
