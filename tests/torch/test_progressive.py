@@ -691,6 +691,19 @@ def test_with_nothing_said_the_way_that_answers_samples_left_out_nearer_is_taken
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(narrowed.parameters(), alone.parameters(), strict=True))
 
 
+def test_where_few_of_the_classes_are_answered_nothing_is_scored_on_a_network_that_was_fitted() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 48), nn.GELU(), nn.Linear(48, 48), nn.GELU(), nn.Linear(48, 40)).eval()
+    x, y = torch.randn(2000, 12), torch.arange(64) % 40
+    few = x[net(x).argmax(1) == net(x).argmax(1)[0]][:64]
+    assert len(few) > 32
+    loader = list(zip(few.split(32), y.split(32), strict=False))
+    _, result = sc.prune(net, "progressive", {"params": "60%"}, x[:2], {"data_loader": loader})
+    asked = result.plan.provenance
+    assert (asked["criterion"]["name"], asked["steps"]) == ("brain_surgeon", 1)
+    assert "ways" not in asked
+
+
 def test_the_copy_that_a_way_was_tried_on_is_gone_when_the_next_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 6)).eval(), torch.randn(64, 12)

@@ -170,6 +170,10 @@ class Compensating(Protocol):
         """Whether it can be said how far a network's answers are from the whole one's."""
         ...
 
+    def stands_for_all(self) -> bool:
+        """Whether nearness on some samples says something of all; not where a classifier answers them with few classes."""
+        ...
+
     def apart(self) -> float:
         """How far they are, as the copy is now, on samples that a fit which is not the last does not look at."""
         ...

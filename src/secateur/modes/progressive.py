@@ -5,7 +5,8 @@
 
 What is left after each round computes nearly what the original did, so the next scores are those of a working network. Each
 fit starts from the original's weights. With nothing said of criterion or steps another way is tried as well, the brain surgeon in
-one step, and the one taken that answers samples left out nearer to the original.
+one step, and the one taken that answers samples left out nearer to the original; the surgeon alone where a classifier answers
+the samples with few of its classes.
 
 Without labels the loss is that of the next token where the model is causal, else agreement with what the network answers.
 

@@ -106,10 +106,11 @@ class _Rounds:
         """All rounds; the plan for the original, and the weights of the copy where they are not slices of it."""
         compensator = self._compensator(tell)
         check_reachable(self.search_space, budget)
-        ways = self.recipe.ways
-        if compensator is not None and len(ways) > 1 and compensator.tells_apart:
+        ways = self._ways(compensator)
+        if compensator is not None and len(ways) > 1:
             self._go_the_nearest(ways, budget, compensator, within(tell, 0.1, 0.8))
         else:
+            (self.recipe,) = ways
             self._go(budget, compensator, within(tell, 0.1, 0.8))
         if compensator is not None:
             self._appraise(self._known.narrowed)
@@ -124,6 +125,15 @@ class _Rounds:
             weights=self.working.weights() if self.has_data else {},
             compensation=self.compensation,
         )
+
+    def _ways(self, compensator: Compensating | None) -> Sequence[Mode]:
+        """Those that can be told apart. Later rounds score a network that was fitted to the samples, and no sample left out
+        tells what that cost where all are of few kinds: of such only what is scored once, on the network as it was."""
+        ways = self.recipe.ways
+        if compensator is None or len(ways) == 1 or not compensator.tells_apart:
+            return (self.recipe,)
+        once = [way for way in ways if way.steps == 1]
+        return ways if compensator.stands_for_all() else once or ways
 
     def _go(self, budget: Budget, compensator: Compensating | None, tell: Tell) -> None:
         """All rounds, with what is given back between them."""

@@ -181,6 +181,9 @@ class _BoundCompensator:
         with process_kept():
             return self.fitter.tells_apart
 
+    def stands_for_all(self) -> bool:
+        return self.fitter.stands_for_all()
+
     def of(self, working: Working) -> _BoundCompensator:
         assert isinstance(working, TorchWorking)
         return replace(self, model=working.model)

@@ -33,6 +33,7 @@ from secateur.torch.compensation.passes import Batch, Brought, Called, Recorder,
 from secateur.torch.compensation.records import Original
 from secateur.torch.compensation.rows import num_inputs
 from secateur.torch.compensation.solve import RIDGES, Option
+from secateur.torch.measuring.classes import Answered
 from secateur.torch.measuring.folds import FOLDS, folds_of, looks
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
@@ -48,6 +49,7 @@ Ridge = float | Literal["auto"]
 _FEW_SAMPLES = 8
 _ROWS = 8192  # of each contraction; more where it has more than half as many inputs
 _FEWEST_ROWS = 2048
+_MOST_CLASSES = 0.5  # of those expected
 _SHARE_ON_THE_WAY = 0.25  # of the samples, for a network that goes on being narrowed
 _MOST_NUMBERS = 2**25  # in the rows of one contraction's inputs: many groups of few inputs need fewer rows
 
@@ -80,7 +82,7 @@ class Compensator:
         self._warn_of_few(model)
         # decided before anything is fitted: the second half of the work would be for nothing
         self.alone = self._has_no_answer if method == "answers" else None
-        self.record = Original()
+        self.record, self.answered = Original(), Answered()
         self._record(model, tell)
 
     @cached_property
@@ -114,7 +116,7 @@ class Compensator:
                 padding = Padding.of(model, self.data.collect(self.batches[batch.number]))
                 recorder = Recorder(model, batch, record, limit, padding)
                 with taps(model, recorder):
-                    self.data.output(model, self.batches[batch.number])
+                    self.answered.add(self.data.output(model, self.batches[batch.number]))
                 record.looked_up |= recorder.looked_up
                 record.gather(batch.number)
                 record.order = max(record.order, tuple(recorder.order), key=len)
@@ -160,6 +162,10 @@ class Compensator:
         batches = self.batches[-self._some :]
         lesson = Lesson(data=self.data, batches=batches, held_out=())
         return apart(model, self.original, lesson)
+
+    def stands_for_all(self) -> bool:
+        """Whether the original answers the samples with most of the classes that as many of all kinds would be answered with."""
+        return self.answered.share_of_expected(self.data.group) >= _MOST_CLASSES
 
     @property
     def _some(self) -> int:

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from secateur.core.layout import Values
-from secateur.torch.measuring.answers import told
+from secateur.torch.measuring.classes import Answered
 from secateur.torch.measuring.folds import FOLDS, folds_of
 from secateur.torch.running.distributed import Group, reduce_sum, world_size
 
@@ -39,28 +39,21 @@ class Unseen:
     """Scores of every unit on each sample, and the classes that are answered. State, because it grows with every batch."""
 
     by_batch: list[dict[str, torch.Tensor]] = field(default_factory=list)
-    answered_K: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    is_classifier: bool = True
+    answered: Answered = field(default_factory=Answered)
     numbers: int = 0
     group: Group = None
 
     def add(self, values: Mapping[str, torch.Tensor], output: object, group: Group = None) -> None:
         """What units scored on the samples of a batch: ``[B, size]`` or ``[B, outer, size]``, while there is room."""
         self.group = group
-        z_BK = _classes(output)
-        same = len(self.answered_K) in (0, z_BK.shape[1])  # of answers of several lengths the places are no classes
-        self.is_classifier &= same and z_BK.numel() > 0
-        if not self.is_classifier:
-            return
-        counts_K = z_BK.argmax(1).bincount(minlength=z_BK.shape[1]).double()
-        self.answered_K = counts_K + self.answered_K if len(self.answered_K) else counts_K
-        if self.numbers < _ROOM:
+        self.answered.add(output)
+        if self.answered.is_classifier and self.numbers < _ROOM:
             self.by_batch.append({name: v.detach().flatten(1).float().cpu() for name, v in values.items()})
             self.numbers += sum(v.numel() for v in self.by_batch[-1].values())
 
     def expected(self, means: Mapping[str, Values]) -> dict[str, Values]:
         """These mean scores, as they are expected of other samples; as they are where there is too little to tell."""
-        seen, found = self._share_of_classes(), dict(means)
+        seen, found = self.answered.share(self.group), dict(means)
         if seen >= 1:  # in all processes, or in none
             return found
         scores = {name: torch.cat([batch[name] for batch in self.by_batch]) for name in self._always_there(means)}
@@ -79,32 +72,12 @@ class Unseen:
             found[name] = seen * np.asarray(means[name]) + (1 - seen) * carried
         return found
 
-    def _share_of_classes(self) -> float:
-        """Of a classifier's; 1 for everything else."""
-        counts_K = self.answered_K.clone()
-        classes, processes = float(len(counts_K)), world_size(self.group)
-        sizes = torch.tensor([classes, classes**2, float(self.is_classifier)], dtype=torch.float64)
-        reduce_sum([sizes], self.group)
-        # the same in all processes, or none
-        if not classes or processes * float(sizes[1]) != float(sizes[0]) ** 2 or sizes[2] < processes:
-            return 1.0
-        reduce_sum([counts_K], self.group)
-        return float((counts_K > 0).double().mean())
-
     def _always_there(self, means: Mapping[str, Values]) -> list[str]:
         """The widths that every batch of every process says something of."""
         there = [bool(self.by_batch) and all(name in batch for batch in self.by_batch) for name in means]
         counts = torch.tensor([*map(float, there)], dtype=torch.float64)
         reduce_sum([counts], self.group)
         return [name for name, count in zip(means, counts.tolist(), strict=True) if count == world_size(self.group)]
-
-
-def _classes(output: object) -> torch.Tensor:
-    """What each sample is answered, ``[B, K]``; of no classes where there is no such thing as one class a sample."""
-    z = told(output)
-    if z is None or z.dim() != 2 or not z.is_floating_point() or hasattr(output, "last_hidden_state"):
-        return torch.zeros(0, 0)
-    return z.detach().float().cpu()
 
 
 def _looks(scores_SU: torch.Tensor) -> torch.Tensor:
