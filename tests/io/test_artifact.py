@@ -44,6 +44,37 @@ def test_a_module_under_several_names_is_saved_as_one(tmp_path: Path) -> None:
     assert torch.equal(restore(net(), tmp_path / "small")(x), small(x))
 
 
+class MakesATable(nn.Module):
+    """A table of distances that is no part of its state dict, made when it first runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 4)
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.table is None:
+            steps = torch.arange(x.shape[1]).float()
+            self.register_buffer("table", -(steps[:, None] - steps).abs(), persistent=False)
+        h = self.first(x)
+        return self.last((h @ h.mT + self.table).softmax(-1) @ h)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("after", [True, False])
+def test_a_table_that_the_first_run_makes_may_be_there_or_not(tmp_path: Path, before: bool, after: bool) -> None:
+    model, x = MakesATable().eval(), torch.randn(2, 8, 6)
+    if before:
+        model(x)
+    small = apply(model, trace(model, x).plan({"first.out_features": range(5)}))
+    wanted = small(x)
+    save(small, tmp_path / "small")
+    fresh = MakesATable().eval()
+    if after:
+        fresh(x)
+    assert torch.equal(restore(fresh, tmp_path / "small")(x), wanted)
+
+
 @pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
 def test_restored_is_what_was_saved_bit_for_bit(kind: type[nn.Module], tmp_path: Path) -> None:
     small = narrowed(kind)

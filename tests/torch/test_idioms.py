@@ -64,6 +64,44 @@ class Scaled(_Net):
         return h * self.scale.repeat_interleave(self.of_head)
 
 
+class Checked(_Net):
+    """What must be equal for the code to go on is one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(self.dim, self.dim)
+
+    def body(self, h: Tensor) -> Tensor:
+        inner = self.inner(h.relu())
+        assert inner.shape == h.shape
+        return inner
+
+
+class _ShapedAs(_Net):
+    """A tensor that is given the shape of another, in a way of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.cell = nn.Linear(self.dim, self.dim), nn.GRUCell(self.dim, self.dim)
+
+    def body(self, h: Tensor) -> Tensor:
+        inner = self.inner(h)
+        return self.shaped(self.cell(inner.flatten(0, 1), h.flatten(0, 1)), inner)
+
+    def shaped(self, y: Tensor, as_this: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class ViewedAs(_ShapedAs):
+    def shaped(self, y: Tensor, as_this: Tensor) -> Tensor:
+        return y.view_as(as_this)
+
+
+class ReshapedAs(_ShapedAs):
+    def shaped(self, y: Tensor, as_this: Tensor) -> Tensor:
+        return y.reshape_as(other=as_this)
+
+
 class _Attention(_Net):
     def __init__(self) -> None:
         super().__init__()
@@ -96,6 +134,9 @@ _FREE = {
     Gathered: {"first.out_features"},
     Expanded: {"first.out_features"},
     ExpandedAs: {"first.out_features"},
+    Checked: {"first.out_features"},
+    ViewedAs: {"first.out_features"},
+    ReshapedAs: {"first.out_features"},
     Scaled: {"first.out_features[0]", "first.out_features[1]"},
     HeadByHead: {"first.out_features", "of_head"},
     HeadsInTheBatch: {"first.out_features", "q.out_features[0]"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +98,31 @@ def test_heads_made_by_einops_are_free(einops: Any, used: bool) -> None:
     assert sorted(w.size for w in graph.free) == [4, 8]
     small = sc.apply(model, random_plan(graph, 1))
     assert small(x).shape == model(x).shape == (2, 5, 3)
+
+
+def test_lengths_that_layers_of_einops_were_given_follow(einops: Any, tmp_path: Path) -> None:
+    layer = pytest.importorskip("einops.layers.torch").Rearrange
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(6, 24) for _ in range(3))
+            self.out, self.by_heads = nn.Linear(24, 5), layer("b n (h d) -> b h n d", h=4)
+            self.by_width, self.back = layer("b n (h d) -> b h n d", d=6), layer("b h n d -> b n (h d)")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.by_heads(self.q(x)), self.by_width(self.k(x)), self.by_heads(self.v(x))
+            return self.out(self.back((q @ k.mT).softmax(-1) @ v))
+
+    model, x = Attention().eval(), torch.randn(2, 3, 6)
+    graph = sc.trace(model, x)
+    assert sorted(width.size for width in graph.free) == [4, 6, 6]
+    small = sc.apply(model, graph.plan({w.name: range(2) if w.size == 4 else range(3) for w in graph.free}))
+    assert small.by_heads.axes_lengths == {"h": 2}
+    assert small.by_width.axes_lengths == {"d": 3}
+    assert torch.equal(copy.deepcopy(small)(x), small(x))  # einops copies what it was given
+    sc.save(small, tmp_path / "small")
+    assert torch.equal(sc.restore(Attention().eval(), tmp_path / "small")(x), small(x))
 
 
 def test_a_trace_leaves_no_size_with_an_origin_in_the_cache_of_einops(einops: Any) -> None:

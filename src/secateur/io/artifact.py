@@ -123,7 +123,9 @@ def _read(model: nn.Module, folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
 
 def _read_once(model: nn.Module, folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
     manifest = _read_manifest(folder)
-    shapes = check_fits(model, manifest.plans)
+    held = manifest.tensors.keys() | manifest.aliases.keys()
+    transient = {name.removeprefix(TRANSIENT) for name in held if name.startswith(TRANSIENT)}
+    shapes = check_fits(model, manifest.plans, transient)
     try:
         weights = _checked_weights(folder, manifest)
         return manifest, _load(model, manifest, shapes, weights)
@@ -208,7 +210,8 @@ def _check_names(wanted: set[str], manifest: Manifest) -> None:
     held = manifest.tensors.keys() | manifest.aliases.keys()
     if missing := sorted(wanted - held):
         raise ArtifactError(f"the artefact lacks {visible(missing[0])} ({len(missing)} tensors are missing)")
-    if strangers := sorted(held - wanted):
+    # what is no part of a state dict may be made at the first run, and is then made anew
+    if strangers := sorted(name for name in held - wanted if not name.startswith(TRANSIENT)):
         raise ArtifactError(f"the artefact holds {visible(strangers[0])}, which this model has not")
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 from torch import nn
 
+from secateur.core.compose import name_after
 from secateur.core.layout import Layout, has_widths
 from secateur.core.plan import Edit, Plan
 from secateur.core.text import visible
@@ -23,13 +24,14 @@ from secateur.torch.narrowing.fingerprint import fingerprint
 from secateur.torch.narrowing.installing import drop_blocks, set_attribute
 from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.running.twin import twin
-from secateur.torch.running.walking import named_modules, named_parameters
+from secateur.torch.running.walking import named_modules, named_parameters, transient_names
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def check_fits(model: nn.Module, plans: Sequence[Plan]) -> Shapes:
-    """The shape of every tensor of a fresh model after these plans.
+def check_fits(model: nn.Module, plans: Sequence[Plan], transient: Collection[str] = ()) -> Shapes:
+    """The shape of every tensor of a fresh model after these plans. It may lack ``transient`` buffers, by the names that they
+    have in the end: what is no part of a state dict may be made at the first run.
 
     Raises ArtifactError unless the first plan was made for this architecture and each further one for what is then
     left; PlanError where an attribute does not hold the value that a plan expects.
@@ -38,14 +40,15 @@ def check_fits(model: nn.Module, plans: Sequence[Plan]) -> Shapes:
     trial = _Trial(model)
     parameters = {name for name, _ in named_parameters(model)}
     for number, plan in enumerate(plans, start=1):
-        _check_tensors(plan, shapes, parameters)
+        stored = {name for name in plan.layouts if name_after(name, plans[number - 1 :]) in transient}
+        _check_tensors(plan, shapes, parameters, stored | transient_names(model))
         if fingerprint(model, shapes, trial.standins) != plan.fingerprint:
             raise ArtifactError(
                 f"plan {number} was made for another architecture than this {type(model).__name__}: "
                 "its modules, their settings or its other tensors differ. Build the model as it was before pruning"
             )
         trial.rewrite(plan.edits)
-        shapes |= {name: plan.shape(name) for name, layout in plan.layouts.items() if has_widths(layout)}
+        shapes |= {n: plan.shape(n) for n, layout in plan.layouts.items() if n in shapes and has_widths(layout)}
         if plan.drops:
             model = trial.drop(plan)
             shapes = {new: s for n, s in shapes.items() if (new := plan.renamed(n)) is not None}
@@ -141,11 +144,16 @@ def _check_narrowed(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
             )
 
 
-def _check_tensors(plan: Plan, shapes: Mapping[str, tuple[int, ...]], parameters: Collection[str]) -> None:
+def _check_tensors(
+    plan: Plan, shapes: Mapping[str, tuple[int, ...]], parameters: Collection[str], transient: Collection[str]
+) -> None:
     for name, layout in plan.layouts.items():
-        if name not in shapes:
-            raise ArtifactError(f"this model has no tensor {visible(name)}: the plan was made for another architecture")
-        if not has_widths(layout):
+        if name not in shapes and name not in transient:
+            raise ArtifactError(
+                f"this model has no tensor {visible(name)}: the plan was made for another architecture, or for a model that "
+                "makes it when it first runs. Run such a one once before it is restored onto"
+            )
+        if name not in shapes or not has_widths(layout):
             continue  # parameters are in the fingerprint, and a buffer's shape may follow the last input
         if not _agrees(layout, shapes[name], everywhere=name in parameters):
             raise ArtifactError(

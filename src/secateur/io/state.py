@@ -24,7 +24,7 @@ from secateur.core.text import visible
 from secateur.errors import ArtifactError
 from secateur.torch.narrowing.slices import identity
 from secateur.torch.running.restoring import named_tensors
-from secateur.torch.running.walking import named_modules
+from secateur.torch.running.walking import named_modules, transient_names
 
 TRANSIENT = "secateur.transient/"
 
@@ -35,12 +35,6 @@ class Stored:
 
     tensors: Mapping[str, Tensor]
     aliases: Mapping[str, str]
-
-
-def transient_names(model: nn.Module) -> set[str]:
-    """The buffers that are no part of the state dict."""
-    modules = named_modules(model, once=False)
-    return {f"{name}.{key}" if name else key for name, module in modules for key in module._non_persistent_buffers_set}
 
 
 def stored_names(model: nn.Module, plans: Sequence[Plan], *, fresh: bool = False) -> dict[str, tuple[str, Tensor]]:

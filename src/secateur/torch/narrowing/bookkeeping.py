@@ -20,6 +20,7 @@ from secateur.torch.running.walking import modules_of
 def refresh(module: nn.Module) -> None:
     """Bring the sizes a torch.nn module keeps about itself in line with its tensors."""
     relink(module)
+    copy_lengths(module)
     if not is_parametrized(module) and not module._forward_pre_hooks:
         _refresh_sizes(module)
         return
@@ -28,6 +29,15 @@ def refresh(module: nn.Module) -> None:
             part.training = False  # a weight that is computed when it is asked for may learn from being asked
         _recompute(module)
         _refresh_sizes(module)
+
+
+def copy_lengths(module: nn.Module) -> None:
+    """A layer of einops (``Rearrange("b n (h d) -> b h n d", h=8)``) has the lengths that it was given in a dict, and works with
+    a copy of it."""
+    if "_axes_lengths" in module.__dict__ and any(
+        kind.__module__.startswith("einops.") for kind in type(module).__mro__
+    ):
+        module.__dict__["_axes_lengths"] = tuple(module.__dict__["axes_lengths"].items())
 
 
 def _recompute(module: nn.Module) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from secateur.errors import PlanError
-from secateur.torch.running.walking import named_buffers, named_modules, named_parameters
+from secateur.torch.running.walking import named_buffers, named_modules, named_parameters, transient_names
 
 Shape = tuple[int, ...]
 
@@ -68,8 +68,8 @@ def _lines(model: nn.Module, shapes: Mapping[str, Shape], standins: Mapping[str,
         yield from (f"read {name!r} {key} {_plain(held[key])!r}" for key in _names_read(type(module)) & held.keys())
     for name, tensor in named_parameters(model):
         yield f"parameter {name!r} {_shape(name, tensor, shapes)}"
-    for name, _ in named_buffers(model):
-        yield f"buffer {name!r}"
+    made = transient_names(model)  # a table that a run makes, or made, is no part of the architecture
+    yield from (f"buffer {name!r}" for name, _ in named_buffers(model) if name not in made)
 
 
 @cache

@@ -47,6 +47,12 @@ def named_parameters(model: nn.Module, *, once: bool = False) -> list[tuple[str,
     return _tensors(((name, module._parameters) for name, module in named_modules(model, once=once)), once)
 
 
+def transient_names(model: nn.Module) -> set[str]:
+    """The buffers that are no part of the state dict."""
+    modules = named_modules(model, once=False)
+    return {f"{name}.{key}" if name else key for name, module in modules for key in module._non_persistent_buffers_set}
+
+
 def named_buffers(model: nn.Module, *, once: bool = False) -> list[tuple[str, torch.Tensor]]:
     """Every buffer by every name that it has, or ``once``, by its first."""
     return _tensors(((name, module._buffers) for name, module in named_modules(model, once=once)), once)

@@ -51,6 +51,7 @@ _DROPOUTS = frozenset(
     for kind in ("", "feature_", "alpha_", "feature_alpha_")
     for suffix in ("", "_", "1d", "2d", "3d")
 )
+_AS_ANOTHER = frozenset({"view_as", "reshape_as", "expand_as"})  # of the shape of a tensor, which is asked below Python
 _SIMPLE = frozenset({torch.Tensor, torch.nn.Parameter, int, bool, float, str, type(None), torch.dtype, torch.device})
 _SHAPE = torch.Tensor.shape
 _DATA = torch.Tensor.data
@@ -104,7 +105,7 @@ class Sizes(Listening):
             return out
         if name == "size" and isinstance(args[0], torch.Tensor):
             return self._sized_size(args, kwargs, out)
-        if _has_sized(args) or (kwargs and _has_sized(kwargs.values())):
+        if name in _AS_ANOTHER or _has_sized(args) or (kwargs and _has_sized(kwargs.values())):
             self._read(name, out, args, kwargs)
         return out
 
@@ -247,6 +248,11 @@ def _whole_shape(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Rea
         yield from ((v, out, i) for i, v in enumerate(sizes[: out.dim()]))
 
 
+def _as_another(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
+    other = args[1] if len(args) > 1 else kwargs["other"]
+    yield from ((_size(tracer, other, i), out, i) for i in range(out.dim()))
+
+
 def _eye(tracer: Tracer, out: Result, args: Args, kwargs: Kwargs) -> Reading:
     yield from ((v, out, i) for i, v in enumerate(_sizes(args, kwargs, "n")))
 
@@ -365,6 +371,7 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(("view", "reshape", "resize_", "expand", "broadcast_to"), _whole_shape),
     **dict.fromkeys(("zeros", "ones", "empty", "rand", "randn", "new_zeros", "new_ones", "new_empty"), _whole_shape),
     **dict.fromkeys(("full", "new_full"), _full),
+    **dict.fromkeys(_AS_ANOTHER, _as_another),
     "eye": _eye,
     "unflatten": _unflatten,
     "arange": _arange,

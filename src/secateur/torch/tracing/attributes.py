@@ -20,6 +20,7 @@ from torch import nn
 
 from secateur.core.equations import Attribute
 from secateur.core.sized import Listener, Sized, SizedNumber
+from secateur.torch.narrowing.bookkeeping import copy_lengths
 from secateur.torch.running.settings import fields_of, is_plain_row, is_table, row_like, with_fields
 from secateur.torch.running.walking import named_modules
 
@@ -99,6 +100,7 @@ def sized_attributes(model: nn.Module, listener: Listener) -> dict[Attribute, in
             wrapped = wrap(value, name, key, 0)
             if wrapped is not value:
                 module.__dict__[key] = wrapped
+        copy_lengths(module)
     return values
 
 

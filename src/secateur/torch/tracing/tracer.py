@@ -161,6 +161,10 @@ class Tracer(TorchDispatchMode):
             frame = frame.f_back
         if frame is not None and str(frame.f_globals.get("__name__")).startswith("torch."):
             return
+        if symbol == "==" and outcome and (isinstance(a, Space) or isinstance(b, Space)):
+            said, space = (a, b) if isinstance(b, Space) else (b, a)
+            if not isinstance(said, (int, float)):  # to go on as it does, the code needs them to stay equal
+                self.facts.equations.append((said, space, f"a comparison in {self.module or 'the model'}"))
         self.facts.branches[a, symbol, b] = (outcome, self.module)
 
     def lost(self, origin: Origin, how: str) -> None:
