@@ -75,6 +75,40 @@ def test_a_table_that_the_first_run_makes_may_be_there_or_not(tmp_path: Path, be
     assert torch.equal(restore(fresh, tmp_path / "small")(x), wanted)
 
 
+class Leaky(nn.Module):
+    """Spiking neurons, whose charge is empty until the first call tells its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("charge", torch.zeros(0), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.charge.shape != x.shape:
+            self.charge = torch.zeros_like(x)
+        self.charge = 0.9 * self.charge + x
+        return (self.charge > 0.5).float()
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("after", [True, False])
+def test_state_that_waits_for_a_first_run(tmp_path: Path, before: bool, after: bool) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 24), Leaky(), nn.Linear(24, 16), Leaky(), nn.Linear(16, 3)).eval()
+
+    model, x = net(), torch.randn(2, 6)
+    if before:
+        model(x)
+    graph = trace(model, x)
+    assert {w.name for w in graph.free} == {"0.out_features", "2.out_features"}
+    small = apply(model, graph.plan({"0.out_features": range(5), "2.out_features": range(3, 9)}))
+    save(small, tmp_path / "small")
+    fresh = net()
+    if after:
+        fresh(x)
+    back = restore(fresh, tmp_path / "small")
+    assert [torch.equal(back(y), small(y)) for y in (x, -x, 2 * x)] == [True] * 3
+
+
 @pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
 def test_restored_is_what_was_saved_bit_for_bit(kind: type[nn.Module], tmp_path: Path) -> None:
     small = narrowed(kind)

@@ -77,6 +77,22 @@ class Checked(_Net):
         return inner
 
 
+class ByName(_Net):
+    """Tensors that functions are given by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.conv, self.back = nn.Linear(self.dim, 16), nn.Conv1d(16, 12, 1), nn.ConvTranspose1d(12, 24, 1)
+
+    def body(self, h: Tensor) -> Tensor:
+        linear, conv, back = nn.functional.linear, nn.functional.conv1d, nn.functional.conv_transpose1d
+        h = linear(input=h, weight=self.inner.weight, bias=self.inner.bias).mT
+        h = conv(h, weight=self.conv.weight, bias=self.conv.bias, stride=1)
+        h = back(stride=1, bias=self.back.bias, weight=self.back.weight, input=h)
+        parts = torch.unflatten(input=h, dim=1, sizes=(self.heads, self.of_head))
+        return torch.cat(tensors=[parts, parts], dim=2)[:, :, : self.of_head].flatten(1, 2).mT
+
+
 class _ShapedAs(_Net):
     """A tensor that is given the shape of another, in a way of its own."""
 
@@ -135,6 +151,7 @@ _FREE = {
     Expanded: {"first.out_features"},
     ExpandedAs: {"first.out_features"},
     Checked: {"first.out_features"},
+    ByName: {"first.out_features", "inner.out_features", "conv.out_channels", "heads", "of_head"},
     ViewedAs: {"first.out_features"},
     ReshapedAs: {"first.out_features"},
     Scaled: {"first.out_features[0]", "first.out_features[1]"},

@@ -60,6 +60,7 @@ class Holder(nn.Module):
         self.generator = torch.Generator().manual_seed(3)
         self.bound = functools.partial(nn.functional.linear, weight=self.fc.weight)
         self.pool = nn.functional.max_pool2d
+        self.static, self.shared = staticmethod(lambda: self.fc), staticmethod(nn.functional.max_pool2d)
         self.constant = torch.ones(2)
 
     def pick(self, _: int) -> nn.Module:
@@ -72,6 +73,8 @@ def test_functions_caches_and_references_of_a_twin_lead_to_the_twin() -> None:
     assert made.head.__closure__[0].cell_contents is made
     assert made.nested["f"][0].__closure__[0].cell_contents is made
     assert made.cached(1) is made.fc
+    assert made.static() is made.fc
+    assert made.shared is model.shared
     assert made.cached.cache_parameters() == model.cached.cache_parameters()
     assert made.parent() is made.fc
     assert made.bound.keywords["weight"] is made.fc.weight

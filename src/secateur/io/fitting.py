@@ -153,8 +153,8 @@ def _check_tensors(
                 f"this model has no tensor {visible(name)}: the plan was made for another architecture, or for a model that "
                 "makes it when it first runs. Run such a one once before it is restored onto"
             )
-        if name not in shapes or not has_widths(layout):
-            continue  # parameters are in the fingerprint, and a buffer's shape may follow the last input
+        if name not in shapes or not has_widths(layout) or (name not in parameters and 0 in shapes[name]):
+            continue  # parameters are in the fingerprint; a buffer's shape may follow the last input, or wait for the first one
         if not _agrees(layout, shapes[name], everywhere=name in parameters):
             raise ArtifactError(
                 f"{visible(name)} is {shapes[name]} in this model and {_whole(layout)} in the plan: another architecture, "

@@ -253,6 +253,11 @@ def _method(copier: Copier, value: types.MethodType) -> Held:
     return types.MethodType(copier.copy(value.__func__), copier.copy(value.__self__))
 
 
+def _static(copier: Copier, value: staticmethod[..., Held]) -> Held:
+    made = copier.copy(value.__func__)
+    return value if made is value.__func__ else staticmethod(made)
+
+
 def _partial(copier: Copier, value: functools.partial[Held]) -> Held:
     made = functools.partial(
         copier.copy(value.func), *copier.copy(value.args), **{k: copier.copy(v) for k, v in value.keywords.items()}
@@ -377,6 +382,7 @@ _WAYS: dict[type, Way] = {
     types.MethodType: _method,
     types.FunctionType: _function,
     functools.partial: _partial,
+    staticmethod: _static,
     functools._lru_cache_wrapper: _cache,
     torch.Generator: _generator,
     weakref.ref: _weak,

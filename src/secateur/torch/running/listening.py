@@ -17,7 +17,7 @@ from typing import Any
 import torch.overrides
 from torch.overrides import TorchFunctionMode
 
-from secateur.torch.running.calls import Args, Function, Kwargs, Result
+from secateur.torch.running.calls import Args, Function, Kwargs, Result, tensors_first
 
 _GUARDS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 _QUESTIONS = frozenset(id(getattr(torch.overrides, name)) for name in _GUARDS)
@@ -38,7 +38,7 @@ class Listening(TorchFunctionMode):
     def __torch_function__(
         self, func: Function, types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> Result:
-        kwargs = kwargs or {}
+        args, kwargs = tensors_first(func, args, kwargs) if kwargs else (args, {})
         opened = self._open(func) if type(func) is FunctionType else None
         if opened is None or self._comes_back(func, args):
             return self.called(func, args, kwargs)

@@ -23,6 +23,8 @@ def tie_kept(tracer: Tracer, before: State, after: State) -> None:
 
 
 def _tie(tracer: Tracer, found: torch.Tensor, left: torch.Tensor, place: str) -> None:
+    if not found.numel():
+        return  # the first call fills it, and found nothing there to read: what the second one finds is tied
     reason = f"{place}, which a call leaves for the next one, has another shape then"
     if found.dim() != left.dim():
         tracer.freeze_all((found, left), reason)
