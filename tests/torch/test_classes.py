@@ -1,4 +1,4 @@
-"""`Answered`: which of its classes a classifier answers."""
+"""`ClassCounts`: which of its classes a classifier answers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from secateur.torch.measuring.classes import Answered
+from secateur.torch.measuring.classes import ClassCounts
 
 
-def told(classes: int, *batches: list[int]) -> Answered:
-    answered = Answered()
+def told(classes: int, *batches: list[int]) -> ClassCounts:
+    answered = ClassCounts()
     for batch in batches:
         answered.add(torch.nn.functional.one_hot(torch.tensor(batch), classes).float())
     return answered
@@ -45,7 +45,7 @@ def test_as_many_classes_are_expected_as_independent_samples_would_be_answered_w
     ids=["nothing", "tokens", "other lengths", "integers", "no tensor", "hidden states"],
 )
 def test_what_answers_no_classes_counts_as_all_answered(outputs: list[object]) -> None:
-    answered = Answered()
+    answered = ClassCounts()
     for output in outputs:
         answered.add(output)
     assert answered.share(None) == answered.share_of_expected(None) == 1

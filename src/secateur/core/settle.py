@@ -46,6 +46,12 @@ class SizeFacts:
         origins += [o for a, _, b in self.branches for o in (a, b)]
         return {found for origin in origins for found in attributes_in(origin)}
 
+    def equal(self, a: Origin, b: Origin, where: str) -> None:
+        """To go on as it does, the code needs these to stay equal; of numbers, a branch says so."""
+        said, space = (a, b) if isinstance(b, Space) else (b, a)
+        if isinstance(space, Space) and not isinstance(said, (int, float)):
+            self.equations.append((said, space, f"a comparison in {where or 'the model'}"))
+
     def join(self, other: SizeFacts) -> None:
         """What another run of the same code said holds too."""
         self.attributes.update(other.attributes)

@@ -33,7 +33,7 @@ from secateur.torch.compensation.passes import Batch, Brought, Called, Recorder,
 from secateur.torch.compensation.records import Original
 from secateur.torch.compensation.rows import num_inputs
 from secateur.torch.compensation.solve import RIDGES, Option
-from secateur.torch.measuring.classes import Answered
+from secateur.torch.measuring.classes import ClassCounts
 from secateur.torch.measuring.folds import FOLDS, folds_of, looks
 from secateur.torch.running.contractions import Site, taps
 from secateur.torch.running.data import Data
@@ -82,7 +82,7 @@ class Compensator:
         self._warn_of_few(model)
         # decided before anything is fitted: the second half of the work would be for nothing
         self.alone = self._has_no_answer if method == "answers" else None
-        self.record, self.answered = Original(), Answered()
+        self.record, self.answered = Original(), ClassCounts()
         self._record(model, tell)
 
     @cached_property

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from secateur.core.layout import Values
-from secateur.torch.measuring.classes import Answered
+from secateur.torch.measuring.classes import ClassCounts
 from secateur.torch.measuring.folds import FOLDS, folds_of
 from secateur.torch.running.distributed import Group, reduce_sum, world_size
 
@@ -39,7 +39,7 @@ class Unseen:
     """Scores of every unit on each sample, and the classes that are answered. State, because it grows with every batch."""
 
     by_batch: list[dict[str, torch.Tensor]] = field(default_factory=list)
-    answered: Answered = field(default_factory=Answered)
+    answered: ClassCounts = field(default_factory=ClassCounts)
     numbers: int = 0
     group: Group = None
 

@@ -18,7 +18,7 @@ from secateur.torch.running.distributed import Group, reduce_sum, world_size
 
 
 @dataclass(slots=True)
-class Answered:
+class ClassCounts:
     """How many samples were answered with each class."""
 
     counts_K: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))

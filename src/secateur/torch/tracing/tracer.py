@@ -149,10 +149,8 @@ class Tracer(TorchDispatchMode):
         """The code compared two sizes: an attribute equal to a size is that size, different ones must stay different."""
         if not equal:
             self.facts.differences.append((a, b, self.module))
-            return
-        for attribute, space in ((a, b), (b, a)):
-            if isinstance(attribute, Attribute) and isinstance(space, Space):
-                self.facts.equations.append((attribute, space, f"a comparison in {self.module}"))
+        elif isinstance(a, Attribute) or isinstance(b, Attribute):
+            self.facts.equal(a, b, self.module)
 
     def branched(self, a: Origin, symbol: str, b: Origin, *, outcome: bool) -> None:
         """The code may have gone one way because of a size. PyTorch's own does so to check what must fit, or to be quick."""
@@ -161,10 +159,8 @@ class Tracer(TorchDispatchMode):
             frame = frame.f_back
         if frame is not None and str(frame.f_globals.get("__name__")).startswith("torch."):
             return
-        if symbol == "==" and outcome and (isinstance(a, Space) or isinstance(b, Space)):
-            said, space = (a, b) if isinstance(b, Space) else (b, a)
-            if not isinstance(said, (int, float)):  # to go on as it does, the code needs them to stay equal
-                self.facts.equations.append((said, space, f"a comparison in {self.module or 'the model'}"))
+        if symbol == "==" and outcome:
+            self.facts.equal(a, b, self.module)
         self.facts.branches[a, symbol, b] = (outcome, self.module)
 
     def lost(self, origin: Origin, how: str) -> None:
