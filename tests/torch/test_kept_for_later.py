@@ -74,6 +74,45 @@ def test_a_size_in_a_private_method_of_another_one_keeps_its_width_whole() -> No
     assert sc.trace(Fuses(), X)["encoder.out_features"].frozen is None
 
 
+class Layer(nn.Module):
+    """Its sizes have the names that sizes have; only what starts it anew uses them."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight, self.bias = (
+            nn.Parameter(torch.randn(out_features, in_features)),
+            nn.Parameter(torch.zeros(out_features)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.bias.copy_(torch.empty(self.out_features).uniform_(-0.1, 0.1))
+            self.weight.copy_(torch.randn(self.out_features, self.in_features))
+
+
+def test_a_size_that_is_called_one_is_that_of_the_parameters_beside_it() -> None:
+    model = nn.Sequential(Layer(6, 24), nn.ReLU(), Layer(24, 16), Layer(16, 5)).eval()
+    graph = sc.trace(model, X)
+    assert [width.size for width in graph.free] == [24, 16]
+    small = sc.apply(model, graph.plan({w.name: range(3, 8) for w in graph.free}))
+    assert (small[0].out_features, small[2].in_features, small[2].out_features) == (5, 5, 5)
+    small[2].reset_parameters()
+    assert small(X).shape == (4, 5)
+
+
+def test_where_two_widths_have_that_size_others_of_the_class_tell_or_nobody() -> None:
+    graph = sc.trace(nn.Sequential(Layer(6, 24), nn.ReLU(), Layer(24, 24), Layer(24, 5)).eval(), X)
+    assert [width.size for width in graph.free] == [24, 24]  # the first and the last layer tell
+    small = sc.apply(graph.example.model, graph.plan({w.name: range(3 + 2 * i) for i, w in enumerate(graph.free)}))
+    assert (small[2].in_features, small[2].out_features) == (3, 5)
+    graph = sc.trace(nn.Sequential(nn.Linear(6, 24), nn.ReLU(), Layer(24, 24), nn.Linear(24, 5)).eval(), X)
+    assert "reset_parameters()" in str(graph["0.out_features"].frozen)
+
+
 class Prepared(nn.Module):
     """``latent`` is a size in `sample`, which the network that holds it has called when it was made, and nobody will again."""
 

@@ -317,3 +317,28 @@ def test_what_holds_something_outside_and_refuses_to_be_pickled_is_refused() -> 
     model.owner = Owner(abs)
     with pytest.raises(InputError, match=r"owner is a Owner, which cannot be copied \(PicklingError: unwrap"):
         second(model)
+
+
+class Irrep(tuple[int, ...]):
+    """As e3nn has it: a pair that refuses to be counted."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class HoldsOne(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds = [Irrep((0, 1))]
+        self.first, self.last = nn.Linear(6, 24), nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu())
+
+
+def test_a_container_that_answers_otherwise_than_its_base_stops_nothing() -> None:
+    x, model = torch.randn(4, 6), HoldsOne().eval()
+    data = {"data_loader": [torch.randn(16, 6) for _ in range(4)]}
+    small, result = sc.prune(model, "progressive", {"params": "60%"}, x, data)
+    assert result.verification.passed
+    assert small.kinds == model.kinds

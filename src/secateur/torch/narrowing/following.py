@@ -16,7 +16,7 @@ import operator
 import types
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import starmap
 from typing import Any
 
@@ -109,7 +109,7 @@ class Following:
             case (
                 tuple() | frozenset() | types.MappingProxyType()
             ):  # with nothing narrowed in it, or nothing that can be reached
-                self._waiting += value.values() if isinstance(value, types.MappingProxyType) else value
+                self._waiting += value.values() if isinstance(value, types.MappingProxyType) else _items(value)
             case types.FunctionType():
                 for cell in value.__closure__ or ():
                     for content in content_of(cell):
@@ -170,11 +170,16 @@ class Following:
         if isinstance(value, torch.Tensor):
             return self._new.get(id(value), value)
         if type(value) is frozenset or isinstance(value, tuple):
-            items = [self._made(item) for item in value]
-            if any(one is not item for one, item in zip(items, value, strict=True)):
+            items = [self._made(item) for item in _items(value)]
+            if any(one is not item for one, item in zip(items, _items(value), strict=True)):
                 self._waiting += items
                 return row_like(value, items) if isinstance(value, tuple) else frozenset(items)
         return value
+
+
+def _items(value: tuple[Held, ...] | frozenset[Held]) -> Iterator[Held]:
+    """As the built-in class lists them: one of the user's own may count otherwise, or raise."""
+    return tuple.__iter__(value) if isinstance(value, tuple) else frozenset.__iter__(value)
 
 
 def _set_item(container: Held, key: Held, value: Held) -> None:

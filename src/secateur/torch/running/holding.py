@@ -8,6 +8,7 @@ Invariant: nothing is called, nothing is changed.
 
 from __future__ import annotations
 
+import collections
 import functools
 import gc
 import io
@@ -45,6 +46,7 @@ SHARED = (
     *((dist.ProcessGroup, dist.Store) if dist.is_available() else ()),
 )
 
+_MOST = 100_000  # entries that are looked through
 _FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
 _NOBODYS = (*_FUNCTIONS, *SHARED, type, torch.Tensor, nn.Module)
 
@@ -65,8 +67,25 @@ def held_by(module: nn.Module) -> Iterator[Held]:
             continue
         seen.add(id(value))
         yield value
-        if isinstance(value, (dict, list, tuple)):
-            waiting += value.values() if isinstance(value, dict) else value
+        waiting += (item for _, item in entries_of(value, _MOST))
+
+
+def entries_of(value: Any, most: int) -> Iterator[tuple[Held, Held]]:
+    """What a container holds by key or place, asked as its built-in base would answer: a class of the user's own may count
+    otherwise, or raise. Nothing of what is no container, or holds more than there may be at ``most``."""
+    kind = _container(value)
+    if kind is not None and kind.__len__(value) <= most:
+        yield from kind.items(value) if kind is dict else enumerate(kind.__iter__(value))
+
+
+def is_container(value: Any, most: int) -> bool:
+    """Whether `entries_of` opens it."""
+    kind = _container(value)
+    return kind is not None and kind.__len__(value) <= most
+
+
+def _container(value: object) -> Any:
+    return next((kind for kind in (dict, list, tuple, collections.deque) if isinstance(value, kind)), None)
 
 
 def everything_in(value: object, seen: set[int] | None = None, most: int = 10_000) -> Iterator[Held]:

@@ -11,7 +11,6 @@ Invariant: nothing is changed, and numbers are not looked at.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from secateur.torch.running.holding import entries_of
 from secateur.torch.running.walking import attributes_of, named_modules
 
 DEPTH = 3  # of containers inside each other
@@ -71,9 +71,5 @@ def _inside(value: object, place: str, depth: int) -> Iterator[tuple[str, torch.
         return
     if isinstance(value, SimpleNamespace):
         value = vars(value)
-    if isinstance(value, dict) and len(value) <= _MOST:
-        for key, item in value.items():
-            yield from _inside(item, f"{place}[{key!r}]", depth - 1)
-    elif isinstance(value, (list, tuple, deque)) and len(value) <= _MOST:
-        for number, item in enumerate(value):
-            yield from _inside(item, f"{place}[{number}]", depth - 1)
+    for key, item in entries_of(value, _MOST):
+        yield from _inside(item, f"{place}[{key!r}]", depth - 1)

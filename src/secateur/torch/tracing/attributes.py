@@ -10,6 +10,7 @@ Invariant: a Sized compares, hashes, prints and pickles as the plain integer it 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
@@ -20,10 +21,12 @@ from torch import nn
 
 from secateur.core.equations import Attribute
 from secateur.core.sized import Listener, Sized, SizedNumber
+from secateur.core.space import Space
 from secateur.torch.narrowing.bookkeeping import copy_lengths
 from secateur.torch.running.settings import fields_of, is_plain_row, is_table, row_like, with_fields
 from secateur.torch.running.walking import named_modules
 
+_Dimensions = Mapping[tuple[str, int], Space]  # of parameters, by name and axis
 TORCH_SIZES = frozenset(
     [
         "groups",
@@ -56,6 +59,7 @@ _OWN_SIZES: tuple[tuple[Any, dict[str, tuple[str, int]]], ...] = (
 )
 
 
+_SIZE = re.compile(r"^\w*(features|channels|planes|units|width|_dim|(hidden|input|output)_size)$")
 _DEPTH = 3  # of containers inside each other
 _MOST = 100  # entries: what has more is a vocabulary
 _DATA = frozenset({bool, int, float, str, type(None)})
@@ -116,6 +120,34 @@ def depthwise(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Attribute, str
     for name, module in modules.items():
         if isinstance(module, nn.modules.conv._ConvNd) and module.groups == module.in_channels == module.out_channels:
             yield Attribute(name, "groups"), f"{name}.weight" if name else "weight", 0
+
+
+def named_sizes(
+    modules: Mapping[str, nn.Module], sizes: Mapping[Attribute, int], spaces: Mapping[str, Sequence[Space]]
+) -> Iterator[tuple[Attribute, Space]]:
+    """Integers that go by the name of a size, and the one dimension of that size among the parameters of the same module. Where
+    there are several, another module of the class tells which is meant, if it has but one."""
+    several: list[tuple[Attribute, _Dimensions]] = []
+    known: dict[tuple[type, str], set[tuple[str, int]]] = {}
+    for attribute, size in sizes.items():
+        if not _SIZE.search(attribute.path):
+            continue
+        prefix = f"{attribute.module}." if attribute.module else ""
+        module = modules[attribute.module]
+        own = {key: spaces[prefix + key] for key in module._parameters if prefix + key in spaces}
+        found = {
+            (key, axis): s.root() for key, row in own.items() for axis, s in enumerate(row) if s.root().size == size
+        }
+        if len(set(map(id, found.values()))) > 1:
+            several.append((attribute, found))
+        elif found:
+            known.setdefault((type(module), attribute.path), set()).update(found)
+            yield attribute, next(iter(found.values()))
+    for attribute, found in several:
+        meant = known.get((type(modules[attribute.module]), attribute.path), set())
+        held = [space for place, space in found.items() if place in meant]
+        if held and all(space is held[0] for space in held):
+            yield attribute, held[0]
 
 
 def _own_sizes(module: nn.Module) -> dict[str, tuple[str, int]]:

@@ -264,7 +264,7 @@ def _attributes(origin: Origin) -> Iterator[Attribute]:
 
 def _notes(seen: Observation) -> tuple[str, ...]:
     notes = [
-        f"no rule for {count} × {name}: what it touches is kept whole" for name, count in seen.tracer.unknown.items()
+        f"no rule for {count} × {name}: what it touches is kept whole" for name, count in (+seen.tracer.unknown).items()
     ]
     inside = dict.fromkeys(re.split(r"[.\[]", place)[0] for place in seen.interior)
     if inside and seen.example.interface:

@@ -32,7 +32,7 @@ from secateur.torch.running.restoring import abstract_like, named_tensors
 from secateur.torch.running.state import State, changed
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.answers import Answers, Asking
-from secateur.torch.tracing.attributes import depthwise, own_sizes, sized_attributes
+from secateur.torch.tracing.attributes import depthwise, named_sizes, own_sizes, sized_attributes
 from secateur.torch.tracing.caches import Caches
 from secateur.torch.tracing.carried import tie_kept
 from secateur.torch.tracing.heard import Call, steady
@@ -234,6 +234,10 @@ def say_own_sizes(seen: Observation) -> None:
     for attribute, tensor, axis in depthwise(seen.modules):
         if attribute not in used and attribute in facts.attributes and tensor in seen.spaces:
             facts.equations.append((attribute, seen.spaces[tensor][axis], f"the channels of {tensor}"))
+    # what no run came to (a constructor's ``reset_parameters``) may use what nothing that ran did
+    for attribute, space in named_sizes(seen.modules, facts.attributes, seen.spaces):
+        if attribute not in used:
+            facts.equations.append((attribute, space, f"the size of a parameter of {attribute.module or 'the model'}"))
 
 
 def listen_in_a_row(seen: Observation) -> None:

@@ -324,7 +324,7 @@ class Tracer(TorchDispatchMode):
         self, name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor], has_rule: bool, error: Exception
     ) -> None:
         reason = f"{self.where}: {error}" if has_rule else f"no rule for operator {name}"
-        self.unknown[name] += 1
+        self.unknown[name] += not has_rule
         self.freeze_all(inputs, reason)
         freeze_along(map(self.value, inputs), reason)
         for tensor in outputs:

@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.torch.running.holding import closed_over
+from secateur.torch.running.holding import closed_over, entries_of, is_container
 from secateur.torch.running.users import is_users, is_users_class
 from secateur.torch.running.walking import modules_of
 from secateur.torch.tracing.written import spoken_in
@@ -156,18 +156,15 @@ def _kept_idle(module: nn.Module, name: str, value: object, ran: Ran, parts: Set
 
 def _in_tables(model: nn.Module, ran: Ran) -> Iterator[str]:
     """Functions that code which ran could have picked from a table."""
-    tables = [value for code, known in ran.items() for name in code.co_names if _is_table(value := known.get(name))]
+    named = (known.get(name) for code, known in ran.items() for name in code.co_names)
+    tables = [value for value in named if is_container(value, _LARGEST)]
     for module in modules_of(model):
         own = vars(module), *map(vars, type(module).__mro__)
-        tables += [value for names in own for name, value in names.items() if _is_table(value) and name not in _TORCHS]
+        tables += [v for names in own for name, v in names.items() if is_container(v, _LARGEST) and name not in _TORCHS]
     for function in _kept(dict(enumerate(tables))):
         code = function.__code__
         if code not in ran and not isinstance(function, MethodType):
             yield f"{code.co_qualname} ({Path(code.co_filename).name}: {code.co_firstlineno})"
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict | list | tuple) and len(value) <= _LARGEST
 
 
 def _kept(names: Mapping[Any, Any], depth: int = _DEPTH) -> Iterator[FunctionType | MethodType]:
@@ -178,8 +175,8 @@ def _kept(names: Mapping[Any, Any], depth: int = _DEPTH) -> Iterator[FunctionTyp
                 yield value
         elif isinstance(value, partial):
             yield from _kept({0: value.func}, depth)
-        elif _is_table(value) and depth:
-            yield from _kept(value if isinstance(value, dict) else dict(enumerate(value)), depth - 1)
+        elif depth:
+            yield from _kept(dict(entries_of(value, _LARGEST)), depth - 1)
 
 
 def _methods(kind: type) -> dict[str, list[FunctionType]]:
