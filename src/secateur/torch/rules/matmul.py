@@ -158,6 +158,9 @@ def dot(trace: Trace, out: Tensor, a: Tensor, b: Tensor) -> None:
     trace.put(out, [])
 
 
+_OF_16_BITS = 8  # numbers in 16 bytes
+
+
 @rule("_grouped_mm")
 def grouped_mm(
     trace: Trace,
@@ -178,7 +181,9 @@ def grouped_mm(
     if offsets is None or trace.said(offsets, "offsets") is None:  # counted anew, they follow a narrower network
         freeze(trace.spaces(b)[0], f"rows are grouped by position in {trace.where}")
     for space in (k, n):
-        trace.align(space, max(16 // a.element_size(), 1))
+        # what runs in 16 bits as it is goes on to: networks are cast after they were narrowed, and trained under autocast
+        casts = space.root().size % _OF_16_BITS == 0
+        trace.align(space, _OF_16_BITS if casts else max(16 // a.element_size(), 1))
     trace.multiply(1, trace.spaces(a)[0], k, n)
     trace.put(out, [trace.spaces(a)[0], n], [False, trace.zero(b)[2]])
 
