@@ -37,6 +37,7 @@ from secateur.io.state import TRANSIENT, collect, narrowed_names, stored_names
 from secateur.torch.apply import plans_of
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed
+from secateur.torch.running.constants import narrowable_tensors
 from secateur.torch.running.restoring import named_tensors
 from secateur.version import __version__
 
@@ -232,7 +233,7 @@ def _check_tensors(
 
 def _put_in(model: nn.Module, plans: tuple[Plan, ...], tensors: dict[str, Tensor]) -> None:
     """The only step that changes the model; should it fail after all, it is undone."""
-    live = named_tensors(model)
+    live = narrowable_tensors(model)
     made: dict[tuple[int, bool], Tensor] = {}
     ready: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

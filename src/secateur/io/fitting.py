@@ -22,7 +22,8 @@ from secateur.core.text import visible
 from secateur.errors import ArtifactError, PlanError
 from secateur.torch.narrowing.fingerprint import fingerprint
 from secateur.torch.narrowing.installing import drop_blocks, set_attribute
-from secateur.torch.running.restoring import abstract_like, named_tensors
+from secateur.torch.running.constants import narrowable_tensors
+from secateur.torch.running.restoring import abstract_like
 from secateur.torch.running.twin import twin
 from secateur.torch.running.walking import named_modules, named_parameters, transient_names
 
@@ -117,7 +118,7 @@ class _Trial:
 
 
 def _shapes(model: nn.Module) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    return {name: tuple(tensor.shape) for name, tensor in narrowable_tensors(model).items()}
 
 
 def _whole(layout: Layout) -> tuple[int, ...]:

@@ -4,7 +4,8 @@
     rotary.inv_freq -> secateur.transient/rotary.inv_freq  a buffer that is no part of the state dict
 
 Transient buffers are stored where a fresh model could not make them again: narrowed ones, and floating ones, which
-follow casts. The others (masks, index tables) are what the constructor made.
+follow casts. The others (masks, index tables) are what the constructor made. Of a constructor's plain tensors, which follow no
+cast, those are stored that were narrowed.
 
 Invariant: `stored_names` gives the same names for a narrowed model and for the fresh one it is restored onto.
 """
@@ -23,7 +24,7 @@ from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError
 from secateur.torch.narrowing.slices import identity
-from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.constants import named_constants, narrowable_tensors
 from secateur.torch.running.walking import named_modules, transient_names
 
 TRANSIENT = "secateur.transient/"
@@ -39,16 +40,16 @@ class Stored:
 
 def stored_names(model: nn.Module, plans: Sequence[Plan], *, fresh: bool = False) -> dict[str, tuple[str, Tensor]]:
     """Model name -> stored name and tensor, for all that an artefact holds; ``fresh``: the model is still whole."""
-    live, transient = named_tensors(model), transient_names(model)
+    live, transient, constants = narrowable_tensors(model), transient_names(model), named_constants(model).keys()
     narrowed = narrowed_names(plans)
     found: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in live.items():
         called = name_after(name, plans) if fresh else name
         if called is None:
             continue
-        if name not in transient:
+        if name not in transient and name not in constants:
             found[name] = (called, tensor)
-        elif called in narrowed or tensor.is_floating_point() or tensor.is_complex():
+        elif called in narrowed or (name in transient and (tensor.is_floating_point() or tensor.is_complex())):
             found[name] = (TRANSIENT + called, tensor)
     return found
 

@@ -35,6 +35,7 @@ from secateur.torch.narrowing.host_config import (
 from secateur.torch.narrowing.in_place import fits_beside, stream
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed, slices_of
+from secateur.torch.running.constants import narrowable_tensors
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.twin import StandIn, counterpart
@@ -226,7 +227,7 @@ def _put_fitted(
 
 
 def _slices(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
-    live = named_tensors(model)
+    live = narrowable_tensors(model)
     return slices_of({name: live.get(name) for name in plan.narrowed}, plan)
 
 

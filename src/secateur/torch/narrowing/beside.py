@@ -17,7 +17,7 @@ from secateur.torch.narrowing.fingerprint import check_fingerprint
 from secateur.torch.narrowing.host_config import said_of_depth
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import renewed, slices_of
-from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.constants import narrowable_tensors
 from secateur.torch.running.twin import twin
 from secateur.torch.running.written import is_written
 
@@ -28,7 +28,7 @@ def beside(model: nn.Module, plan: Plan) -> nn.Module:
     Raises PlanError where the plan was made for another model, InputError where the model cannot be copied.
     """
     check_fingerprint(model, plan.fingerprint)
-    live = named_tensors(model)
+    live = narrowable_tensors(model)
     slices = slices_of({name: live.get(name) for name in plan.narrowed}, plan)
 
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:

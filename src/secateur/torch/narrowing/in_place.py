@@ -35,8 +35,8 @@ from secateur.torch.narrowing.slices import (
     renewed,
     taken,
 )
+from secateur.torch.running.constants import constants_of, narrowable_tensors, table_of
 from secateur.torch.running.memory import free_bytes
-from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.walking import named_modules
 
 Holder = tuple[dict[str, Any], str]  # a module's table, and the key a tensor has there
@@ -60,7 +60,7 @@ class _Cut:
 
 def fits_beside(model: nn.Module, plan: Plan) -> bool:
     """Whether what a plan keeps can be held beside the network until all of it is put in at once."""
-    tensors = {id(t): (name, t) for name, t in named_tensors(model).items() if plan.narrows(name)}.values()
+    tensors = {id(t): (name, t) for name, t in narrowable_tensors(model).items() if plan.narrows(name)}.values()
     kept = sum(math.prod(plan.shape(name)) * t.element_size() for name, t in tensors if not t.is_meta)
     return kept <= min(LARGE_BYTES, SHARE * free_bytes(next((t.device for _, t in tensors), torch.device("cpu"))))
 
@@ -90,9 +90,10 @@ def _by_tensor(model: nn.Module) -> list[tuple[list[Holder], str]]:
     """Every tensor once, with all that holds it; by name, so that no reference here keeps a tensor alive."""
     found: dict[int, tuple[list[Holder], str]] = {}
     for prefix, module in named_modules(model, once=False):
-        for table in (module._parameters, module._buffers):
-            for key, tensor in table.items():
+        for members in (module._parameters, module._buffers, constants_of(module)):
+            for key, tensor in members.items():
                 if tensor is not None:
+                    table = table_of(module, key)
                     holders, _ = found.setdefault(id(tensor), ([], f"{prefix}.{key}" if prefix else key))
                     if not any(known is table and word == key for known, word in holders):
                         holders.append((table, key))

@@ -24,8 +24,9 @@ from secateur.errors import PlanError
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.following import Following, Pair
 from secateur.torch.narrowing.host_config import Fields, configs_held, put_config
+from secateur.torch.running.constants import narrowable_tensors, table_of
 from secateur.torch.running.passing import Passage
-from secateur.torch.running.restoring import Undo, flags_kept, named_tensors, relink, undo_of
+from secateur.torch.running.restoring import Undo, flags_kept, relink, undo_of
 from secateur.torch.running.settings import fields_of, is_table, row_like, with_fields
 from secateur.torch.running.walking import modules_of, named_modules
 
@@ -49,7 +50,7 @@ def install(
     place (`drop_blocks`). If anything stops this, ``undo`` is called: by default it makes the model what it was before this call.
     """
     undo = undo_of(model) if undo is None else undo
-    before = named_tensors(model) if tensors else {}
+    before = narrowable_tensors(model) if tensors else {}
     pairs = [*instead, *((before[name], tensor) for name, tensor in tensors.items() if name in before)]
     following = Following(model, pairs)
     try:
@@ -77,9 +78,9 @@ def _put_in(modules: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition(".")
         module = modules[owner]
-        table = module._parameters if key in module._parameters else module._buffers
+        table = table_of(module, key)
         before = table[key]
-        table[key] = tensor  # type: ignore[assignment]
+        table[key] = tensor
         if before is None or before.shape != tensor.shape:
             resized.add(owner)
     for owner in {name.rpartition(".")[0] for name in tensors}:

@@ -23,6 +23,7 @@ from secateur.core.plan import Plan
 from secateur.errors import InputError, PlanError, nearest
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.slices import check_shape, kept_mask
+from secateur.torch.running.constants import table_of
 from secateur.torch.running.walking import modules_of, named_modules
 
 _BUFFERS = "_secateur_masked_buffers"  # in a module: {buffer: (where it is masked, what was there)}
@@ -133,10 +134,10 @@ def mask_plan(model: nn.Module, plan: Plan) -> None:
             continue
         module, key = place_of(model, name)
         mask = kept_mask(tensor, plan.layouts[name], plan.arrays)
-        if key in module._buffers:
-            hide_buffer(module, key, mask)
-        else:
+        if isinstance(tensor, nn.Parameter):
             add_mask(module, key, mask)
+        else:
+            hide_buffer(module, key, mask)
 
 
 def hide_buffer(module: nn.Module, key: str, mask: torch.Tensor) -> None:
@@ -146,8 +147,7 @@ def hide_buffer(module: nn.Module, key: str, mask: torch.Tensor) -> None:
     """
     if isinstance(module, _NormBase) and module.affine:
         return
-    buffer = module._buffers[key]
-    assert buffer is not None
+    buffer = table_of(module, key)[key]
     hidden = ~mask.expand_as(buffer)
     before = module.__dict__.setdefault(_BUFFERS, {})
     if key in before:
@@ -162,18 +162,19 @@ def show_buffers(model: nn.Module) -> None:
     """What `hide_buffer` hid is there again."""
     for module in modules_of(model):
         for key, (hidden, values) in module.__dict__.pop(_BUFFERS, {}).items():
-            module._buffers[key].masked_scatter_(hidden, values)  # type: ignore[union-attr]
+            table_of(module, key)[key].masked_scatter_(hidden, values)
 
 
 def tensor_of(model: nn.Module, name: str) -> torch.Tensor | None:
-    """A parameter or buffer by its plain name, as it is below its mask if it has one; None where there is none."""
+    """A parameter, buffer or constant by its plain name, as it is below its mask if it has one; None where there is none."""
     try:
         module, key = place_of(model, name)
     except AttributeError:
         return None
     if parametrize.is_parametrized(module, key):
         return _weight(module, key)
-    return module._parameters.get(key, module._buffers.get(key))
+    found = table_of(module, key).get(key)
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def place_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -28,10 +28,11 @@ from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.shared import shared_slices
 from secateur.torch.narrowing.slices import renewed, slices_of
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
+from secateur.torch.running.constants import narrowable_tensors
 from secateur.torch.running.data import Collect, first_of
 from secateur.torch.running.distributed import unwrapped
 from secateur.torch.running.outside import Outside
-from secateur.torch.running.restoring import Undo, named_tensors, undo_of
+from secateur.torch.running.restoring import Undo, undo_of
 from secateur.torch.running.twin import in_use, twin
 
 
@@ -75,7 +76,7 @@ class Subnet:
     def __enter__(self) -> nn.Module:
         model, plan = self.model, self.plan
         check_fingerprint(model, plan.fingerprint)
-        live = named_tensors(model)
+        live = narrowable_tensors(model)
         slices = (shared_slices if self.shared else slices_of)({name: live.get(name) for name in plan.narrowed}, plan)
         undo, self._outside = undo_of(model), Outside(unwrapped(model))
         try:

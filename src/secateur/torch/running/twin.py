@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from secateur.errors import InputError
+from secateur.torch.running.constants import constants_of
 from secateur.torch.running.copying import CHANGED, Copier, Uncopyable
 from secateur.torch.running.restoring import relink
 from secateur.torch.running.walking import modules_of, named_modules
@@ -30,9 +31,9 @@ T = TypeVar("T")
 
 
 def twin(model: nn.Module, stand_in: StandIn) -> nn.Module:
-    """A deep copy in which each parameter and buffer is ``stand_in(first name, tensor)``; one tensor stays one tensor.
+    """A deep copy in which each parameter, buffer and constant is ``stand_in(first name, tensor)``; one tensor stays one tensor.
 
-    Tensors that modules hold outside these tables are cloned. TorchScript modules are copied with their weights, which
+    Other tensors that modules hold are cloned. TorchScript modules are copied with their weights, which
     PyTorch does not let anybody replace. Raises InputError, naming the attribute, where something cannot be copied.
     """
     return _twin(model, stand_in)
@@ -82,11 +83,11 @@ def copied(value: T, replace: Callable[[torch.Tensor], torch.Tensor]) -> T:
 
 
 def _tensors_in(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers by every name, but for those inside TorchScript modules."""
+    """Parameters, buffers and constants by every name, but for those inside TorchScript modules."""
     for prefix, module in modules:
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        for table in (module._parameters, module._buffers):
+        for table in (module._parameters, module._buffers, constants_of(module)):
             for key, tensor in list(table.items()):
                 if tensor is not None:
                     yield (f"{prefix}.{key}" if prefix else key), tensor

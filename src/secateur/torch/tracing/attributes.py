@@ -130,10 +130,10 @@ def named_sizes(
     several: list[tuple[Attribute, _Dimensions]] = []
     known: dict[tuple[type, str], set[tuple[str, int]]] = {}
     for attribute, size in sizes.items():
-        if not _SIZE.search(attribute.path):
-            continue
-        prefix = f"{attribute.module}." if attribute.module else ""
         module = modules[attribute.module]
+        if type(module).__module__.startswith("torch.nn.modules") or not _SIZE.search(attribute.path):
+            continue  # what PyTorch's own say of themselves is brought in line with their tensors
+        prefix = f"{attribute.module}." if attribute.module else ""
         own = {key: spaces[prefix + key] for key in module._parameters if prefix + key in spaces}
         found = {
             (key, axis): s.root() for key, row in own.items() for axis, s in enumerate(row) if s.root().size == size

@@ -22,6 +22,7 @@ from secateur.core.sized import Origin
 from secateur.core.space import Form, Space, factors, leaves
 from secateur.torch.narrowing.fingerprint import fingerprint
 from secateur.torch.running.memory import held_bytes
+from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.walking import named_parameters
 from secateur.torch.tracing.names import Names, module_types
 from secateur.torch.tracing.observe import Observation
@@ -226,7 +227,7 @@ def _chains(space: Space) -> list[tuple[Space | None, Space]]:
 def _costs(
     seen: Observation, parameters: Collection[str], layouts: Mapping[str, Layout], axis: Callable[[Space], Axis]
 ) -> dict[str, Cost]:
-    tensors = seen.tensors
+    tensors = named_tensors(seen.example.model)
     norms = {name for name, m in seen.modules.items() if isinstance(m, nn.modules.batchnorm._NormBase)}
     # a tied tensor is paid for once, by its first name
     distinct = {id(t): n for n, t in reversed(list(tensors.items()))}

@@ -25,6 +25,7 @@ from secateur.core.equations import Attribute
 from secateur.core.space import ONE, Space, constant, freeze
 from secateur.errors import SecateurError, TraceError
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
+from secateur.torch.running.constants import narrowable_tensors
 from secateur.torch.running.example import Example
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.outside import Outside
@@ -104,8 +105,8 @@ class Observation:
 
     @cached_property
     def tensors(self) -> Mapping[str, torch.Tensor]:
-        """Its parameters and buffers, by every name they have."""
-        return named_tensors(self.example.model)
+        """Its parameters, buffers and constants, by every name they have."""
+        return narrowable_tensors(self.example.model)
 
     @property
     def runs(self) -> list[Run]:

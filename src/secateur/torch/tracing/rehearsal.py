@@ -26,9 +26,10 @@ from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.installing import install
 from secateur.torch.narrowing.slices import narrowed
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
+from secateur.torch.running.constants import narrowable_tensors
 from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.outside import Outside
-from secateur.torch.running.restoring import abstract_like, named_tensors
+from secateur.torch.running.restoring import abstract_like
 from secateur.torch.running.walking import modules_of
 from secateur.torch.tracing.heard import OPEN, Call, is_alike, place_of_code
 from secateur.torch.tracing.observe import Run, call_beside, real_like
@@ -270,7 +271,7 @@ def run_narrowed(run: Run, plan: Plan, rehearsal: Rehearsal, outside: Outside) -
 
 def _run(run: Run, rehearsal: Rehearsal, outside: Outside, plan: Plan | None = None) -> None:
     abstract = rehearsal.abstract
-    smaller = {} if abstract or plan is None else narrowed(named_tensors(run.example.model), plan)
+    smaller = {} if abstract or plan is None else narrowed(narrowable_tensors(run.example.model), plan)
 
     def stand_in(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if abstract:

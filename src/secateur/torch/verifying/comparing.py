@@ -26,9 +26,9 @@ from secateur.core.plan import Plan
 from secateur.core.verification import Comparison
 from secateur.torch.narrowing.slices import kept_mask, narrow_tensor, remade, slices_of
 from secateur.torch.narrowing.tolerances import COARSE, GRADIENTS, ROUNDING, SAFETY
+from secateur.torch.running.constants import narrowable_tensors
 from secateur.torch.running.explaining import brief
 from secateur.torch.running.outside import Outside
-from secateur.torch.running.restoring import named_tensors
 from secateur.torch.verifying.running import SECOND, Numbers, Scene, Seen, Side, run
 
 _AS_THEY_ARE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -99,7 +99,7 @@ class Setup:
 
     def narrowed(self) -> Side:
         """Everything narrowed."""
-        live = named_tensors(self.model)
+        live = narrowable_tensors(self.model)
         slices = slices_of({name: live.get(name) for name in self.plan.narrowed}, self.plan)
         return Side(self.model, self.outside, slices, self.plan)
 
@@ -107,7 +107,7 @@ class Setup:
         """The removed units of exact widths zero, inexact widths narrowed."""
         made: dict[str, torch.Tensor] = {}
         tied: dict[int, torch.Tensor] = {}
-        for name, tensor in named_tensors(self.model).items():
+        for name, tensor in narrowable_tensors(self.model).items():
             layout = self.base.layouts.get(name, ())
             if not self.plan.narrows(name):
                 continue

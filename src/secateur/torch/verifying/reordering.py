@@ -20,7 +20,7 @@ import torch
 
 from secateur.core.layout import Indices, has_widths, touches
 from secateur.torch.narrowing.slices import Cache, narrow_tensor, remade
-from secateur.torch.running.restoring import named_tensors
+from secateur.torch.running.constants import narrowable_tensors
 from secateur.torch.verifying.comparing import Setup
 from secateur.torch.verifying.running import Side
 
@@ -58,7 +58,7 @@ class Reordered(Setup):
         made: dict[str, torch.Tensor] = {}
         tied: dict[int, torch.Tensor] = {}
         cache: Cache = {}
-        for name, tensor in named_tensors(self.model).items():
+        for name, tensor in narrowable_tensors(self.model).items():
             layout = self.graph.layouts.get(name, ())
             if not (has_widths(layout) and any(touches(axis, self.orders) for axis in layout)):
                 continue

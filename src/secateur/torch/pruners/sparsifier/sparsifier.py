@@ -199,7 +199,7 @@ class Sparsifier:
             if tensor is None or not tensor.is_floating_point():
                 continue
             mask = kept_mask(tensor, layout, plan.arrays)
-            if key in module._buffers:
+            if not isinstance(tensor, nn.Parameter):
                 hide_buffer(module, key, mask)
             elif name in self._carriers:
                 self._carriers[name].mask = mask
