@@ -113,6 +113,32 @@ def test_where_two_widths_have_that_size_others_of_the_class_tell_or_nobody() ->
     assert "reset_parameters()" in str(graph["0.out_features"].frozen)
 
 
+class Lists(nn.Module):
+    """Its own parameters in a list, and an optimizer that has stepped, for methods that no run calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 24), nn.Linear(24, 3)
+        self.decayed = [self.first.weight, self.last.weight]
+        self.optimizer = torch.optim.Adam(self.parameters())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).relu())
+
+    def penalty(self) -> Tensor:
+        return torch.stack([weight.norm() for weight in self.decayed]).sum()
+
+    def train_step(self, x: Tensor) -> None:
+        (self(x).square().mean() + self.penalty()).backward()
+        self.optimizer.step()
+
+
+def test_its_own_parameters_in_a_list_and_what_an_optimizer_keeps_of_them_keep_nothing_whole() -> None:
+    model = Lists()
+    model.train_step(X)
+    assert [width.name for width in sc.trace(model, X).free] == ["first.out_features"]
+
+
 class Prepared(nn.Module):
     """``latent`` is a size in `sample`, which the network that holds it has called when it was made, and nobody will again."""
 

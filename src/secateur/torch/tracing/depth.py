@@ -157,15 +157,27 @@ def _tried(seen: Observation, graph: Graph, stacks: Sequence[Stack]) -> tuple[tu
 
 
 def _to_stay(trial: Trial, graph: Graph, stack: Stack) -> dict[str, str]:
-    """Why some blocks of a stack have to stay: those that cannot go alone, and where the others cannot go together, they."""
+    """Why some blocks of a stack have to stay: those that cannot go alone, and where the others cannot go together, as many of
+    the first of them as it takes: one of each kind, where something is made for each kind of layer."""
     if trial.problem_without_most(graph, stack) is None:
         return {}
     alone = {name: trial.problem(graph, [name]) for name in stack.blocks}
     reasons = {name: f"without it {why}" for name, why in alone.items() if why}
-    others = replace(stack, passes={k: p for k, p in stack.passes.items() if stack.module(k) not in reasons})
+    others = _without(stack, reasons)
     if others.passes and (why := trial.problem_without_most(graph, others)):
-        reasons |= dict.fromkeys(others.blocks[0 if reasons else 1 :], f"without several {why}")
+        going: list[str] = []
+        for name in reversed(others.blocks):
+            going += [] if trial.problem(graph, [*going, name]) else [name]
+        held = [name for name in others.blocks if name not in going]
+        if trial.problem_without_most(graph, _without(others, held)):
+            held = others.blocks[0 if reasons else 1 :]
+        reasons |= dict.fromkeys(held, f"without several {why}")
     return reasons
+
+
+def _without(stack: Stack, held: Collection[str]) -> Stack:
+    """The stack with some of its blocks no longer free to go."""
+    return replace(stack, passes={k: p for k, p in stack.passes.items() if stack.module(k) not in held})
 
 
 def _with_integers(trial: Trial, graph: Graph, stack: Stack) -> Stack:

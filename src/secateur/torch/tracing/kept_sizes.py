@@ -37,6 +37,7 @@ from secateur.core.settle import SizeFacts, attributes_in
 from secateur.core.space import freeze, leaves
 from secateur.torch.narrowing.host_building import is_config
 from secateur.torch.running.holding import closed_over
+from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.walking import attributes_of
 from secateur.torch.tracing.blocks import entries_of, numbered
 from secateur.torch.tracing.observe import Observation, UnheardSize, listen_again
@@ -193,21 +194,24 @@ def _by_module(modules: Mapping[str, nn.Module], ran: AbstractSet[CodeType]) -> 
 def _tensors(seen: Observation) -> Iterator[tuple[Attribute, set[int], str]]:
     """Tensors and arrays that modules hold outside of PyTorch's tables, also in containers and plain objects (a distribution),
     with their sizes and the method that reads them."""
+    own = frozenset(map(id, named_tensors(seen.example.model).values()))
     for module, kept in _named_in(seen).items():
         for key, value in attributes_of(seen.modules[module]):
-            sizes = {n for shape in _shapes_within(value) for n in shape} - {1} if key in kept.unheard else None
+            sizes = {n for shape in _shapes_within(value, own) for n in shape} - {1} if key in kept.unheard else None
             if sizes:
                 yield Attribute(module, key), sizes, f"{kept.unheard[key]}() reads it"
 
 
-def _shapes_within(value: object, depth: int = _DEPTH) -> Iterator[tuple[int, ...]]:
-    """The shapes of tensors and arrays in a value, so many containers and objects deep."""
+def _shapes_within(value: object, own: AbstractSet[int], depth: int = _DEPTH) -> Iterator[tuple[int, ...]]:
+    """The shapes of tensors and arrays in a value, so many containers and objects deep; not of the model's own, which are
+    narrowed there, too, nor of what an optimizer keeps of them, which is told of when they are."""
     if isinstance(value, torch.Tensor | np.ndarray):
-        yield tuple(value.shape)
-    elif depth and not isinstance(value, nn.Module | type | str | FunctionType):
+        if id(value) not in own:
+            yield tuple(value.shape)
+    elif depth and not isinstance(value, nn.Module | type | str | FunctionType | torch.optim.Optimizer):
         held = value.values() if isinstance(value, Mapping) else value if isinstance(value, _SEVERAL) else ()
         for part in (*held, *getattr(value, "__dict__", {}).values()):
-            yield from _shapes_within(part, depth - 1)
+            yield from _shapes_within(part, own, depth - 1)
 
 
 def _words(path: str) -> list[str]:
