@@ -93,6 +93,21 @@ class ByName(_Net):
         return torch.cat(tensors=[parts, parts], dim=2)[:, :, : self.of_head].flatten(1, 2).mT
 
 
+class PicturesAmongWords(_Net):
+    """Rows that a mask places, which was expanded along the width (LLaVA); what does not fit is said in words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pictures = nn.Linear(8, self.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        words, rows = self.first(x), self.pictures(x[:, :2])
+        places = torch.zeros(x.shape[:2], dtype=torch.bool)
+        places[:, 1:3] = True
+        torch._check(words.shape[-1] == rows.shape[-1], f"words have {words.shape[-1]}, pictures {rows.shape[-1]}")
+        return self.last(words.masked_scatter(places[..., None].expand_as(words), rows).relu())
+
+
 class _ShapedAs(_Net):
     """A tensor that is given the shape of another, in a way of its own."""
 
@@ -152,6 +167,7 @@ _FREE = {
     ExpandedAs: {"first.out_features"},
     Checked: {"first.out_features"},
     ByName: {"first.out_features", "inner.out_features", "conv.out_channels", "heads", "of_head"},
+    PicturesAmongWords: {"first.out_features"},
     ViewedAs: {"first.out_features"},
     ReshapedAs: {"first.out_features"},
     Scaled: {"first.out_features[0]", "first.out_features[1]"},

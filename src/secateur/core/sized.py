@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from secateur.core.equations import OPERATORS
+from secateur.core.messages import is_message
 from secateur.core.space import Space, is_frozen
 from secateur.core.terms import put_together
 
@@ -137,11 +138,13 @@ class Sized(int):
         return np.asarray(int.__index__(self), dtype=dtype)
 
     def __format__(self, how: str) -> str:
-        self.listener.lost(self.origin, "text is made of it")
-        return int.__format__(self, how)
+        if not is_message(sys._getframe(1)):
+            self.listener.lost(self.origin, "text is made of it")
+        return format(int.__index__(self), how)
 
     def __str__(self) -> str:
-        self.listener.lost(self.origin, "text is made of it")
+        if not is_message(sys._getframe(1)):
+            self.listener.lost(self.origin, "text is made of it")
         return int.__repr__(self)
 
     def bit_length(self) -> int:

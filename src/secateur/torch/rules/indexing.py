@@ -183,8 +183,24 @@ def isin(trace: Trace, out: Tensor, elements: object, known: object, **kwargs: o
 
 
 @rule("masked_scatter", "put")
-def masked_scatter(trace: Trace, out: Tensor, x: Tensor, mask: Tensor, source: Tensor) -> None:
-    raise NotImplementedError("values are placed by a mask, or by numbers that count through all dimensions")
+def masked_scatter(trace: Trace, out: Tensor, x: Tensor, mask: Tensor, source: Tensor, *rest: object) -> None:
+    """Whole rows are placed by a mask that was expanded along them (pictures among the words of a language model)."""
+    same = 0  # trailing dimensions along which the mask says one thing
+    while (
+        mask.dtype == torch.bool and same < mask.dim() and (mask.shape[-1 - same] == 1 or mask.stride()[-1 - same] == 0)
+    ):
+        same += 1
+    if not same or x.shape != out.shape or source.dim() < same or source.shape[-same:] != x.shape[-same:]:
+        raise NotImplementedError("values are placed by a mask, or by numbers that count through all dimensions")
+    spaces, zero = list(trace.spaces(x)), list(trace.zero(x))
+    for d in range(-same, 0):
+        spaces[d] = trace.same(spaces[d], trace.spaces(source)[d])
+        if mask.shape[d] != 1:
+            trace.same(spaces[d], trace.spaces(mask)[d])
+        zero[d] = zero[d] and trace.zero(source)[d]
+    for space in (*spaces[:-same], *trace.spaces(source)[:-same], *trace.spaces(mask)[:-same]):
+        freeze(space, f"rows are placed by a mask in {trace.where}")
+    trace.put(out, spaces, zero)
 
 
 _SIZED_BY_VALUES = frozenset(
