@@ -97,7 +97,10 @@ class Layer(nn.Module):
 def test_a_size_that_is_called_one_is_that_of_the_parameters_beside_it() -> None:
     model = nn.Sequential(Layer(6, 24), nn.ReLU(), Layer(24, 16), Layer(16, 5)).eval()
     graph = sc.trace(model, X)
-    assert [width.size for width in graph.free] == [24, 16]
+    assert [(w.name, w.kind, w.size) for w in graph.free] == [
+        ("0.weight.0", "features", 24),
+        ("2.weight.0", "features", 16),
+    ]
     small = sc.apply(model, graph.plan({w.name: range(3, 8) for w in graph.free}))
     assert (small[0].out_features, small[2].in_features, small[2].out_features) == (5, 5, 5)
     small[2].reset_parameters()

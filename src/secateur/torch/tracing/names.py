@@ -110,7 +110,7 @@ class Names:
                 if len(found) > 1:
                     composed.update(id(leaf) for leaf in found)
         for origin, space, _ in seen.tracer.facts.equations:
-            if not isinstance(origin, Attribute):
+            if not isinstance(origin, Attribute) or origin in seen.by_name:
                 continue
             found = leaves(space)
             top = found[0]

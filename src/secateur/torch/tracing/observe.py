@@ -92,6 +92,7 @@ class Observation:
     fallback: str | None = None
     keeping: list[Example] = field(default_factory=list)  # those whose call leaves something for the next
     learning: list[Example] = field(default_factory=list)  # and those whose call in training mode does
+    by_name: set[Attribute] = field(default_factory=set)  # integers of which nothing but their name says what they are
     further: list[Run] = field(default_factory=list)
     untrained: list[Tracer] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)  # tensors that no code of the model's can come to
@@ -238,6 +239,7 @@ def say_own_sizes(seen: Observation) -> None:
     # what no run came to (a constructor's ``reset_parameters``) may use what nothing that ran did
     for attribute, space in named_sizes(seen.modules, facts.attributes, seen.spaces):
         if attribute not in used:
+            seen.by_name.add(attribute)
             facts.equations.append((attribute, space, f"the size of a parameter of {attribute.module or 'the model'}"))
 
 
