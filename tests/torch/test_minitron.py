@@ -318,9 +318,9 @@ def test_a_configuration_can_be_copied_with_what_stays_as_it_is(groups: int, lef
 def test_a_field_of_the_models_own_configuration_is_a_name_for_what_it_says() -> None:
     shape = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = hugging_face("Mixtral", "ForCausalLM", vocab_size=64, num_key_value_heads=2, num_local_experts=4, **shape)
-    sc.prune(model, "minitron", {"export_config": {"intermediate_size": 20}}, ids(), CONFIG)
-    assert model.config.intermediate_size == 20
-    assert model.model.layers[1].mlp.experts.down_proj.shape == (4, 32, 20)
+    sc.prune(model, "minitron", {"export_config": {"intermediate_size": 16}}, ids(), CONFIG)
+    assert model.config.intermediate_size == 16
+    assert model.model.layers[1].mlp.experts.down_proj.shape == (4, 32, 16)
 
 
 def test_the_size_that_there_is_already_is_no_way_out() -> None:
