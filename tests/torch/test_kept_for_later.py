@@ -107,6 +107,21 @@ def test_a_size_that_is_called_one_is_that_of_the_parameters_beside_it() -> None
     assert small(X).shape == (4, 5)
 
 
+def test_a_module_with_layers_in_it_may_speak_of_what_it_is_given() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.input_dim, self.layer = 6, nn.Linear(6, 24)
+            self.place, self.last = nn.Parameter(torch.randn(24)), nn.Linear(24, 6)
+            self.output_dim = 24
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.layer(x) + self.place)
+
+    small = sc.apply(Net().eval(), sc.trace(Net().eval(), X).plan({"layer.out_features": range(5)}))
+    assert (small.input_dim, small.output_dim) == (6, 24)
+
+
 def test_where_two_widths_have_that_size_others_of_the_class_tell_or_nobody() -> None:
     graph = sc.trace(nn.Sequential(Layer(6, 24), nn.ReLU(), Layer(24, 24), Layer(24, 5)).eval(), X)
     assert [width.size for width in graph.free] == [24, 24]  # the first and the last layer tell

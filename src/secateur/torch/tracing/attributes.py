@@ -24,7 +24,7 @@ from secateur.core.sized import Listener, Sized, SizedNumber
 from secateur.core.space import Space
 from secateur.torch.narrowing.bookkeeping import copy_lengths
 from secateur.torch.running.settings import fields_of, is_plain_row, is_table, row_like, with_fields
-from secateur.torch.running.walking import named_modules
+from secateur.torch.running.walking import modules_of, named_modules
 
 _Dimensions = Mapping[tuple[str, int], Space]  # of parameters, by name and axis
 TORCH_SIZES = frozenset(
@@ -59,7 +59,7 @@ _OWN_SIZES: tuple[tuple[Any, dict[str, tuple[str, int]]], ...] = (
 )
 
 
-_SIZE = re.compile(r"^\w*(features|channels|planes|units|width|_dim|(hidden|input|output)_size)$")
+_SIZE = re.compile(r"^\w*(features|channels|planes|units|_dim|hidden_size)$")
 _DEPTH = 3  # of containers inside each other
 _MOST = 100  # entries: what has more is a vocabulary
 _DATA = frozenset({bool, int, float, str, type(None)})
@@ -125,14 +125,17 @@ def depthwise(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Attribute, str
 def named_sizes(
     modules: Mapping[str, nn.Module], sizes: Mapping[Attribute, int], spaces: Mapping[str, Sequence[Space]]
 ) -> Iterator[tuple[Attribute, Space]]:
-    """Integers that go by the name of a size, and the one dimension of that size among the parameters of the same module. Where
-    there are several, another module of the class tells which is meant, if it has but one."""
+    """Integers of single layers that go by the name of a size, and the one dimension of that size among the layer's parameters.
+    Where there are several, another layer of the class tells which is meant, if it has but one. (A module with layers in it may
+    speak of theirs, or of what it is given.)"""
     several: list[tuple[Attribute, _Dimensions]] = []
     known: dict[tuple[type, str], set[tuple[str, int]]] = {}
     for attribute, size in sizes.items():
         module = modules[attribute.module]
         if type(module).__module__.startswith("torch.nn.modules") or not _SIZE.search(attribute.path):
             continue  # what PyTorch's own say of themselves is brought in line with their tensors
+        if any(part is not module and part._parameters for part in modules_of(module)):
+            continue
         prefix = f"{attribute.module}." if attribute.module else ""
         own = {key: spaces[prefix + key] for key in module._parameters if prefix + key in spaces}
         found = {
