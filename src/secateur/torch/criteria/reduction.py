@@ -71,7 +71,8 @@ def _first(parts: Values) -> Values:
 
 
 def _divided(values: Values, by: float) -> Values:
-    return values / by if by else values
+    with np.errstate(invalid="ignore"):  # weights that are no numbers are told of elsewhere
+        return values / by if by else values
 
 
 @NORMALIZERS.add("mean")

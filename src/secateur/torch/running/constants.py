@@ -44,8 +44,8 @@ def narrowable_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
 def constants_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """Those of one module, by its own names for them."""
     found = {key: value for key, value in list(vars(module).items()) if type(value) is torch.Tensor and _may_be(value)}
-    if not found or isinstance(module, torch.jit.ScriptModule):
-        return {}
+    if not found or type(module).__module__.partition(".")[0] == "torch":
+        return {}  # what PyTorch's own modules hold beside their tables somebody else has hung on them
     computed = {getattr(hook, "name", None) for hook in module._forward_pre_hooks.values()}
     others = _set_by_others(type(module)) | computed
     return {key: value for key, value in found.items() if key not in others}
