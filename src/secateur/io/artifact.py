@@ -124,8 +124,7 @@ def _read(model: nn.Module, folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
 
 def _read_once(model: nn.Module, folder: Path) -> tuple[Manifest, dict[str, Tensor]]:
     manifest = _read_manifest(folder)
-    held = manifest.tensors.keys() | manifest.aliases.keys()
-    transient = {name.removeprefix(TRANSIENT) for name in held if name.startswith(TRANSIENT)}
+    transient = {name.removeprefix(TRANSIENT) for name in manifest.names if name.startswith(TRANSIENT)}
     shapes = check_fits(model, manifest.plans, transient)
     try:
         weights = _checked_weights(folder, manifest)
@@ -208,11 +207,10 @@ def _load(model: nn.Module, manifest: Manifest, shapes: dict[str, tuple[int, ...
 
 
 def _check_names(wanted: set[str], manifest: Manifest) -> None:
-    held = manifest.tensors.keys() | manifest.aliases.keys()
-    if missing := sorted(wanted - held):
+    if missing := sorted(wanted - manifest.names):
         raise ArtifactError(f"the artefact lacks {visible(missing[0])} ({len(missing)} tensors are missing)")
     # what is no part of a state dict may be made at the first run, and is then made anew
-    if strangers := sorted(name for name in held - wanted if not name.startswith(TRANSIENT)):
+    if strangers := sorted(name for name in manifest.names - wanted if not name.startswith(TRANSIENT)):
         raise ArtifactError(f"the artefact holds {visible(strangers[0])}, which this model has not")
 
 

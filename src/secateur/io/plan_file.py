@@ -9,6 +9,7 @@ Invariant: a Manifest that was read is consistent in itself; nothing in it names
 from __future__ import annotations
 
 import re
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -37,6 +38,11 @@ class Manifest:
     tensors: dict[str, Stored]
     aliases: dict[str, str]
     versions: dict[str, str]
+
+    @property
+    def names(self) -> AbstractSet[str]:
+        """All that tensors are stored as, second names included."""
+        return self.tensors.keys() | self.aliases.keys()
 
 
 def _stored(value: object) -> Stored:

@@ -24,7 +24,8 @@ from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.errors import ArtifactError
 from secateur.torch.narrowing.slices import identity
-from secateur.torch.running.constants import named_constants, narrowable_tensors
+from secateur.torch.running.constants import named_constants
+from secateur.torch.running.restoring import named_tensors
 from secateur.torch.running.walking import named_modules, transient_names
 
 TRANSIENT = "secateur.transient/"
@@ -40,10 +41,9 @@ class Stored:
 
 def stored_names(model: nn.Module, plans: Sequence[Plan], *, fresh: bool = False) -> dict[str, tuple[str, Tensor]]:
     """Model name -> stored name and tensor, for all that an artefact holds; ``fresh``: the model is still whole."""
-    live, transient, constants = narrowable_tensors(model), transient_names(model), named_constants(model).keys()
-    narrowed = narrowed_names(plans)
+    constants, transient, narrowed = named_constants(model), transient_names(model), narrowed_names(plans)
     found: dict[str, tuple[str, Tensor]] = {}
-    for name, tensor in live.items():
+    for name, tensor in {**named_tensors(model), **constants}.items():
         called = name_after(name, plans) if fresh else name
         if called is None:
             continue

@@ -25,7 +25,7 @@ from secateur.core.equations import Attribute
 from secateur.core.space import ONE, Space, constant, freeze
 from secateur.errors import SecateurError, TraceError
 from secateur.torch.running.calls import Args, Kwargs, Operator, Result
-from secateur.torch.running.constants import narrowable_tensors
+from secateur.torch.running.constants import named_constants
 from secateur.torch.running.example import Example
 from secateur.torch.running.interface import pinned
 from secateur.torch.running.outside import Outside
@@ -105,9 +105,14 @@ class Observation:
         return dict(named_modules(self.example.model))
 
     @cached_property
+    def constants(self) -> Mapping[str, torch.Tensor]:
+        """The plain tensors that only its constructors set, by name."""
+        return named_constants(self.example.model)
+
+    @cached_property
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """Its parameters, buffers and constants, by every name they have."""
-        return narrowable_tensors(self.example.model)
+        return {**named_tensors(self.example.model), **self.constants}
 
     @property
     def runs(self) -> list[Run]:

@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from secateur.core.space import Space, freeze, leaves, unify
-from secateur.torch.running.constants import named_constants
 from secateur.torch.running.walking import named_modules
 from secateur.torch.tracing.live import used_leaves
 from secateur.torch.tracing.observe import Observation
@@ -87,15 +86,12 @@ class Reach:
         self.seen, self.spaces = seen, seen.spaces
         self.modules = dict(named_modules(seen.example.model, once=False))
         self.tensors = seen.tensors
-        constants = named_constants(
-            seen.example.model
-        )  # what code that did not run reads of these is `kept_sizes`' affair
         self.ran = {name for run in seen.runs for name in run.tracer.near}
         used = used_leaves(seen)
         self.unreached = [
             name
             for name, spaces in seen.spaces.items()
-            if name not in constants
+            if name not in seen.constants  # what code that did not run reads of these is the affair of `kept_sizes`
             and _has_axes(spaces)
             and not any(id(leaf) in used for space in spaces for leaf in leaves(space))
         ]
