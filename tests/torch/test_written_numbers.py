@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -137,3 +138,38 @@ def test_a_share_that_the_code_rounds_is_no_size_of_a_part(share: float) -> None
     free, reasons = parts(parted)
     assert not free
     assert all(reasons)
+
+
+@pytest.mark.parametrize(
+    ("whole", "share", "calculated"),
+    [
+        (4, 0.4, round),
+        (4, 0.6, int),
+        (5, 0.45, round),
+        (6, 0.6, int),
+        (7, 0.6, round),
+        (8, 0.4, round),
+        (9, 0.7, round),
+    ],
+)
+def test_what_is_free_beside_a_share_costs_what_is_foretold_at_every_count(
+    whole: int, share: float, calculated: Callable[[float], int]
+) -> None:
+    """Of 3 and 5, 0.4 rounded is right for 2 and 2 and for 2 and 4 of them, and wrong for 3 and 2."""
+
+    class Parted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Conv2d(3, whole, 1), nn.Conv2d(whole, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.up(x)
+            k = calculated(h.shape[1] * share)
+            return self.down(torch.cat([h[:, :k].tanh(), h[:, k:]], 1))
+
+    model, image = Parted(), torch.randn(2, 3, 5, 5)
+    graph = sc.trace(model, image)
+    for counts in itertools.product(*[width.choices for width in graph.free]):
+        plan = graph.plan({width.name: range(count) for width, count in zip(graph.free, counts, strict=True)})
+        narrowed = sc.trace(sc.apply(model, plan, verify=False), image)
+        assert graph.cost("peak_activation_bytes", plan.sizes) == narrowed.cost("peak_activation_bytes")

@@ -11,7 +11,7 @@ Invariant: after `settle`, every equation holds whatever the free leaves keep.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from secateur.core.equations import OPERATORS, Attribute, Difference, Equation, Expression, Operation
@@ -104,9 +104,13 @@ def settle(facts: SizeFacts) -> None:
 
 def counted(facts: SizeFacts) -> set[int]:
     """Identities of the leaves whose size the code is known to use as a number."""
+    return {id(leaf) for space in used_as_numbers(facts) for leaf in leaves(space)}
+
+
+def used_as_numbers(facts: SizeFacts) -> Iterator[Space]:
+    """The spaces whose size the code is known to use as a number."""
     meaning = _attribute_spaces(facts)
-    found = (space for origin, _ in facts.float_uses for space in _spaces_of(origin, meaning))
-    return {id(leaf) for space in found for leaf in leaves(space)}
+    return (space for origin, _ in facts.float_uses for space in _spaces_of(origin, meaning))
 
 
 def _comes_out_alike(

@@ -26,7 +26,7 @@ from secateur.torch.running.example import Example, Examples
 from secateur.torch.running.interface import Interface, check_interface
 from secateur.torch.tracing.aliases import freeze_aliases
 from secateur.torch.tracing.build import build
-from secateur.torch.tracing.cuts import freeze_cut_off
+from secateur.torch.tracing.cuts import freeze_calculated, freeze_cut_off
 from secateur.torch.tracing.depth import with_blocks
 from secateur.torch.tracing.folded import freeze_folded
 from secateur.torch.tracing.hung import freeze_hung
@@ -96,6 +96,7 @@ def _traced(example: Example, *, check: bool, rehearses_training: bool) -> Graph
     freeze_kept_sizes(seen)
     follow_rebuilt(seen)
     freeze_cut_off(seen)
+    freeze_calculated(seen)
     freeze_folded(seen)
     freeze_idle(seen)
     graph, leaf_of = build(seen)

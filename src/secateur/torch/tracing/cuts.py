@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
+from secateur.core.settle import used_as_numbers
 from secateur.core.sized import spaces_in
-from secateur.core.space import Space, factors, freeze, leaves
+from secateur.core.space import Space, factors, freeze, leaves, parts
 from secateur.torch.rules.protocol import OF_THE_INPUT
 from secateur.torch.tracing.observe import Observation, Run
 
 LEFT_OVER = "the code takes a part of what has it, and nothing reads the rest: another example may take more"
+CALCULATED = "its size is a plain number in the code, calculated from the whole it is cut from or written there"
 CUT_BY_INPUT = "the code takes as much of it as the input is large: another example may take more"
 
 
@@ -33,6 +35,29 @@ def freeze_cut_off(seen: Observation) -> None:
         for taken in (part for space in layout for part in _taken(space)):
             if not varying.isdisjoint(map(id, leaves(taken))):
                 freeze(taken, CUT_BY_INPUT)
+
+
+def freeze_calculated(seen: Observation) -> None:
+    """Freeze the parts whose size the code has as a plain number, where the size of the whole became a number: what it is
+    calculated from that, ``round(0.4 * h.shape[1])``, is for few counts the count of the part."""
+    for part, _ in _calculated(seen):
+        freeze(part, CALCULATED)
+
+
+def beside_calculated(seen: Observation) -> set[int]:
+    """Identities of the leaves beside such a part: where it is calculated, it is another at few of their units."""
+    return {id(leaf) for part, whole in _calculated(seen) for leaf in leaves(whole) if leaf not in leaves(part)}
+
+
+def _calculated(seen: Observation) -> Iterator[tuple[Space, Space]]:
+    wholes = [whole for space in used_as_numbers(seen.tracer.facts) for whole in factors(space)]
+    for run in seen.runs:
+        for _, _, part in run.tracer.constants:
+            yield from ((part, whole) for whole in wholes if _ids(part) < _ids(whole))
+
+
+def _ids(total: Space) -> set[int]:
+    return {id(part) for part in parts(total)}
 
 
 def _left_over(run: Run) -> Iterator[Space]:

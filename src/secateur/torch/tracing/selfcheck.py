@@ -29,6 +29,7 @@ from secateur.core.plan import Plan
 from secateur.core.settle import counted
 from secateur.core.space import Space, freeze, leaves
 from secateur.errors import PlanError, TraceError
+from secateur.torch.tracing.cuts import beside_calculated
 from secateur.torch.tracing.multiples import hold_to_multiple
 from secateur.torch.tracing.observe import Observation, Run
 from secateur.torch.tracing.rehearsal import (
@@ -60,7 +61,8 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: Mapping[str, Spac
         _refuse_other_training(seen)
         return None
     free = [w for w in graph.free if len(w.choices) > 1]
-    pairs = [w.name for w in free if w.choices[-2] == 1]
+    beside = beside_calculated(seen)
+    pairs = [w.name for w in free if w.choices[-2] == 1 or id(leaf_of[w.name].root()) in beside]
     others = [w for w in free if w.choices[-2] > 1]
     tried: list[Plan] = []
     runs = list(_different(seen, {id(leaf_of[w.name].root()) for w in free}))
@@ -83,7 +85,8 @@ def check_by_running(seen: Observation, graph: Graph, leaf_of: Mapping[str, Spac
 def _check_pairs(
     seen: Observation, runs: list[Run], plan: Plan, pairs: Sequence[str], leaf_of: Mapping[str, Space]
 ) -> str | None:
-    """Widths that only one unit can be left of, each tried beside counts of the others that run: what was frozen of them.
+    """Widths that only one unit can be left of, or that a part with a number for its size is cut from, each tried at the
+    least beside counts of the others that run: what was frozen of them.
 
     Apart from the others, since sizes of one take PyTorch other ways: what goes wrong here is theirs alone.
     """
@@ -103,12 +106,12 @@ def _check_pairs(
 def _why_not_one(
     seen: Observation, run: Run, others: Plan, names: Sequence[str], leaf_of: Mapping[str, Space]
 ) -> str | None:
-    """Why the model does not run with one unit left of each of these widths, if it does not."""
+    """Why the model does not run with the least left of each of these widths, if it does not."""
     graph = others.graph
     assert graph is not None
     counts = {name: others.sizes[name] for name in others.kept}
     try:
-        plan = _without_coincidence(graph, {**counts, **dict.fromkeys(names, 1)})
+        plan = _without_coincidence(graph, {**counts, **{name: graph[name].choices[0] for name in names}})
     except PlanError as error:
         return f"sizes in the code contradict each other ({str(error)[:120]})"
     rehearsal = Rehearsal(run, {id(leaf_of[width.name].root()): plan.sizes[width.name] for width in graph.free})
