@@ -273,10 +273,9 @@ def _gradients(network: nn.Module, outputs: Mapping[str, torch.Tensor]) -> dict[
 
 def _random_state(network: nn.Module) -> bytes:
     """Where the process's generators are, on the CPU, and those the network holds: one that drew nothing left them alone."""
-    legacy: Any = np.random.get_state()
     held = [value for module in modules_of(network) for value in vars(module).values() if type(value) in _HELD]
-    states = random.getstate(), legacy[1:], pickle.dumps(held)
-    return torch.default_generator.get_state().numpy().tobytes() + repr(states).encode()
+    states = random.getstate(), np.random.get_state(legacy=False), held
+    return torch.default_generator.get_state().numpy().tobytes() + pickle.dumps(states)
 
 
 def _cast(tensor: torch.Tensor, wide: torch.dtype, *, copy: bool = False) -> torch.Tensor:
