@@ -270,6 +270,12 @@ def test_inputs_of_other_sizes_are_compared() -> None:
     assert "inputs of another size than 5" not in inputs, "it does not run on them"
 
 
+def test_as_many_steps_as_features_are_other_steps_too() -> None:
+    model = Between(F.silu).eval()
+    _, result = sc.prune(model, "magnitude", {"params": "60%"}, torch.randn(2, 5, 5))
+    assert "inputs of another size than 5" in [one.inputs for one in result.verification.comparisons]
+
+
 def test_an_index_into_the_input_stays_one() -> None:
     nodes, edges = torch.randn(8, 5), torch.tensor([[0, 7, 3], [2, 1, 6]])
     example = Example.of(Between(F.silu), (nodes, edges, 4))

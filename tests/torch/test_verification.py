@@ -403,3 +403,24 @@ def test_a_kernel_that_kills_the_process_where_no_gradient_is_wanted_is_given_ro
     picture = torch.randn(2, 4, 2, 4).to(memory_format=torch.channels_last)
     graph = sc.trace(model, picture)
     assert verify(model, graph.plan({"1.out_channels": [0, 3, 4]}), graph).comparisons[-1].gradients
+
+
+def test_a_kernel_that_reads_beyond_what_it_is_given_is_not_asked() -> None:
+    """Of a packed sequence with other features than the layer has, the CPU's LSTM reads what lies behind it in memory."""
+
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.out = nn.LSTM(8, 9, batch_first=True), nn.Linear(9, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.full((len(x),), x.shape[1]), batch_first=True)
+            return self.out(nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0])
+
+    model, x = Packed().eval(), torch.randn(3, 8, 8)
+    graph = sc.trace(model, x)
+    kept = {width.name: range(4) for width in graph.free}
+    assert kept
+    for _ in range(3):  # what it read was another thing each time
+        inputs = [one.inputs for one in verify(model, graph.plan(kept), graph).comparisons]
+        assert "inputs of another size than 8" in inputs, "more steps of the same features"

@@ -1,6 +1,7 @@
 """Inputs like the example, but longer, larger, more of them.
 
-    [2, 1, 5]       ──►  [2, 3, 5]   [6, 1, 5]   [2, 1, 11]        one size after the other; equal sizes are one
+    [2, 1, 5]       ──►  [2, 3, 5]   [6, 1, 5]   [2, 1, 11]        one size after the other; equal sizes are one,
+    [2, 8, 8]       ──►  [2, 17, 17], else [2, 16, 8]              and where that does not run, each is its own
     [x, y]          ──►  [x, y, x, y]                              lists of tensors
     lengths [4, 2]  ──►  [2, 1]                                    whole numbers, where code reads them
 
@@ -50,6 +51,7 @@ def other_sizes(example: Example, *, briefly: bool = False, but: Collection[int]
             larger = size
         alone = next(n for n in itertools.count(larger + 1) if n not in taken)
         more = [_resized(example, size, to) for to in dict.fromkeys((alone, larger)) if to != size]
+        more += [_resized(example, size, larger, dim) for dim in _repeated(tensors, size) if larger != size]
         fewer = [_resized(example, size, size // 2)] if size // 2 > max(0, highest) else []
         if briefly:
             more, fewer = ([*fewer, *more] if size > _SMALL else [*more, *fewer]), []
@@ -98,13 +100,19 @@ def _is_whole(tensor: torch.Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool or tensor.is_quantized)
 
 
-def _resized(example: Example, size: int, to: int) -> Example:
-    """Each dimension of this size at another; what is there is repeated, or cut off."""
+def _repeated(tensors: Sequence[torch.Tensor], size: int) -> list[int]:
+    """The dimensions of this size, where a tensor has more than one: as many tokens as features, by chance."""
+    found = [[dim for dim, n in enumerate(tensor.shape) if n == size] for tensor in tensors]
+    return sorted({dim for dims in found if len(dims) > 1 for dim in dims})
+
+
+def _resized(example: Example, size: int, to: int, only: int | None = None) -> Example:
+    """Each dimension of this size, or the one at this place alone, at another; what is there is repeated, or cut off."""
 
     def one(tensor: torch.Tensor) -> torch.Tensor:
         made = tensor.detach().clone()
         for dim, n in enumerate(tensor.shape):
-            if n == size:
+            if n == size and only in (None, dim):
                 made = made.index_select(dim, torch.arange(to, device=made.device) % size)
         return made
 

@@ -52,6 +52,8 @@ _NORM_BACKWARD = torch.ops.aten.native_batch_norm_backward.default
 # On the CPU this one writes the gradient of a channels-last input though nobody asked for it, and where there is no room (2.13):
 # the process dies. It is asked for always.
 _GROUPS_BACKWARD = torch.ops.aten.native_group_norm_backward.default
+# It reads beyond what it is given where that has other features than its weights, which a packed sequence nobody checks (2.13).
+_RECURRENT = torch.ops.aten.mkldnn_rnn_layer.default
 
 _HELD = (random.Random, np.random.Generator, np.random.RandomState)
 
@@ -304,6 +306,8 @@ class _Arithmetic(TorchDispatchMode):
             kwargs = {k: _wider(arg, wide) if isinstance(arg, torch.dtype) else arg for k, arg in kwargs.items()}
         if func is _NORM_BACKWARD and args[0] is not None:
             args = (torch.empty_like(args[1], dtype=args[0].dtype).copy_(args[0]), *args[1:])
+        if func is _RECURRENT and args[0].shape[-1] != args[1].shape[-1]:
+            raise RuntimeError(f"an LSTM of {args[1].shape[-1]} input features is given {args[0].shape[-1]}")
         if func is _GROUPS_BACKWARD:
             args = (*args[:-1], [True, *args[-1][1:]])
         fixed = is_fixed(kwargs.get("generator"), self.generators) or (not self.training and is_seeded())
