@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.torch.running.walking import named_modules
+from secateur.torch.running.walking import modules_of, named_modules
 
 Config = Any  # somebody else's class, with fields as attributes
 
@@ -59,8 +59,19 @@ def fresh(model: nn.Module, config: Config) -> dict[str, nn.Module]:
     return {}
 
 
-def put_numbers(model: nn.Module, before: Mapping[str, nn.Module], after: Mapping[str, nn.Module]) -> None:
-    """Let modules say of themselves what the constructor would; nothing that somebody else has changed since."""
+NumbersHeld = Mapping[tuple[int, str], int]
+
+
+def numbers_held(model: nn.Module) -> NumbersHeld:
+    """The integers that modules have as attributes, by the module's id and their name."""
+    return {(id(module), key): value for module in modules_of(model) for key, value in _integers(module)}
+
+
+def put_numbers(
+    model: nn.Module, before: Mapping[str, nn.Module], after: Mapping[str, nn.Module], held: NumbersHeld
+) -> None:
+    """Let modules say of themselves what the constructor would; nothing that somebody else has changed since, nor what was
+    rewritten after it was ``held``."""
     usual: dict[tuple[type, str], set[int]] = {}
     for module in before.values():
         for key, value in _integers(module):
@@ -69,7 +80,8 @@ def put_numbers(model: nn.Module, before: Mapping[str, nn.Module], after: Mappin
         like = vars(after[name]) if name in after and type(after[name]) is type(module) else {}
         for key, value in list(_integers(module)):
             new = like.get(key, value)
-            if type(new) is int and new != value and value in usual.get((type(module), key), ()):
+            is_usual = value in usual.get((type(module), key), ()) and held.get((id(module), key)) == value
+            if type(new) is int and new != value and is_usual:
                 module.__dict__[key] = new
 
 

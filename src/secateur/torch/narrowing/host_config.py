@@ -26,6 +26,7 @@ from secateur.core.plan import Plan
 from secateur.search.ties import uneven
 from secateur.torch.narrowing.host_building import (
     Config,
+    NumbersHeld,
     config_of,
     fresh,
     is_config,
@@ -238,8 +239,9 @@ def with_fields(config: Config, fields: Fields) -> Config:
     return made
 
 
-def put_config(model: nn.Module, old: Mapping[int, Config], fields: Fields) -> None:
-    """Give every module that held a configuration before (``old``, by the module's id) one with these values."""
+def put_config(model: nn.Module, old: Mapping[int, Config], held: NumbersHeld, fields: Fields) -> None:
+    """Give every module that held a configuration before (``old``, by the module's id) one with these values; ``held`` are the
+    integers of modules before anything was rewritten."""
     root = old[id(model)]
     made: dict[int, Config] = {id(root): with_fields(root, fields)}
     for path in {path.rpartition(".")[0] for path in fields} | _sub_configs(root):
@@ -250,7 +252,7 @@ def put_config(model: nn.Module, old: Mapping[int, Config], fields: Fields) -> N
     undo = undo_of_random_state()
     try:
         built = fresh(model, made[id(root)])
-        put_numbers(model, fresh(model, root), built)
+        put_numbers(model, fresh(model, root), built, held)
     finally:
         undo()
     for name, module in named_modules(model):

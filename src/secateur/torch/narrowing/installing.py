@@ -23,6 +23,7 @@ from secateur.core.plan import Edit
 from secateur.errors import PlanError
 from secateur.torch.narrowing.bookkeeping import refresh
 from secateur.torch.narrowing.following import Following, Pair
+from secateur.torch.narrowing.host_building import numbers_held
 from secateur.torch.narrowing.host_config import Fields, configs_held, put_config
 from secateur.torch.running.constants import narrowable_tensors, table_of
 from secateur.torch.running.passing import Passage
@@ -55,7 +56,7 @@ def install(
     following = Following(model, pairs)
     try:
         modules = dict(named_modules(model, once=False))
-        configs = configs_held(model) if fields else {}
+        configs, numbers = (configs_held(model), numbers_held(model)) if fields else ({}, {})
         following.put_in()
         resized = _put_in(modules, tensors)
         resized |= _rewrite(modules, edits) | {name.rpartition(".")[0] for name in there}
@@ -63,7 +64,7 @@ def install(
             refresh(modules[owner])
         drop_blocks(modules, drops or {})
         if fields:
-            put_config(model, configs, fields)
+            put_config(model, configs, numbers, fields)
         _drop_caches(model)
         model.__dict__.update(notes or {})
     except BaseException:
