@@ -66,6 +66,11 @@ class _Request:
         """The ties that a name is about, each with what it has then, where others have what was ``chosen`` for them."""
         role, count = ROLE_OF.get(name), asked
         mine = self._called(name, role)
+        if mine and all(
+            tie.kind == "heads" for tie in mine
+        ):  # those of an indexer, perhaps: the model's own field decides
+            said = self.of_field(name)
+            mine = mine if any(tie.name == own.name for tie in mine for own in said) else list(said) or mine
         in_all = role in _TOTALS and bool(mine)
         if role in _TOTALS and not mine:  # so many in each group, as it is: the groups are asked for
             mine = self._playing(_TOTALS[role][0])
@@ -94,7 +99,7 @@ class _Request:
 
     def _in_each_group(self, name: str, count: int, tie: Tie, chosen: Mapping[str, int]) -> int:
         """How many heads each query group has, where so many are asked for in all."""
-        if tie.kind == "heads":
+        if tie.kind not in ("queries_per_group", "query_groups"):
             return count
         owner = tie.name.rpartition(".")[0]
         groups = self._playing(_TOTALS[ROLE_OF[name]][0])

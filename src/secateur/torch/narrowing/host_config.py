@@ -118,6 +118,7 @@ class _Description:
         }
         self.numbers = _numbers_read(plan)
         self.marks: dict[tuple[str, str], object] = {}
+        self.counts: dict[tuple[str, str], int] = {}
 
     def unfit(self) -> str | None:
         """Why the configuration is none of the model as it is now, if it is not."""
@@ -125,6 +126,7 @@ class _Description:
             whole = self._built({})
         except _Unbuildable as problem:
             return f"{type(self.model).__name__} cannot be built from its configuration ({problem})"
+        self.counts = _counts(whole)
         marks = _marks(whole, words=bool(self.plan.drops))
         self.marks = {(new, key): mark for (m, key), mark in marks if (new := _called(m, self.plan)) is not None}
         if {n: tuple(t.shape) for n, t in _stored(whole).items()} != self.shapes:
@@ -154,7 +156,7 @@ class _Description:
                 None,
             )
             if better is None:
-                return None
+                return fields if far == self._vanished(fields) else None
             fields, far = better
             self.nearest = fields
         return fields
@@ -200,7 +202,12 @@ class _Description:
             built = self._built(fields)
         except _Unbuildable:
             return float("inf")
-        return len(self._different(built)) + len(self._miscounted(built))
+        return len(self._different(built)) + len(self._miscounted(built)) + _none_left(built, self.counts)
+
+    def _vanished(self, fields: Fields) -> int:
+        """Of how many things that modules count the build has none, though the whole has some: no good, where it can be helped.
+        Heads over key-value heads, where no shape tells that these go with those."""
+        return _none_left(self._built(fields), self.counts)
 
     def _miscounted(self, built: nn.Module) -> list[str]:
         """Numbers that the constructor computes, and that are not those that the narrowed network goes on with."""
@@ -331,6 +338,21 @@ def _numbers_read(plan: Plan) -> dict[tuple[str, str], int]:
     found |= {(edit.module, edit.path): edit.new for edit in plan.edits}
     known = {(m, path): n for (m, path), n in found.items() if not path.startswith("config.")}
     return {(new, p): n for (m, p), n in known.items() if (new := _called(m, plan)) is not None}
+
+
+def _counts(model: nn.Module) -> dict[tuple[str, str], int]:
+    """What modules have some of, by their own account."""
+    modules = named_modules(model)
+    return {(m, key): n for m, module in modules for key, n in vars(module).items() if type(n) is int and n > 0}
+
+
+def _none_left(built: nn.Module, counts: Mapping[tuple[str, str], int]) -> int:
+    return sum(
+        counts.get((m, key), 0) > 0 and n == 0
+        for m, module in named_modules(built)
+        for key, n in vars(module).items()
+        if type(n) is int
+    )
 
 
 def _called(module: str, plan: Plan) -> str | None:
