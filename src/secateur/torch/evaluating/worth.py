@@ -23,7 +23,7 @@ from secateur.search.alive import ALIVE, check_alive, dead, number_of
 from secateur.search.evidence import Quality
 from secateur.torch.evaluating.evaluator import Evaluator
 from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
-from secateur.torch.running.data import Data
+from secateur.torch.running.data import Data, NotFinite
 from secateur.torch.running.distributed import reduce_sum
 from secateur.torch.running.outputs import output_tensors
 from secateur.torch.running.padding import Padding
@@ -41,10 +41,14 @@ _FAR = 0.3  # agreement from which on answers need not be the same
 
 
 class Agreement:
-    """How far networks give the answers of the first one that is looked at. State: those answers, and the last ones."""
+    """How far networks give the answers of the first one that is looked at. State: those answers, and the last ones.
 
-    def __init__(self, data: Data) -> None:
+    ``strict``: a loss of the user's own that the first one has none of, or no number, is an error, and not passed over.
+    """
+
+    def __init__(self, data: Data, *, strict: bool = False) -> None:
         self.data = data
+        self._strict = strict and data.loss is not None
         self.loss: float | None = None  # the mean loss of what was looked at last
         self._first: torch.Tensor | None = None
         self._last: torch.Tensor | None = None
@@ -104,10 +108,16 @@ class Agreement:
         return torch.cat(alike) if alike else None
 
     def _losses(self, output: object, batch: object) -> list[float]:
+        strict = self._strict and self._first is None
         try:
-            return [float(self.data.loss_of(output, batch))]
+            loss = float(self.data.loss_of(output, batch))
         except Exception:  # no labels, or a loss that only trains: there are other means
+            if strict:
+                raise
             return []
+        if strict and not math.isfinite(loss):
+            raise NotFinite(f"loss_func gives {loss} for what the whole network answers: check it and the data")
+        return [loss]
 
     def _mean(self, losses: list[float]) -> float | None:
         sums = torch.tensor([math.fsum(losses), len(losses)], dtype=torch.float64)
@@ -176,7 +186,7 @@ class Worth:
     def _on_data(self, network: nn.Module) -> float | None:
         assert self._data is not None
         if self._agreement is None:
-            self._agreement = Agreement(self._data.limited(self.model, SAMPLES))
+            self._agreement = Agreement(self._data.limited(self.model, SAMPLES), strict=True)
             agreed = self._agreement(network)
             self._has_loss = self._agreement.loss is not None
         else:

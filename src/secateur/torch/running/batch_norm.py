@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from secateur.errors import InputError
-from secateur.torch.running.data import Collect, Data, call, first_of, to_device
+from secateur.torch.running.data import Collect, Data, NotFinite, call, first_of, to_device
 from secateur.torch.running.distributed import Group, active, reduce_sum, unwrapped
 from secateur.torch.running.randomness import unmoved
 from secateur.torch.running.restoring import left_as_found
@@ -69,7 +69,8 @@ def reestimate_batch_norm(
 
     Inputs are moved to the device of the model's first parameter. A `Data` says itself what of a batch the model takes, and
     how many there are. Under DDP the statistics are those of the batches of all ranks (of the data's group), the same on
-    each, and the number counts them all. Raises InputError where no rank has a batch.
+    each, and the number counts them all. Raises InputError where no rank has a batch, or where what is measured is not
+    finite: the statistics are as they were then.
     """
     model = unwrapped(model)
     norms = batch_norms(model)
@@ -87,7 +88,16 @@ def reestimate_batch_norm(
         total = _over_ranks(norms, used, group)
         if not total:
             raise InputError("the data loader gave no batch: batch-norm statistics cannot be measured")
+        _check_finite(norms)
     return total
+
+
+def _check_finite(norms: list[RunningNorm]) -> None:
+    """One number that is none in one batch would be in all answers from then on."""
+    if not all(bool(statistic.isfinite().all()) for m in norms for statistic in (m.running_mean, m.running_var)):
+        raise NotFinite(
+            "batch norm was given values that are no finite numbers, by the data or by a layer that overflows on them"
+        )
 
 
 def _over_ranks(norms: list[RunningNorm], used: int, group: Group) -> int:
