@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur.errors import DeadNetwork
+from secateur.errors import DeadNetwork, InputError
 
 torch.manual_seed(0)
 CENTRES = 2 * torch.randn(4, 8)
@@ -197,3 +197,26 @@ def test_iterative_pruning_scores_what_it_masks_and_masks_nothing_dead() -> None
         pruner.mask({"params": "40%"})
     assert pruner.plan is None
     assert accuracy(misled) == accuracy(MODEL)
+
+
+@pytest.mark.parametrize("gives", ["raises", "nothing", "no number", "many"])
+def test_a_broken_loss_is_an_error_where_only_the_result_is_judged(gives: str) -> None:
+    def loss(output: torch.Tensor, batch: object) -> Any:
+        if gives == "raises":
+            raise ValueError("my loss is broken")
+        return {"nothing": None, "no number": output.sum() * torch.nan, "many": output}[gives]
+
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    config = {"data_loader": [(torch.randn(64, 16), torch.arange(64) % 4)], "loss_func": loss}
+    with pytest.raises(InputError, match="loss"):
+        sc.prune(model, "magnitude", {"params": "50%"}, torch.randn(2, 16), config)
+
+
+def test_a_number_that_is_none_in_the_data_does_not_reach_batch_norm() -> None:
+    model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    good, bad = torch.randn(64, 16), torch.randn(64, 16)
+    bad[3, 5] = torch.nan
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(InputError, match="batch 1 of the data"):
+        sc.prune(model, "magnitude", {"params": "50%"}, good[:2], {"data_loader": [good, bad]})
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -12,6 +12,7 @@ Invariant: the Parameter objects stay the same throughout, so that optimizers an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -84,15 +85,17 @@ def check_name(name: str) -> None:
 
 def masks_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """The masks by the plain names of their tensors, in the tensors' shapes, True where a weight is kept."""
-    found: dict[str, torch.Tensor] = {}
-    for prefix, _, key, stack in _masked(model):
-        original = stack.original
-        mask = torch.ones_like(original, dtype=torch.bool)
-        for one in stack:
-            assert isinstance(one, Mask)
-            mask &= one.broadcast(original.dim())
-        found[f"{prefix}.{key}" if prefix else key] = mask
-    return found
+    return {f"{prefix}.{key}" if prefix else key: masks_on(stack) for prefix, _, key, stack in _masked(model)}
+
+
+def masks_on(stack: parametrize.ParametrizationList) -> torch.Tensor:
+    """What all masks of one tensor keep of it together."""
+    original = stack.original
+    mask = torch.ones_like(original, dtype=torch.bool)
+    for one in stack:
+        assert isinstance(one, Mask)
+        mask &= one.broadcast(original.dim())
+    return mask
 
 
 def remove_masks(model: nn.Module, *, leave_zeros: bool) -> None:
@@ -125,7 +128,7 @@ def mask_plan(model: nn.Module, plan: Plan) -> None:
             f"{min(plan.drops)} goes whole, which no mask can stand for: zeros in the weights of a block are not the block left "
             "out where a norm or a bias follows. Apply the plan, or mask one that leaves all blocks (a trace without depth)"
         )
-    tensors = {name: check_shape(name, tensor_of(model, name), plan.layouts[name]) for name in plan.narrowed}
+    tensors = check_whole(model, plan)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and isinstance(tensor, nn.Parameter):
             check_name(name)
@@ -138,6 +141,26 @@ def mask_plan(model: nn.Module, plan: Plan) -> None:
             add_mask(module, key, mask)
         else:
             hide_buffer(module, key, mask)
+
+
+def check_whole(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
+    """The tensors that a plan narrows, as they are below their masks. Raises PlanError where one is not whole."""
+    return {name: check_shape(name, tensor_of(model, name), plan.layouts[name]) for name in plan.narrowed}
+
+
+@contextmanager
+def without_masks(model: nn.Module) -> Iterator[None]:
+    """Plain parameters for the length of a block, with zeros where they were masked; whoever masks them again in there finds
+    under the masks what they hid before."""
+    hidden = [(stack.original, ~masks_on(stack)) for *_, stack in _masked(model)]
+    values = [original.detach()[where] for original, where in hidden]
+    remove_masks(model, leave_zeros=True)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (original, where), before in zip(hidden, values, strict=True):
+                original[where] = before
 
 
 def hide_buffer(module: nn.Module, key: str, mask: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -48,7 +48,7 @@ from secateur.torch.evaluating.reading import ScoreFunc
 from secateur.torch.evaluating.worth import quality_of
 from secateur.torch.narrowing.beside import beside
 from secateur.torch.narrowing.history import history_of
-from secateur.torch.narrowing.masks import mask_plan, remove_masks
+from secateur.torch.narrowing.masks import check_whole, mask_plan, without_masks
 from secateur.torch.running.data import Data
 from secateur.torch.running.digests import described, digest_of_weights
 from secateur.torch.trace import trace
@@ -202,12 +202,13 @@ class IterativePruner:
     def _bare(self) -> Iterator[None]:
         """The model without masks, zeros where they were, for the length of a block; then with those of the plan."""
         if self.plan is not None:
-            remove_masks(self.model, leave_zeros=True)  # zeros: it computes what it did under masks
-        try:
-            yield
-        finally:
-            if self.plan is not None:
-                mask_plan(self.model, self.plan)
+            check_whole(self.model, self.plan)  # somebody may have narrowed it since
+        with nullcontext() if self.plan is None else without_masks(self.model):
+            try:
+                yield
+            finally:
+                if self.plan is not None:
+                    mask_plan(self.model, self.plan)
 
     def _ranked(self) -> Ranked:
         return judged(restrict(self.graph, self.limits), judge_of(self._criterion, self.model))
@@ -277,10 +278,16 @@ class IterativePruner:
         """A finished analysis serves later rounds, too; but one that is half done goes on with the weights it began with."""
         keys = [WHOLE, *(key_of((name, count)) for name, counts in grid.points.items() for count in counts)]
         missing = [key for key in keys if key not in journal]
-        if not missing:
-            return
         digest = {"sha256": digest_of_weights(self.model)}
         begun = journal.get("weights")
+        if not missing:
+            if begun is not None and dict(begun) != digest:
+                warnings.warn(
+                    "the analysis in this checkpoint was made with other weights, and is taken as it is: right for a later round "
+                    "of the same network, trained on since. Choose another checkpoint to measure anew",
+                    stacklevel=3,
+                )
+            return
         if begun is None:
             journal.record("weights", digest)
         elif dict(begun) != digest:
