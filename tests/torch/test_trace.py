@@ -80,6 +80,14 @@ def convolutional() -> nn.Module:
 IMAGE = torch.randn(2, 3, 8, 8)
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(4, 8), nn.Conv1d(3, 8, 1), nn.LSTM(4, 8)], ids=["linear", "conv", "lstm"])
+def test_an_example_of_other_numbers_than_the_weights_is_one_that_does_not_run(layer: nn.Module) -> None:
+    with pytest.raises(TraceError, match="does not run on this dummy_input"):
+        sc.trace(layer, torch.randn(2, 3, 4).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        sc.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), torch.randn(2, 3, 4))
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_mode_and_dtype_do_not_change_what_is_coupled(dtype: torch.dtype, training: bool) -> None:

@@ -173,3 +173,27 @@ def test_what_is_free_beside_a_share_costs_what_is_foretold_at_every_count(
         plan = graph.plan({width.name: range(count) for width, count in zip(graph.free, counts, strict=True)})
         narrowed = sc.trace(sc.apply(model, plan, verify=False), image)
         assert graph.cost("peak_activation_bytes", plan.sizes) == narrowed.cost("peak_activation_bytes")
+
+
+@pytest.mark.parametrize("how", ["repeat", "tile", "interleave"])
+def test_how_often_something_is_repeated_is_a_number_of_its_own(how: str) -> None:
+    """Streams side by side, and key-value heads for several queries each: the rest of the tensor stays free."""
+
+    class Repeated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.each, self.down = nn.Linear(6, 16), nn.Linear(16, 4), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.up(x)
+            streams = {
+                "repeat": lambda: h.unsqueeze(2).repeat(1, 1, 4, 1),
+                "tile": lambda: torch.tile(h.unsqueeze(2), (4, 1)),
+                "interleave": lambda: h.unsqueeze(2).repeat_interleave(4, dim=2),
+            }[how]()
+            return self.down((streams * self.each(h).unsqueeze(-1)).sum(2))
+
+    model = Repeated().eval()
+    graph = sc.trace(model, torch.randn(2, 5, 6))
+    assert [width.name for width in graph.free] == ["up.out_features"]
+    sc.verify(model, random_plan(graph, 0), graph)

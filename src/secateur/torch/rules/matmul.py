@@ -212,6 +212,10 @@ def linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
         raise RuntimeError(f"linear: {tuple(x.shape)} does not fit a weight of {tuple(weight.shape)}")
     if bias is not None and bias.shape[-1] not in (1, weight.shape[0]):
         raise RuntimeError(f"linear: a bias of {tuple(bias.shape)} does not fit a weight of {tuple(weight.shape)}")
+    if (
+        x.dtype is not weight.dtype and not torch._C._is_any_autocast_enabled()
+    ):  # which casts what has data, and nothing here
+        raise RuntimeError(f"linear: {x.dtype} numbers and {weight.dtype} weights")
     return torch.empty((*x.shape[:-1], *weight.shape[:-1]), dtype=x.dtype, device="meta")
 
 

@@ -1,6 +1,6 @@
 """Sizes that are written into the code as numbers: where it does not run when narrowed, these are why.
 
-    h.view(b, 4, -1)    group_norm(h, 4)    conv2d(…, groups=4)    h.split([8, 4])    h[:, :8]    h[:, 8:]
+    h.view(b, 4, -1)    group_norm(h, 4)    conv2d(…, groups=4)    h.split([8, 4])    h[:, :8]    h[:, 8:]    h.repeat(1, 4)
 
 They are remembered, not frozen: a number that was calculated from a size looks the same, and follows it.
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from secateur.core.sized import Sized
-from secateur.core.space import Space, is_frozen, split, window
+from secateur.core.space import Space, factors, is_frozen, split, window
 from secateur.torch.running.calls import Args, Kwargs, Result
 from secateur.torch.tracing.tracer import Tracer
 
@@ -67,6 +67,15 @@ def literal_parts(tracer: Tracer, args: Args) -> Iterator[Space]:
             return  # a tensor, a list: it may take several dimensions
 
 
+def literal_repeats(tracer: Tracer, out: torch.Tensor, args: Args, kwargs: Kwargs) -> Iterator[Space]:
+    """Of ``x.repeat(1, 4, 1)``, what is there as often as a plain number says."""
+    given = args[1:] or tuple(kwargs.get(key, ()) for key in ("repeats", "dims") if key in kwargs)
+    counts = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+    for space, count in zip(tracer.spaces(out)[::-1], counts[::-1], strict=False):
+        if type(count) is int and count > 1:
+            yield factors(space)[0]
+
+
 def _around(tracer: Tracer, x: torch.Tensor, place: int, q: slice) -> Iterator[Space]:
     space, size = tracer.spaces(x)[place], x.shape[place]
     if q.step not in (None, 1) or is_frozen(space):
@@ -87,6 +96,11 @@ def written(name: str, tracer: Tracer, out: Result, args: Args, kwargs: Kwargs, 
         yield from literal_parts(tracer, args)
     elif name in GROUP_ARGUMENT:
         yield from literal_groups(tracer, name, args, kwargs)
+    elif name in _REPEAT:
+        yield from literal_repeats(tracer, out, args, kwargs)
+    elif name == "repeat_interleave":
+        if type(args[1] if len(args) > 1 else kwargs.get("repeats")) is int:
+            yield from (factors(tracer.spaces(out)[dim])[-1] for *_, dim in reading(tracer, out, args, kwargs))
     else:
         for value, tensor, dim in reading(tracer, out, args, kwargs):
             if type(value) is int and value > 1:
@@ -94,5 +108,6 @@ def written(name: str, tracer: Tracer, out: Result, args: Args, kwargs: Kwargs, 
 
 
 _TAKE = frozenset(["__getitem__", "__setitem__"])
+_REPEAT = frozenset(["repeat", "tile"])
 WRITTEN = frozenset(["view", "reshape", "unflatten", "expand", "split", "split_with_sizes", "narrow"])
-WRITTEN |= _TAKE | GROUP_ARGUMENT.keys()
+WRITTEN |= _TAKE | _REPEAT | {"repeat_interleave"} | GROUP_ARGUMENT.keys()

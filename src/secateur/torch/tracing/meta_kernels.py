@@ -24,10 +24,25 @@ _aten = torch.ops.aten
 
 
 KERNELS: dict[Any, Kernel] = {}
+_OF_ONE_DTYPE = frozenset(
+    getattr(_aten, name).default
+    for name in ("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "convolution")
+)
+
+
+def _check_one_dtype(operator: object, args: Args) -> None:
+    """What these refuse of tensors with data, their shape functions take: the network would be another one than the user's."""
+    found = {a.dtype for a in args if isinstance(a, torch.Tensor) and (a.is_floating_point() or a.is_complex())}
+    if len(found) > 1:
+        raise RuntimeError(f"{operator} is given {' and '.join(sorted(map(str, found)))}, and takes one dtype")
 
 
 def run(operator: object, args: Args, kwargs: Kwargs) -> Result:
     """The abstract result of an operator, or None where there is no kernel here for these arguments."""
+    if (
+        operator in _OF_ONE_DTYPE and not torch._C._is_any_autocast_enabled()
+    ):  # which casts what has data, and nothing here
+        _check_one_dtype(operator, args)
     kernel = KERNELS.get(operator)
     if kernel is None or not isinstance(args[0], torch.Tensor) or not args[0].is_meta:
         return None
