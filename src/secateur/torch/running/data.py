@@ -43,6 +43,13 @@ class NotFinite(InputError):
     """What was measured on data is no finite number."""
 
 
+@dataclass(eq=False)
+class _Hand:
+    """The batch that was read last, and its number from 0: where a fault of the data is looked for. None after a whole pass."""
+
+    held: tuple[int, Batch] | None = None
+
+
 class _Enough(Exception):
     """Raised inside a user's forward loop once enough batches were seen."""
 
@@ -60,6 +67,7 @@ class Data:
     num_batches: int = 50
     loss: Loss | None = None
     group: Group = field(default=None, repr=False)
+    in_hand: _Hand = field(default_factory=_Hand, repr=False, compare=False)  # one for all that `replace` makes of this
 
     def __post_init__(self) -> None:
         if self.num_batches < 1:
@@ -116,7 +124,7 @@ class Data:
     def batches(self, model: nn.Module) -> Iterator[Batch]:
         """The batches on the model's device, the same each time: a loader's own generator is left where it is.
 
-        Raises InputError where there is none.
+        Raises InputError where there is none, or one has no samples.
         """
         with unmoved(self.loader):
             yield from self.next_pass(model)
@@ -124,12 +132,24 @@ class Data:
     def next_pass(self, model: nn.Module) -> Iterator[Batch]:
         """The batches that the loader gives this time, in another order where it shuffles."""
         device = next((p.device for p in parameters_of(model)), torch.device("cpu"))
-        empty = True
-        for batch in islice(iter(self.loader), self.num_batches):
-            empty = False
-            yield to_device(batch, device)
-        if empty:
+        number = -1
+        for number, batch in enumerate(islice(iter(self.loader), self.num_batches)):
+            self._check_samples(number, batch)
+            moved = to_device(batch, device)
+            self.in_hand.held = number, moved
+            yield moved
+        self.in_hand.held = None
+        if number < 0:
             raise InputError("the data loader gave no batch")
+
+    def _check_samples(self, number: int, batch: Batch) -> None:
+        # collect is not asked: it may draw random numbers
+        taken = first_of(batch) if self.collect is first_of else batch
+        tensors = [leaf for leaf in tree_leaves(taken) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+        if tensors and not any(map(len, tensors)):
+            raise InputError(
+                f"batch {number} of the data (from 0) has no samples, it is {described(batch)}: leave empty batches out"
+            )
 
     def strange(self, model: nn.Module) -> str | None:
         """The first batch of which the model takes values that are no finite numbers, in words; None if there is none."""
