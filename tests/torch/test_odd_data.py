@@ -88,7 +88,7 @@ def test_a_fault_of_a_loss_in_a_later_batch_comes_through_as_it_is() -> None:
             raise RuntimeError("of my own")
         return output.sum()
 
-    with pytest.raises(RuntimeError, match="^of my own$"):
+    with pytest.raises(RuntimeError, match=r"^of my own$"):
         pruned("gradnas", [BATCHES[0], (BATCHES[1][0], None)], loss_func=loss)  # type: ignore[list-item]
 
 
