@@ -10,7 +10,8 @@ only training asks for another pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import islice
@@ -43,11 +44,28 @@ class NotFinite(InputError):
     """What was measured on data is no finite number."""
 
 
-@dataclass(eq=False)
-class _Hand:
-    """The batch that was read last, and its number from 0: where a fault of the data is looked for. None after a whole pass."""
+@dataclass
+class Hand:
+    """The batch that was read last, its number from 0 and how it is read: where a fault of the data is looked for.
 
-    held: tuple[int, Batch] | None = None
+    None where it was done with. State, because reading goes on while somebody else waits for a fault.
+    """
+
+    held: tuple[int, Batch, Collect] | None = None
+
+
+_HAND: ContextVar[Hand | None] = ContextVar("the batch in hand", default=None)
+
+
+@contextmanager
+def in_hand() -> Iterator[Hand]:
+    """What is read inside this block, batch after batch, by this thread."""
+    hand = Hand()
+    token = _HAND.set(hand)
+    try:
+        yield hand
+    finally:
+        _HAND.reset(token)
 
 
 class _Enough(Exception):
@@ -67,7 +85,6 @@ class Data:
     num_batches: int = 50
     loss: Loss | None = None
     group: Group = field(default=None, repr=False)
-    in_hand: _Hand = field(default_factory=_Hand, repr=False, compare=False)  # one for all that `replace` makes of this
 
     def __post_init__(self) -> None:
         if self.num_batches < 1:
@@ -136,9 +153,10 @@ class Data:
         for number, batch in enumerate(islice(iter(self.loader), self.num_batches)):
             self._check_samples(number, batch)
             moved = to_device(batch, device)
-            self.in_hand.held = number, moved
+            hand = _HAND.get() or Hand()
+            hand.held = number, moved, self.collect
             yield moved
-        self.in_hand.held = None
+            hand.held = None
         if number < 0:
             raise InputError("the data loader gave no batch")
 

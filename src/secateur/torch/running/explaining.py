@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 
 from secateur.core.text import visible
 from secateur.errors import ConfigError, InputError, SecateurError
-from secateur.torch.running.data import Batch, Data, NotFinite, call
+from secateur.torch.running.data import Batch, Data, Hand, NotFinite, call, in_hand
 from secateur.torch.running.describing import described
 from secateur.torch.running.twin import in_use, twin
 from secateur.torch.running.walking import named_parameters
@@ -31,29 +32,31 @@ def data_explained(model: nn.Module, data: Data | None) -> Iterator[None]:
 
     So is one that comes of a weight that is no number. A fault of ``loss_func`` is explained where the first batch has it.
     """
-    try:
-        yield
-    except ConfigError:
-        raise
-    except InputError as fault:
-        weight = _strange_weight(model)
-        if weight is not None:
-            raise NotFinite(f"{weight} ({fault})") from fault
-        strange = data.strange(model) if data is not None and isinstance(fault, NotFinite) else None
-        if strange is None:
-            later = data is not None and (data.in_hand.held or (0,))[0] > 0
-            said = _misfit(model, data) if data is not None and later else None
+    with in_hand() as hand:
+        try:
+            yield
+        except ConfigError:
+            raise
+        except InputError as fault:
+            weight = _strange_weight(model)
+            if weight is not None:
+                raise NotFinite(f"{weight} ({fault})") from fault
+            if data is not None and isinstance(fault, NotFinite):
+                strange = data.strange(model)
+                if strange is not None:
+                    raise NotFinite(f"{strange}: leave it out, or mend it ({fault})") from fault
+            elif data is not None and hand.held is not None and hand.held[0] > 0:
+                said = _misfit(model, data, hand)
+                if said is not None:
+                    raise InputError(said) from fault
+            raise
+        except (SecateurError, torch.OutOfMemoryError):
+            raise
+        except FAULTS as fault:
+            said = _strange_weight(model) or (None if data is None else _misfit(model, data, hand))
             if said is None:
                 raise
             raise InputError(said) from fault
-        raise NotFinite(f"{strange}: leave it out, or mend it ({fault})") from fault
-    except (SecateurError, torch.OutOfMemoryError):
-        raise
-    except FAULTS as fault:
-        said = _strange_weight(model) or (None if data is None else _misfit(model, data))
-        if said is None:
-            raise
-        raise InputError(said) from fault
 
 
 def _strange_weight(model: nn.Module) -> str | None:
@@ -65,14 +68,15 @@ def _strange_weight(model: nn.Module) -> str | None:
     return None
 
 
-def _misfit(model: nn.Module, data: Data) -> str | None:
+def _misfit(model: nn.Module, data: Data, hand: Hand) -> str | None:
     """What does not fit: of the batch that was in hand, of the first ones where none was; None where all go through."""
     with torch.no_grad():
         beside = twin(model, in_use).eval()
         try:
-            read = (
-                iter([data.in_hand.held]) if data.in_hand.held else enumerate(islice(data.batches(model), _MOST_TRIED))
-            )
+            if hand.held is not None:
+                number, batch, collect = hand.held
+                return _misfit_of(beside, replace(data, collect=collect), number, batch)
+            read = enumerate(islice(data.batches(model), _MOST_TRIED))
             return next((said for number, batch in read if (said := _misfit_of(beside, data, number, batch))), None)
         except Exception:  # the loader's own fault, which says best itself what it is
             return None
