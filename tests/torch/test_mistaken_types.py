@@ -82,6 +82,7 @@ def _masked(scores: Any) -> None:
         (lambda: sc.training.remap_optimizer(None, net()), "optimizer is a torch.optim.Optimizer, not None"),  # type: ignore[arg-type]
         (lambda: sc.trace(net(), X).table("macs", 3), "table: plan is a Plan"),  # type: ignore[arg-type]
         (lambda: sc.trace(net(), X, depth="x"), 'depth is True, False or "only", not \'x\''),  # type: ignore[arg-type]
+        (lambda: sc.plan(net(), "l1", {"macs": "50%"}), "plan: graph is a Graph, as secateur.trace gives it, not a Sequential"),  # type: ignore[arg-type]
         (lambda: sc.trace(net(), X, check=3), "check is True or False, not 3"),  # type: ignore[arg-type]
         (lambda: sc.training.PruningCallback({1: {"parms": "80%"}}, X), "schedule[1]: no cost is called 'parms'."),
         (lambda: sc.training.PruningCallback({1: {"params": "80%"}}, X, mode="magnitud"), "Did you mean 'magnitude'?"),
