@@ -23,7 +23,11 @@ from contextlib import contextmanager
 
 
 class SecateurError(Exception):
-    """Root of all errors raised on purpose by Secateur."""
+    """Root of all errors raised on purpose by Secateur. All of them go through pickle, as worker processes send them."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # exceptions are made again from args alone, which leaves out what else a class of ours wants
+        return _made_again, (type(self), self.args), dict(self.__dict__)
 
 
 class InputError(SecateurError, ValueError):
@@ -95,6 +99,10 @@ class VerificationError(SecateurError):
 
 class ArtifactError(SecateurError, ValueError):
     """A saved folder is damaged or does not belong to this model."""
+
+
+def _made_again(kind: type[SecateurError], args: tuple[object, ...]) -> SecateurError:
+    return kind.__new__(kind, *args)
 
 
 @contextmanager

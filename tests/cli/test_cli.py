@@ -105,6 +105,7 @@ def test_numbers_that_are_no_ids_are_refused_where_they_are_looked_up() -> None:
         (["timm:test_resnet", "--input", "0x3"], "between one and"),
         (["timm:test_resnet", "--input", "1x5x32x32"], "does not run"),
         (["hf:wav2vec2"], "--input"),
+        (["hf:bert", "--options", '{"hidden_sise": 32}'], "Did you mean 'hidden_size'?"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence_and_exit_code_two(arguments: list[str], expected: str) -> None:

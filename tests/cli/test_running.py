@@ -281,6 +281,23 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(command: str, t
     assert f"{out.name} cannot be written: " in result.stderr.replace("\n", "")
 
 
+@pytest.mark.parametrize(
+    ("stage", "said", "code"),
+    [
+        ({"constraints": {"macs": 40}}, "stage 2 (prune): cannot reach macs", 3),
+        ({"constraints": {"macs": "1e-9%"}}, "stage 2 (prune): macs: '1e-9%' of", 2),
+        ({"constraints": {"macs": "50%"}, "options": {"exclude": ["nope"]}}, "stage 2 (prune): exclude: 'nope'", 2),
+        ({"constraints": {"macs": "50%"}, "options": {"multiple_of": 4, "depth": True}}, "", 0),
+        ({"mode": "minitron", "constraints": {"export_config": {"x": 3}}}, "", 0),
+        ({"constraints": {"latency_ms": "80%"}}, "", 0),
+    ],
+)
+def test_a_dry_run_says_what_a_run_would_fail_of(stage: dict[str, Any], said: str, code: int, tmp_path: Path) -> None:
+    stages = [{"do": "train"}, {"do": "prune", "mode": "magnitude", **stage}]
+    result = call("run", written(tmp_path, {**SMALL, "stages": stages}), "--dry-run", code=code)
+    assert said in " ".join(result.stderr.split())
+
+
 def test_an_error_names_the_file_and_the_stage(tmp_path: Path) -> None:
     file = written(tmp_path, {**SMALL, "stages": [{"do": "train"}, {"do": "measure", "metrics": ["acuracy"]}]})
     for arguments in (["run", file], ["run", file, "--dry-run"], ["optimize", "test", "--json-cfg", file]):

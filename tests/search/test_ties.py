@@ -122,3 +122,13 @@ def test_of_fewer_layers_those_with_the_lowest_scores_are_gone() -> None:
     assert tie.choices == (1, 2, 3)
     assert counts_of({"blocks": 2}, [tie]) == {"blocks.1": 0, "blocks.0": 1, "blocks.2": 1}
     assert counts_of({"blocks": np.array([1, 3])}, [tie])["blocks.0"].tolist() == [0, 1]
+
+
+def test_ties_of_one_pattern_and_several_sizes_have_names_of_their_own() -> None:
+    space = sc.trace(Stack(widths=(8, 8, 12, 12)), example())
+    ties = [tie for tie in ties_of(space) if len(tie.widths) > 1]
+    assert [tie.name for tie in ties] == [f"blocks.*.up.out_features ({size} features)" for size in (8, 12)]
+    budget = Budget.of({"macs": "50%"}, space)
+    ones = {width.name: np.ones(width.size) for width in space.widths}
+    found = proposed(uniform(space), ties, ones, budget, top=2)
+    assert_best(found[0], uniform(space), ties, ones, budget)

@@ -199,6 +199,16 @@ def test_an_optimizer_can_be_made_from_the_parameters_or_remapped(trained: nn.Mo
         ({"epochs": 0}, "epochs"),
         ({"config": {"lr": -1.0}}, "'lr': a number above 0 is needed"),
         ({"config": {"lr": 0.1, "optimizer": lambda p: torch.optim.SGD(p)}}, "no effect beside an optimizer"),
+        ({"config": {"weight_decay": 0.1, "optimizer": torch.optim.SGD}}, "weight_decay has no effect beside"),
+        ({"config": {"lr": float("inf")}}, "'lr': a finite number is needed"),
+        ({"config": {"optimizer": lambda p: None}}, r"optimizer\(parameters\) gives a torch.optim.Optimizer, not None"),
+        ({"config": {"scheduler": lambda o, n: None}}, r"gives something with step\(\), not None"),
+        ({"config": {"loss_func": lambda o, b: o.sum().detach()}}, "the loss has no gradient"),
+        ({"config": {"loss_func": lambda o, b: o.sum() / 0}}, "gives no finite number for that batch"),
+        (
+            {"config": {"lr": 1e30, "clip_norm": None}, "epochs": 2},
+            r"lower the learning rate \(1.0e\+30 at its highest",
+        ),
         ({"teacher": nn.Linear(2, 2), "config": {"loss_func": lambda o, b: o.sum(1)}}, "."),
         ({"config": {"loss_func": lambda o, b: o}}, "one element"),
         ({"score_func": lambda m: "good"}, "gives a number"),
@@ -209,6 +219,18 @@ def test_options_that_cannot_be_used_are_refused(pruned: nn.Module, kwargs: dict
     with pytest.raises((ConfigError, InputError, RuntimeError), match=message):
         finetune(pruned, loader(), **{"epochs": 1, **kwargs})
     assert same(pruned, before)
+
+
+def test_the_batch_whose_values_are_no_numbers_is_named(pruned: nn.Module) -> None:
+    batches = [tuple(batch) for batch in loader()]
+    batches[2] = (batches[2][0] * float("nan"), batches[2][1])
+    with pytest.raises(InputError, match="batch 2 of the data has values that are no finite numbers"):
+        finetune(pruned, batches, epochs=1)
+
+
+def test_features_that_nobody_names_have_no_weight(trained: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="feature_weight has no effect without features"):
+        Distillation(teacher=trained, feature_weight=0.5)
 
 
 def test_schedules_are_followed(pruned: nn.Module) -> None:

@@ -120,6 +120,44 @@ def test_what_cannot_be_measured_is_said(data: object, metrics: object, error: t
         )  # type: ignore[arg-type]
 
 
+ANSWERS = torch.eye(4)  # of a network that gives back what it takes
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.uint8, torch.bool])
+def test_labels_of_any_whole_type_are_class_numbers(kind: torch.dtype) -> None:
+    labels = torch.tensor([0, 1, 1, 0])
+    found = measure(nn.Identity(), [(ANSWERS, labels.to(kind))], ("accuracy", "cross_entropy"), timings=QUICK)
+    assert found.quality == measure(nn.Identity(), [(ANSWERS, labels)], tuple(found.quality), timings=QUICK).quality
+    assert found.quality["accuracy"].value == 0.5
+
+
+def test_labels_that_stand_for_none_do_not_count() -> None:
+    labels = torch.tensor([-100, 1, 2, 0])
+    found = measure(nn.Identity(), [(ANSWERS, labels)], ("accuracy", "top5_accuracy", "cross_entropy"), timings=QUICK)
+    assert {value.num_samples for value in found.quality.values()} == {3}
+    assert found.quality["accuracy"].value == pytest.approx(2 / 3)
+    assert sum(map(sum, found.confusion)) == 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "said"),
+    [
+        (ANSWERS, [0, 1, 2, 9], "the labels run from 0 to 9, and the model's output has 4 classes"),
+        (ANSWERS, [0, -1, 2, 3], "the labels run from -1 to 3"),
+        (ANSWERS, [-100] * 4, "every label is -100"),
+        (ANSWERS * float("nan"), [0, 1, 2, 3], "batch 0 of the data has values that are no finite numbers"),
+    ],
+)
+def test_labels_and_answers_that_cannot_be_judged_are_told(inputs: torch.Tensor, labels: list[int], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        measure(nn.Identity(), [(inputs, torch.tensor(labels))], ("accuracy", "cross_entropy"), timings=QUICK)
+
+
+def test_a_name_is_text() -> None:
+    with pytest.raises(InputError, match="name is a str, not the int 3"):
+        measure(nn.Identity(), None, dummy_input=ANSWERS, name=3, timings=QUICK)  # type: ignore[arg-type]
+
+
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     generator = torch.Generator().manual_seed(0)
     hits = 0

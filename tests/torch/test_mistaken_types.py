@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import secateur as sc
-from secateur.errors import SecateurError
+from secateur.errors import InputError, SecateurError
 
 X = torch.randn(8, 16)
 DATA = [(X, torch.arange(8) % 4)]
@@ -24,6 +24,22 @@ def net() -> nn.Module:
 
 def _pruned(constraints: Any, mode: Any = "magnitude", **options: Any) -> tuple[nn.Module, Any]:
     return sc.prune(net(), mode, constraints, X, options or None)
+
+
+def _score(model: nn.Module) -> float:
+    return float(model(X).sum())
+
+
+def _masked(scores: Any) -> None:
+    class Rule:
+        sparsity_level = 0.5
+
+        def scores(self, weight: torch.Tensor) -> torch.Tensor:
+            return scores
+
+    sparsifier = sc.pruners.Sparsifier(Rule())
+    sparsifier.prepare(net(), [{"tensor_fqn": "0.weight"}], dummy_input=X)
+    sparsifier.step()
 
 
 @pytest.mark.parametrize(
@@ -58,12 +74,40 @@ def _pruned(constraints: Any, mode: Any = "magnitude", **options: Any) -> tuple[
         (lambda: sc.plans_of(3), "plans_of: model is a Module, not the int 3"),  # type: ignore[arg-type]
         (lambda: sc.save(net(), 5), "save: path is a folder to write to, not a int"),  # type: ignore[arg-type]
         (lambda: sc.restore(net(), 5), "restore: path is the folder that save wrote, not a int"),  # type: ignore[arg-type]
+        (lambda: _pruned({"params": "80%"}, "gradnas", data_loader=DATA, seed=-1), "option 'seed': at least 0 is needed"),
+        (lambda: sc.pruners.OneStepPruner(net(), X).search(None, {"params": "50%"}), "score_func is called as score_func(model)"),  # type: ignore[arg-type]
+        (lambda: sc.pruners.IterativePruner(net(), X).analyze(None), "score_func is called as score_func(model)"),  # type: ignore[arg-type]
+        (lambda: sc.pruners.IterativePruner(net(), X).analyze(_score, ratios="0.5"), "ratios are removal ratios between 0 and 1"),  # type: ignore[arg-type]
+        (lambda: sc.pruners.IterativePruner(net(), X).resume(None), "resume: plan is a Plan"),  # type: ignore[arg-type]
+        (lambda: sc.training.remap_optimizer(None, net()), "optimizer is a torch.optim.Optimizer, not None"),  # type: ignore[arg-type]
+        (lambda: sc.trace(net(), X).table("macs", 3), "table: plan is a Plan"),  # type: ignore[arg-type]
+        (lambda: sc.trace(net(), X, depth="x"), 'depth is True, False or "only", not \'x\''),  # type: ignore[arg-type]
+        (lambda: sc.plan(net(), "l1", {"macs": "50%"}), "plan: graph is a Graph, as secateur.trace gives it, not a Sequential"),  # type: ignore[arg-type]
+        (lambda: sc.trace(net(), X, check=3), "check is True or False, not 3"),  # type: ignore[arg-type]
+        (lambda: sc.training.PruningCallback({1: {"parms": "80%"}}, X), "schedule[1]: no cost is called 'parms'."),
+        (lambda: sc.training.PruningCallback({1: {"params": "80%"}}, X, mode="magnitud"), "Did you mean 'magnitude'?"),
+        (lambda: sc.training.PruningCallback({1: {"params": "80%"}}, X, config={"criterian": "l1"}), "Did you mean 'criterion'?"),
+        (lambda: _masked(None), "a number for each of the 64 rows, not a NoneType"),
+        (lambda: _masked(torch.ones(3)), "a number for each of the 64 rows, not a tensor (3,)"),
+        (lambda: _masked(torch.full((64,), float("nan"))), "a number for each of the 64 rows, not NaN"),
     ],
 )  # fmt: skip
 def test_what_is_of_another_kind_is_told_in_a_sentence(call: Callable[[], object], said: str) -> None:
     with pytest.raises(SecateurError) as refused:
         call()
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("seed", ["x", -1, 1.5, 2**70, True])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(InputError, match="seed is a whole number from 0"):
+        sc.pruners.OneStepPruner(net(), X, seed=seed)
+
+
+@pytest.mark.parametrize("path", [3, ""])
+def test_a_checkpoint_is_a_place(path: Any) -> None:
+    with pytest.raises(InputError, match="checkpoint is a file or a folder"):
+        sc.pruners.IterativePruner(net(), X).analyze(_score, checkpoint=path)
 
 
 @pytest.mark.filterwarnings("ignore:.*went with no data:UserWarning")

@@ -57,6 +57,41 @@ def test_the_batch_with_values_that_are_no_numbers_is_named(mode: str, strange: 
         pruned(mode, [BATCHES[0], (x, BATCHES[1][1])])
 
 
+_RUN = {
+    **{mode: (lambda batches, mode=mode: pruned(mode, batches)) for mode in ("magnitude", "minitron", "progressive")},
+    "finetune": lambda batches: sc.training.finetune(network(), batches, epochs=1),
+    "measure": lambda batches: sc.measure(network(), batches),
+}
+
+
+@pytest.mark.parametrize("run", _RUN.values(), ids=_RUN)
+@pytest.mark.parametrize("bad", [torch.rand(16, 7), torch.rand(16, 6).double(), "text", None, {"x": 1}], ids=repr)
+def test_a_later_batch_that_the_model_does_not_take_is_named(run: Any, bad: object) -> None:
+    with pytest.raises(InputError, match=r"cannot be run on batch 1 \(from 0\)") as told:
+        run([BATCHES[0], (bad, BATCHES[1][1])])
+    assert told.value.__cause__ is not None
+    assert type(told.value.__cause__).__name__ in str(told.value)
+
+
+@pytest.mark.parametrize("run", _RUN.values(), ids=_RUN)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_batch_without_samples_is_named(run: Any, place: int) -> None:
+    batches = [BATCHES[0], BATCHES[1]]
+    batches[place] = (torch.rand(0, 6), torch.arange(0))
+    with pytest.raises(InputError, match=rf"batch {place} of the data \(from 0\) has no samples"):
+        run(batches)
+
+
+def test_a_fault_of_a_loss_in_a_later_batch_comes_through_as_it_is() -> None:
+    def loss(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        if batch[1] is None:
+            raise RuntimeError("of my own")
+        return output.sum()
+
+    with pytest.raises(RuntimeError, match=r"^of my own$"):
+        pruned("gradnas", [BATCHES[0], (BATCHES[1][0], None)], loss_func=loss)  # type: ignore[list-item]
+
+
 def test_very_few_samples_are_told_and_enough_are_not() -> None:
     with pytest.warns(UserWarning, match="3 samples in all"):
         pruned("magnitude", [(BATCHES[0][0][:3], BATCHES[0][1][:3])], compensate="least_squares")

@@ -22,6 +22,7 @@ from secateur.core.text import visible
 from secateur.errors import ArtifactError, InputError, placed
 from secateur.report import write_report
 from secateur.report.facts import Facts
+from secateur.scenario.checking import check_prunings
 from secateur.scenario.reading import read_file
 from secateur.scenario.run import Step, context_of, done, run, steps_of
 from secateur.scenario.schema import Finetune, Measure, Prune, Scenario, Train
@@ -64,7 +65,10 @@ def comparison(found: Sequence[Measurement]) -> str:
 
 
 def dry_run(path: Path, out: str, code: str, as_json: bool) -> None:
-    """Say what would be done, and what the network looks like; nothing is written."""
+    """Say what would be done, and what the network looks like; nothing is written.
+
+    Raises what a stage would raise, as far as that can be told of the network as it is.
+    """
     from secateur.torch.trace import trace
 
     scenario, folder = read_file(path), folder_for(path, out)
@@ -72,7 +76,9 @@ def dry_run(path: Path, out: str, code: str, as_json: bool) -> None:
         context = context_of(scenario, path.parent)
         steps = steps_of(context, code)
         ready = done(folder, steps)
-        graph = trace(context.network(None), context.splits.example())
+        model, example = context.network(None), context.splits.example()
+        graph = trace(model, example)
+        check_prunings(scenario, lambda depth: trace(model, example, depth=depth) if depth else graph)
     if as_json:
         show_json(
             [

@@ -10,6 +10,7 @@ from secateur.core.plan import Plan
 from secateur.core.text import visible
 from secateur.errors import InputError
 
+_SEEDS = 1 << 62
 _MAKERS: dict[type, str] = {
     Plan: ", as secateur.plan or a graph's plan(…) gives it",
     Graph: ", as secateur.trace gives it",
@@ -25,6 +26,12 @@ def check_given(verb: str, name: str, value: object, kind: type) -> None:
             else f"a {type(value).__name__}"
         )
         raise InputError(f"{verb}: {name} is a {kind.__name__}{_MAKERS.get(kind, '')}, not {shown}")
+
+
+def check_seed(verb: str, seed: object) -> None:
+    """Raise InputError unless this can begin all generators: torch's, NumPy's and Python's."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS:
+        raise InputError(f"{verb}: seed is a whole number from 0, below 2**62, not {visible(repr(seed))[:60]}")
 
 
 def _is_plain(value: object) -> bool:

@@ -67,7 +67,12 @@ class Options(BaseModel):
     called: ClassVar[str] = "config"
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
     )
 
     if not TYPE_CHECKING:  # a checker is to see the fields as parameters

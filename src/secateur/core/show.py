@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secateur.core.budget import Budget
+from secateur.core.given import check_given
 from secateur.core.graph import Graph, Width
 from secateur.core.layout import alongs_of
 from secateur.core.plan import Plan
@@ -119,6 +120,8 @@ def cost_table(
     graph: Graph, metric: str, plan: Plan | None = None, *, limit: int | None = LINES, width: int | None = None
 ) -> str:
     """A cost module by module: what each takes of it, and with a plan what is left. The rows sum to the total."""
+    if plan is not None:
+        check_given("table", "plan", plan, Plan)
     if plan is not None and plan.fingerprint != graph.fingerprint:
         raise PlanError("this plan is of another model than this graph: tabulate it with the graph it was made from")
     before = graph.cost_by_module(metric)

@@ -61,7 +61,7 @@ class FastNAS(Mode):
     """What ranks the units of a width."""
     objective: Objective = "largest"
     """What is made small: the "largest" drop of the score by any width, or the "sum" of all."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """What every evaluation begins with."""
 
     def search(self, task: Task) -> Found:

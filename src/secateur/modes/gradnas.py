@@ -44,7 +44,7 @@ class GradNAS(Mode):
     """What scores a unit; its scores must add up to a loss."""
     objective: Objective = "sum"
     """What is made small: the "sum" of the losses of all widths, or the "largest" of them."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """What scoring begins with."""
     checkpoint: str | Path | None = None
     """A folder or file for the journal of scores: made once, also for other constraints and limits."""

@@ -63,7 +63,7 @@ class Minitron(Mode):
     """The largest share that any width may lose in a search, as long as the budget can be met so."""
     max_depth_pruning: float = Field(default=0.2, gt=0, lt=1)
     """The same of the layers, where ``depth`` lets them go."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """What scoring begins with."""
 
     @model_validator(mode="after")

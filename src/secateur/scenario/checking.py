@@ -7,16 +7,24 @@ Invariant: what is refused here needs no network and no data to be told, so no t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from secateur.compat.nni import activation_options
+from secateur.core.budget import Budget
+from secateur.core.cached import with_sizes
+from secateur.core.depth import Depth
+from secateur.core.graph import Graph
 from secateur.errors import ConfigError, placed
 from secateur.modes import MODES, Mode
 from secateur.scenario.data import inputs_of
 from secateur.scenario.devices import device_of
 from secateur.scenario.schema import Export, Finetune, Measure, Prune, Report, Scenario, Train
 from secateur.scenario.training import LOSSES, OPTIMIZERS
+from secateur.search.limits import FASTEST, restrict
+from secateur.search.refusal import check_reachable
 from secateur.torch.evaluating.metrics import METRICS
+from secateur.torch.latency import WORD
 from secateur.torch.recipes import check_constraints, check_recipe
 
 _FROM_THE_SCENARIO = ("data_loader", "collect_func", "forward_loop", "loss_func", "score_func", "checkpoint")
@@ -51,6 +59,34 @@ def _check(stage: Train | Finetune | Prune | Measure | Export | Report) -> None:
             check_constraints(mode, stage.constraints or None)
         case Export() | Report():
             return
+
+
+def check_prunings(scenario: Scenario, graph_of: Callable[[Depth], Graph]) -> None:
+    """Raise what the scenario's prunings would, as far as the whole network can tell; ``graph_of`` traces it.
+
+    What the second one is asked for is about what the first one leaves: of it, only the limits are looked at.
+    """
+    first = True
+    for number, stage in enumerate(scenario.stages, start=1):
+        if isinstance(stage, Prune) and stage.compat is None:
+            mode, constraints = unbound_mode(stage).with_constraints(stage.constraints or None)
+            with placed(f"stage {number} ({stage.do})"):
+                _check_pruning(mode, constraints or {}, graph_of(mode.looks_for_blocks), bounded=first)
+            if mode.looks_for_blocks:  # then names may be gone
+                return
+        first = first and not isinstance(stage, Prune)
+
+
+def _check_pruning(mode: Mode, constraints: Mapping[str, Any], graph: Graph, *, bounded: bool) -> None:
+    limits = mode.model_copy(update={"multiple_of": 1} if mode.multiple_of == FASTEST else {}).limits()
+    space = restrict(graph, limits)
+    bounds = {metric: bound for metric, bound in constraints.items() if bound is not None and metric != WORD}
+    if not bounded or not bounds:
+        return
+    graph = with_sizes(graph, bounds)
+    budget = Budget.of(bounds, graph)
+    if mode.steps == 1 or not limits.ratios:  # shares of what each round finds go further together
+        check_reachable(with_sizes(space, bounds), budget)
 
 
 def own_options(stage: Prune) -> Mapping[str, object]:

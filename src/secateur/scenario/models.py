@@ -10,6 +10,7 @@ Invariant: nothing is downloaded, and a name selects from a package's own list; 
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
@@ -142,11 +143,24 @@ def _from_transformers(name: str, options: Options) -> Builder:
 
     def builder() -> nn.Module:
         config = transformers.AutoConfig.for_model(model_type, **settings)
+        _check_settings(settings, config, transformers.AutoConfig.for_model(model_type))
         for key, value in without_cache(config, settings).items():
             setattr(config, key, value)
         return auto.from_config(config)
 
     return builder
+
+
+def _check_settings(settings: Options, config: object, default: object) -> None:
+    """Refuse a slip in the name of a field: a configuration keeps whatever it is given, and nothing reads it.
+
+    Fields that models look for without a default, such as ``decoder_start_token_id``, are like none that is there.
+    """
+    known = [name for name in vars(default) if not name.startswith("_")]
+    for key in (key for key in settings if not hasattr(default, key) and key in vars(config)):
+        if difflib.get_close_matches(key, known, n=1, cutoff=_A_SLIP):
+            kind = type(config).__name__
+            raise InputError(f"hf: a {kind} has no field {visible(key)!r}.{nearest(key, known)}")
 
 
 _CLASSES = {
@@ -191,4 +205,5 @@ def _check_name(name: str, known: Iterable[str], source: str) -> None:
         raise InputError(f"{source} knows no architecture {visible(name)!r}.{nearest(name, known)}")
 
 
+_A_SLIP = 0.8  # how alike two names are of which one is meant by the other
 _NAMED = ("timm", "torchvision", "hf", "transformers", "zoo")  # sources that need a name

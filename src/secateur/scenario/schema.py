@@ -32,9 +32,9 @@ Values = dict[str, JsonValue]
 
 
 class Part(BaseModel):
-    """Frozen, and no key that is not known."""
+    """Frozen, no key that is not known, and no value of one type read as another."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Model(Part):
@@ -145,7 +145,7 @@ class Scenario(Part):
 
     format_version: Literal[1] = 1
     name: Name = "scenario"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 62)
     device: str = "auto"
     model: Model
     data: DataSpec

@@ -87,7 +87,9 @@ class _Request:
                 yield tie, _in_parts(name, _in_its_groups(name, count, tie, self.graph), tie, self.graph)
 
     def _called(self, name: str, role: str | None) -> list[Tie]:
-        return [tie for tie in self.ties if tie.name == name] if role is None else self._playing(role)
+        if role is not None:
+            return self._playing(role)
+        return [tie for tie in self.ties if name in (tie.name, pattern_of(tie.widths[0]))]
 
     def _playing(self, role: str) -> list[Tie]:
         return [tie for tie in self.ties if self.roles[tie.name] == role]

@@ -122,7 +122,12 @@ _IN_USE: weakref.WeakValueDictionary[tuple[int, int], Journal] = weakref.WeakVal
 
 
 def journal_file(path: str | Path) -> Path:
-    """The file that a path means: in a folder (one that exists, or a path without a suffix) it is ``journal.jsonl``."""
+    """The file that a path means: in a folder (one that exists, or a path without a suffix) it is ``journal.jsonl``.
+
+    Raises InputError for what is no path; an empty one would be the current folder.
+    """
+    if not isinstance(path, str | Path) or path == "":
+        raise InputError(f"checkpoint is a file or a folder to keep results in, not {path!r:.60}")
     path = Path(path)
     return path / FILE_NAME if path.is_dir() or not (path.suffix or path.is_file()) else path
 

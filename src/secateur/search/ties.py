@@ -6,13 +6,15 @@
 
 A width is tied to those that have its name but for the numbers in it, its kind and its size.
 
-Invariant: each free width of a `uniform` graph is in one tie, and every choice of a tie is one of all its widths.
+Invariant: each free width of a `uniform` graph is in one tie, no two ties have one name, and every choice of a tie is one of
+all its widths.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -56,22 +58,23 @@ def ties_of(graph: Graph) -> tuple[Tie, ...]:
     """The ties of a graph's free widths, in order of first appearance; of those with a frozen sibling there are none."""
     together: dict[tuple[str, str, int], list[Width]] = {}
     for width in (width for width in graph.widths if width.kind != LAYERS):  # of equals some may go
-        together.setdefault((pattern_of(width.name), width.kind, width.size), []).append(width)
-    free = (members for members in together.values() if all(w.frozen is None for w in members))
-    return tuple(_tie(members) for members in free)
+        together.setdefault(_likeness(width), []).append(width)
+    free = [members for members in together.values() if all(w.frozen is None for w in members)]
+    several = Counter(pattern_of(members[0].name) for members in together.values() if len(members) > 1)
+    return tuple(_tie(members, told_apart=several[pattern_of(members[0].name)] > 1) for members in free)
 
 
 def uniform(graph: Graph) -> Graph:
     """The graph in which tied widths have the same choices, and none is free where a sibling is not."""
     ties = ties_of(graph)
     choices = {name: tie.choices for tie in ties for name in tie.widths}
-    frozen = {pattern_of(w.name): w for w in reversed(graph.widths) if w.frozen is not None}
+    frozen = {_likeness(w): w for w in reversed(graph.widths) if w.frozen is not None}
 
     def tied(width: Width) -> Width:
         if width.frozen is not None or width.kind == LAYERS:
             return width
         if width.name not in choices:
-            sibling = frozen[pattern_of(width.name)]
+            sibling = frozen[_likeness(width)]
             return width.whole(f"it is tied to {sibling.name}, which is left whole: {sibling.frozen}")
         return replace(width, choices=choices[width.name])
 
@@ -116,11 +119,17 @@ def uneven(plan: Plan) -> str | None:
     return None
 
 
-def _tie(members: list[Width]) -> Tie:
+def _likeness(width: Width) -> tuple[str, str, int]:
+    return pattern_of(width.name), width.kind, width.size
+
+
+def _tie(members: list[Width], *, told_apart: bool) -> Tie:
+    """The tie of these; its name has their size and kind where others have the same pattern."""
     first = members[0]
+    pattern = f"{pattern_of(first.name)} ({first.size} {first.kind})" if told_apart else pattern_of(first.name)
     common = set(first.choices).intersection(*(w.choices for w in members[1:]))
     return Tie(
-        name=pattern_of(first.name) if len(members) > 1 else first.name,
+        name=pattern if len(members) > 1 else first.name,
         kind=first.kind,
         size=first.size,
         choices=tuple(sorted(common | ({first.size} if not common else set()))),

@@ -17,12 +17,13 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
+from secateur.core.given import check_given
 from secateur.core.measurement import Measurement, MetricValue, Surroundings, Timing
 from secateur.core.plan import digest_of
 from secateur.errors import InputError
 from secateur.torch.apply import plans_of
 from secateur.torch.evaluating.layer_times import layer_times
-from secateur.torch.evaluating.metrics import METRICS, Metric, classes_of, quality
+from secateur.torch.evaluating.metrics import IGNORED, METRICS, Metric, classes_of, quality
 from secateur.torch.evaluating.resources import sampled
 from secateur.torch.running.data import Data
 from secateur.torch.running.example import Example, batch_size
@@ -64,6 +65,8 @@ def measure(
     there is no quality. Raises InputError for metrics that do not fit the data, TraceError where the model does not run.
     """
     named = _named(metrics)
+    if name is not None:
+        check_given("measure", "name", name, str)
     if timings is not None and not isinstance(timings, Timings):
         raise InputError(f"timings are Timings(batch_sizes=…, num_runs=…, num_warmup=…), not {timings!r:.60}")
     source = data if isinstance(data, Data) or data is None else Data(loader=data, num_batches=sys.maxsize)
@@ -135,7 +138,8 @@ def _counted(so_far: torch.Tensor | None, output: object, batch: object) -> torc
     classes = logits.shape[-1]
     if logits.dim() != 2 or classes > _MOST_CLASSES or (so_far is not None and len(so_far) != classes):
         return None
-    places = labels.cpu() * classes + logits.argmax(-1).cpu()
+    counted = labels != IGNORED
+    places = (labels * classes + logits.argmax(-1))[counted].cpu()
     counts = torch.bincount(places, minlength=classes * classes).view(classes, classes)
     return counts if so_far is None else so_far + counts
 

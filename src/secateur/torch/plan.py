@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.core.budget import Budget
+from secateur.core.given import check_given
 from secateur.core.graph import Graph
 from secateur.core.plan import Plan
 from secateur.errors import InputError
@@ -40,6 +41,7 @@ def plan(
 
     Raises InputError for an argument that cannot be used, Infeasible where no network is small enough.
     """
+    check_given("plan", "graph", graph, Graph)
     budget = None if constraints is None else Budget.of(constraints, graph)
     judge = _judge(graph, criterion)
     return plan_for(graph, judge, budget, allocation=allocation, sizes=sizes, limits=Limits.read(limits))

@@ -69,6 +69,10 @@ def trace(
         raise InputError(
             f"the dummy_input holds nothing: it is a tensor of shape {tuple(example.args[0].shape)}. Give a batch of at least one"
         )
+    if not isinstance(check, bool):
+        raise InputError(f"trace: check is True or False, not {check!r:.60}")
+    if depth != "only" and not isinstance(depth, bool):
+        raise InputError(f'trace: depth is True, False or "only", not {depth!r:.60}')
     example = replace(example, interface=check_interface(interface), depth=depth)
     started = time.perf_counter()
     try:

@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.core.plan import Plan
 from secateur.search.measured import Evaluation, Running
-from secateur.torch.evaluating.reading import ScoreFunc, evaluation_of
+from secateur.torch.evaluating.reading import ScoreFunc, check_score_func, evaluation_of
 from secateur.torch.narrowing.beside import beside
 from secateur.torch.running.batch_norm import batch_norms, reestimate_batch_norm
 from secateur.torch.running.data import Data
@@ -59,6 +59,7 @@ class Evaluator:
     _phase: Callable[[str], AbstractContextManager[None]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_score_func(self.score_func)
         self._phase = Replay.beside(self.model).phase if self.reuse else lambda name: nullcontext()
         keep_freed_memory()
         if self.data is None and batch_norms(self.model):

@@ -19,7 +19,9 @@ import torch
 from secateur.core.measurement import MetricValue
 from secateur.core.registry import Registry
 from secateur.errors import InputError
+from secateur.torch.running.data import NotFinite
 
+IGNORED = -100  # a label that torch's losses do not count
 _Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
 
@@ -48,10 +50,10 @@ class _Accuracy:
         self.k = k
 
     def per_sample(self, output: object, batch: object) -> torch.Tensor:
-        """1 where the label is among the k likeliest classes."""
+        """1 where the label is among the k likeliest classes; labels of -100 do not count."""
         logits, labels = classes_of(output, batch)
         best = logits.topk(min(self.k, logits.shape[-1]), dim=-1).indices
-        return (best == labels.unsqueeze(-1)).any(-1).double().flatten()
+        return (best == labels.unsqueeze(-1)).any(-1)[labels != IGNORED].double()
 
     def of_mean(self, mean: float) -> float:
         """The share itself."""
@@ -66,7 +68,7 @@ class _CrossEntropy:
         logits, labels = classes_of(output, batch)
         flat = labels.flatten()
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, -2).float(), flat, reduction="none")
-        return losses[flat != -100].double()
+        return losses[flat != IGNORED].double()
 
     def of_mean(self, mean: float) -> float:
         """The loss itself."""
@@ -81,7 +83,7 @@ class _Perplexity(_CrossEntropy):
             raise InputError("perplexity wants logits of [batch, tokens, vocabulary] and labels of [batch, tokens]")
         nexts = labels[:, 1:].flatten()
         losses = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, -2).float(), nexts, reduction="none")
-        return losses[nexts != -100].double()
+        return losses[nexts != IGNORED].double()
 
     def of_mean(self, mean: float) -> float:
         """e to the mean loss."""
@@ -95,7 +97,7 @@ METRICS.add("perplexity")(_Perplexity())
 
 
 def classes_of(output: object, batch: object) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits ``[…, K]`` and integer labels ``[…]`` of a batch. Raises InputError where either cannot be had."""
+    """Logits ``[…, K]`` and labels ``[…]`` of a batch, below K or IGNORED. Raises InputError where either cannot be had."""
     logits = getattr(output, "logits", output)
     labels: object = None
     if isinstance(batch, Mapping) or hasattr(batch, "keys"):
@@ -111,12 +113,27 @@ def classes_of(output: object, batch: object) -> tuple[torch.Tensor, torch.Tenso
         logits = logits.movedim(1, -1)  # maps: [B, K, h, w] beside [B, h, w]
     if logits.shape[:-1] != labels.shape:
         raise InputError(f"logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}")
-    return logits, labels.to(logits.device)
+    counted, num_classes = labels[labels != IGNORED], logits.shape[-1]
+    if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < num_classes:
+        raise InputError(
+            f"the labels run from {int(counted.min())} to {int(counted.max())}, and the model's output has {num_classes} "
+            f"classes, 0 to {num_classes - 1}: number the labels so; {IGNORED} stands for a label that does not count"
+        )
+    return logits, labels.to(logits.device).long()
 
 
 def quality(metric: Metric, values: torch.Tensor) -> MetricValue:
-    """The metric over all samples, with a 95 % confidence interval: Wilson's for shares, else by the central limit."""
+    """The metric over all samples, with a 95 % confidence interval: Wilson's for shares, else by the central limit.
+
+    Raises InputError where no sample counts, or one is no finite number.
+    """
+    if not len(values):
+        raise InputError(f"no sample of the data counts: every label is {IGNORED}, which stands for none")
     n, mean = len(values), float(values.mean())
+    if not math.isfinite(mean):
+        raise NotFinite(
+            f"a metric is {mean}: what the model gives for {int((~values.isfinite()).sum())} of {n} samples is so"
+        )
     if bool(((values == 0) | (values == 1)).all()):
         centre, half = (mean + _Z**2 / (2 * n)) / (1 + _Z**2 / n), 0.0
         half = _Z * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)

@@ -22,6 +22,14 @@ ScoreFunc = Callable[[nn.Module], Any]  # a number, a tensor of one, or a genera
 FEWEST_RIVALS = 3  # finished candidates before any is abandoned
 
 
+def check_score_func(given: object) -> None:
+    """Raise InputError for what cannot be called."""
+    if not callable(given):
+        raise InputError(
+            f"score_func is called as score_func(model) and gives a number, higher is better; not {given!r:.60}"
+        )
+
+
 def evaluation_of(given: object, rivals: Sequence[Running] = ()) -> Evaluation:
     """Read what a score function gave. Raises InputError where that is neither a number nor pairs of numbers."""
     if not isinstance(given, GeneratorType):

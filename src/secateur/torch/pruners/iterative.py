@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,6 +27,7 @@ import torch
 from torch import nn
 
 from secateur.core.budget import Budget
+from secateur.core.given import check_given
 from secateur.core.plan import Plan
 from secateur.core.verification import Verification
 from secateur.errors import ArtifactError, InputError, PlanError
@@ -184,6 +186,7 @@ class IterativePruner:
 
         Raises PlanError where the plan is another model's, InputError where it would give units back.
         """
+        check_given("resume", "plan", plan, Plan)
         if plan.fingerprint != self.graph.fingerprint:
             raise PlanError("the plan was made for another architecture: resume with the one that was pruned")
         restored = self.graph.plan(plan.kept, plan.provenance)
@@ -303,5 +306,6 @@ def _fits(key: str, values: Mapping[str, object]) -> bool:
 
 
 def _check_ratios(ratios: Sequence[float]) -> None:
-    if not ratios or not all(0 < ratio < 1 for ratio in ratios):
+    given = isinstance(ratios, Sequence) and all(isinstance(r, Real) and 0 < r < 1 for r in ratios)
+    if not given or not ratios:
         raise InputError(f"ratios are removal ratios between 0 and 1, at least one, not {ratios!r}")

@@ -23,6 +23,7 @@ from typing import Any
 from torch import nn
 
 from secateur.core.budget import Budget
+from secateur.core.given import check_seed
 from secateur.core.options import whole_number
 from secateur.core.plan import Plan
 from secateur.errors import InputError
@@ -76,6 +77,8 @@ class OneStepPruner:
         num_processes: int = 1,
     ) -> None:
         _check_count("num_processes", num_processes)
+        seed = whole_number(seed)
+        check_seed("OneStepPruner", seed)
         self.model = model
         self.graph = trace(model, dummy_input)
         self.limits = Limits.read(limits)

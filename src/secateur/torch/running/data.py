@@ -10,7 +10,8 @@ only training asks for another pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import islice
@@ -41,6 +42,30 @@ def first_of(batch: object) -> Batch:
 
 class NotFinite(InputError):
     """What was measured on data is no finite number."""
+
+
+@dataclass
+class Hand:
+    """The batch that was read last, its number from 0 and how it is read: where a fault of the data is looked for.
+
+    None where it was done with. State, because reading goes on while somebody else waits for a fault.
+    """
+
+    held: tuple[int, Batch, Collect] | None = None
+
+
+_HAND: ContextVar[Hand | None] = ContextVar("the batch in hand", default=None)
+
+
+@contextmanager
+def in_hand() -> Iterator[Hand]:
+    """What is read inside this block, batch after batch, by this thread."""
+    hand = Hand()
+    token = _HAND.set(hand)
+    try:
+        yield hand
+    finally:
+        _HAND.reset(token)
 
 
 class _Enough(Exception):
@@ -116,7 +141,7 @@ class Data:
     def batches(self, model: nn.Module) -> Iterator[Batch]:
         """The batches on the model's device, the same each time: a loader's own generator is left where it is.
 
-        Raises InputError where there is none.
+        Raises InputError where there is none, or one has no samples.
         """
         with unmoved(self.loader):
             yield from self.next_pass(model)
@@ -124,12 +149,25 @@ class Data:
     def next_pass(self, model: nn.Module) -> Iterator[Batch]:
         """The batches that the loader gives this time, in another order where it shuffles."""
         device = next((p.device for p in parameters_of(model)), torch.device("cpu"))
-        empty = True
-        for batch in islice(iter(self.loader), self.num_batches):
-            empty = False
-            yield to_device(batch, device)
-        if empty:
+        number = -1
+        for number, batch in enumerate(islice(iter(self.loader), self.num_batches)):
+            self._check_samples(number, batch)
+            moved = to_device(batch, device)
+            hand = _HAND.get() or Hand()
+            hand.held = number, moved, self.collect
+            yield moved
+            hand.held = None
+        if number < 0:
             raise InputError("the data loader gave no batch")
+
+    def _check_samples(self, number: int, batch: Batch) -> None:
+        # collect is not asked: it may draw random numbers
+        taken = first_of(batch) if self.collect is first_of else batch
+        tensors = [leaf for leaf in tree_leaves(taken) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+        if tensors and not any(map(len, tensors)):
+            raise InputError(
+                f"batch {number} of the data (from 0) has no samples, it is {described(batch)}: leave empty batches out"
+            )
 
     def strange(self, model: nn.Module) -> str | None:
         """The first batch of which the model takes values that are no finite numbers, in words; None if there is none."""

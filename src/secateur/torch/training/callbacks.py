@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from secateur.core.budget import Budget
-from secateur.errors import ConfigError, InputError
+from secateur.errors import ConfigError, InputError, placed
 from secateur.modes import Mode
 from secateur.torch.prune import PruneResult, prune
+from secateur.torch.recipes import check_constraints, recipes_of
 from secateur.torch.running.distributed import active
 from secateur.torch.running.restoring import flags_kept
 from secateur.torch.trace import trace
@@ -51,7 +52,8 @@ class PruningCallback:
     ``config`` are those of `prune`. ``module`` names the part of the model to prune where the model that the trainer knows
     (a LightningModule) is a shell around it; ``dummy_input`` is then what that part takes. ``results`` has what was done.
 
-    Raises InputError when training starts on several processes: a DDP wrapper holds the parameters that pruning replaces.
+    Raises ConfigError for a mode, an option or a constraint that there is not; InputError when training starts on several
+    processes: a DDP wrapper holds the parameters that pruning replaces.
     """
 
     state_key = "secateur.PruningCallback"  # Lightning tells callbacks apart by it
@@ -72,6 +74,12 @@ class PruningCallback:
             raise ConfigError(
                 f"a schedule maps numbers of {unit}s from 1 to constraints, for example {{2: {{'macs': '60%'}}}}"
             )
+        recipe, *others = recipes_of(mode, config)
+        if others:
+            raise ConfigError(f"mode names {1 + len(others)} modes: a callback prunes by one")
+        for point, wish in schedule.items():
+            with placed(f"schedule[{point}]"):
+                check_constraints(recipe, wish)
         self.unit, self.mode, self.config, self.module = unit, mode, config, module
         self.dummy_input = dummy_input
         self.results: dict[int, PruneResult] = {}

@@ -29,8 +29,9 @@ def optimizer_for(
     One that is made here trains the parameters ``beside`` the model's, too.
     """
     given, lr = options.optimizer, options.lr
-    if lr is not None and given is not None:
-        raise ConfigError("config: lr has no effect beside an optimizer: set it there")
+    idle = [name for name in ("lr", "weight_decay") if name in options.model_fields_set and given is not None]
+    if idle:
+        raise ConfigError(f"config: {idle[0]} has no effect beside an optimizer: set it there")
     trained = [
         p for p in model.parameters() if p.requires_grad
     ]  # as the class has it: some leave out what is not to be
@@ -46,6 +47,8 @@ def optimizer_for(
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
     made = given if isinstance(given, torch.optim.Optimizer) else given([*trained, *beside])
+    if not hasattr(made, "param_groups"):
+        raise ConfigError(f"config: optimizer(parameters) gives a torch.optim.Optimizer, not {made!r:.60}")
     held = {id(p) for group in made.param_groups for p in group["params"]}
     was = {old for step in history_of(model) for old in step.names()} - {id(p) for p in parameters_of(model)}
     if held & was:
@@ -58,9 +61,15 @@ def optimizer_for(
 
 
 def scheduler_for(optimizer: torch.optim.Optimizer, options: FinetuneConfig, num_steps: int) -> Scheduler:
-    """The learning rate's course over this many steps: a warm-up, then half a cosine to zero, or constant."""
+    """The learning rate's course over this many steps: a warm-up, then half a cosine to zero, or constant.
+
+    Raises ConfigError where the function that was given makes none.
+    """
     if callable(options.scheduler):
-        return options.scheduler(optimizer, num_steps)
+        made = options.scheduler(optimizer, num_steps)
+        if not hasattr(made, "step"):
+            raise ConfigError(f"config: scheduler(optimizer, num_steps) gives something with step(), not {made!r:.60}")
+        return made
     warm = int(options.warmup * num_steps)
     cosine = options.scheduler == "cosine"
 

@@ -60,6 +60,8 @@ class Distillation:
             raise ConfigError(f"weight is between 0 and 1, not {self.weight}")
         if self.temperature <= 0 or self.feature_weight < 0:
             raise ConfigError("temperature is above 0, and feature_weight at least 0")
+        if self.feature_weight != 1 and not self.features:
+            raise ConfigError("feature_weight has no effect without features: name the modules to compare")
         if isinstance(self.features, str):
             raise ConfigError(f'features are several names: write ["{self.features}"]')
 

@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 from secateur.core.options import whole_number
-from secateur.errors import ConfigError, InputError, SecateurError
+from secateur.errors import ConfigError, InputError
 from secateur.progress import Tell, progress
 from secateur.torch.running.batch_norm import batch_norms
-from secateur.torch.running.data import Data
+from secateur.torch.running.data import Data, NotFinite
 from secateur.torch.running.distributed import Group, active, agree, rank, reduce_sum, unwrapped, world_size
 from secateur.torch.running.explaining import data_explained
 from secateur.torch.running.randomness import seeded
@@ -77,7 +77,7 @@ def finetune(
     optimizer, what of a batch the model takes and how its loss is had, the schedule, and when to stop. A `Data` says itself
     how to read a batch, how many make an epoch, and which processes train together (else those of a DDP wrapper).
 
-    Raises InputError and ConfigError for what cannot be used, SecateurError where the loss stops being finite. The model
+    Raises InputError and ConfigError for what cannot be used, InputError where the loss stops being finite, too. The model
     (and an optimizer that was given) is then as it was.
     """
     options, epochs = FinetuneConfig.read(config), whole_number(epochs)
@@ -160,8 +160,11 @@ class _Finetuning:
             sampler.set_epoch(epoch)  # type: ignore[union-attr]
         sums = torch.zeros(2, dtype=torch.float64)
         total = torch.zeros((), device=self.device)
+        broken = torch.full((), -1, device=self.device)  # the first batch whose loss is no number; asked once an epoch
         for number, batch in enumerate(self.data.next_pass(self.network)):
-            total += self._step(batch, lesson)
+            value = self._step(batch, lesson)
+            total += value
+            broken = torch.where((broken < 0) & ~value.isfinite(), number, broken)
             sums[1] += 1
             tell((epoch + number / (self.per_epoch or number + 1)) / self.epochs, f"epoch {epoch + 1} of {self.epochs}")
         if self.per_epoch is None:
@@ -170,13 +173,20 @@ class _Finetuning:
         reduce_sum([sums], self.data.group)
         loss = float(sums[0] / sums[1])
         if not math.isfinite(loss):
-            rate = self.optimizer.param_groups[0]["lr"]
-            raise SecateurError(
-                f"the loss of epoch {epoch + 1} is {loss}: lower the learning rate (now {rate:.1e}). "
-                "The model is as it was before fine-tuning."
-            )
+            raise NotFinite(self._not_finite(epoch, int(broken), loss))
         _average_statistics(self.network, self.data.group)
         return loss
+
+    def _not_finite(self, epoch: int, number: int, loss: float) -> str:
+        """What to say of a loss that is no number, first in this batch (-1: in another process)."""
+        place = f"epoch {epoch + 1}" if number < 0 else f"epoch {epoch + 1} from batch {number} (from 0) on"
+        if epoch == number == 0:
+            way_out = "no step was taken before it, so the model or loss_func gives no finite number for that batch"
+        else:
+            group = self.optimizer.param_groups[0]
+            rate = group.get("initial_lr", group["lr"])  # schedules have it at zero by now
+            way_out = f"lower the learning rate ({rate:.1e} at its highest)"
+        return f"the loss of {place} is {loss}: {way_out}. The model is as it was before fine-tuning."
 
     def _step(self, batch: object, lesson: Lesson | None) -> torch.Tensor:
         """One step of the optimizer; the loss, detached."""
@@ -184,6 +194,11 @@ class _Finetuning:
             output = self.data.output(self.model, batch)
             task = partial(self.data.loss_of, output, batch)  # asked for only where the lesson wants it
             loss = task() if lesson is None else lesson(output, batch, task)
+        if not loss.requires_grad:
+            raise InputError(
+                "the loss has no gradient, so that nothing can be learned from it: loss_func leaves torch (numpy, .item(), "
+                ".detach()), or does not look at the model's output"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.options.clip_norm is not None:

@@ -47,6 +47,8 @@ def remap_optimizer(optimizer: torch.optim.Optimizer, result: PruneResult | nn.M
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise InputError("LBFGS keeps its parameters and history in one flat vector: make a new one after pruning")
+    if not hasattr(optimizer, "param_groups"):
+        raise InputError(f"remap_optimizer: optimizer is a torch.optim.Optimizer, not {optimizer!r:.60}")
     model, history = _model_of(result)
     live = dict(named_parameters(model))
     current = {id(p) for p in live.values()}

@@ -22,9 +22,10 @@ import torch
 from secateur.core.graph import Graph
 from secateur.core.layout import Indices, Values
 from secateur.core.positions import finest, places
-from secateur.errors import ConfigError, nearest
+from secateur.errors import ConfigError, InputError, nearest
 from secateur.torch.criteria.fpgm import sum_of_distances
 from secateur.torch.pruners.sparsifier.entries import Entry
+from secateur.torch.running.describing import described
 
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -89,7 +90,7 @@ def mask_lowest(rule: RowScores, entries: Sequence[Entry], graph: Graph) -> None
     ranked: dict[str, list[tuple[Entry, Indices, Values, float]]] = {}
     for entry in entries:
         level = float(rule.sparsity_level if entry.level is None else entry.level)
-        scores = rule.scores(entry.weight).cpu().double().masked_fill(~entry.mask.cpu(), -math.inf).numpy()
+        scores = _scores(rule, entry).cpu().double().masked_fill(~entry.mask.cpu(), -math.inf).numpy()
         targets = set(finest(entry.axis))
         for name, positions in places(entry.axis, outer):
             if name in targets:
@@ -101,6 +102,18 @@ def mask_lowest(rule: RowScores, entries: Sequence[Entry], graph: Graph) -> None
         gone = _lowest(np.sum([scores for _, _, scores, _ in parts], axis=0), level)
         for entry, positions, _, _ in parts:
             entry.mask[torch.from_numpy(_rows(positions, gone))] = False
+
+
+def _scores(rule: RowScores, entry: Entry) -> torch.Tensor:
+    """One number for each row. Raises InputError for anything else: NaN would go or stay by chance."""
+    found: object = rule.scores(entry.weight)
+    if not isinstance(found, torch.Tensor) or found.shape != entry.mask.shape or bool(found.isnan().any()):
+        what = described(found) if not isinstance(found, torch.Tensor) or found.shape != entry.mask.shape else "NaN"
+        raise InputError(
+            f"{entry.fqn}: scores of {type(rule).__name__} is a tensor with a number for each of the {len(entry.mask)} rows, "
+            f"not {what}"
+        )
+    return found
 
 
 def check_ranked(config: Mapping[str, object], rule: RowScores) -> None:
