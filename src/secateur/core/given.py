@@ -12,6 +12,7 @@ from secateur.errors import InputError
 
 _SEEDS = 1 << 62
 _MAKERS: dict[type, str] = {
+    bool: ", True or False",
     Plan: ", as secateur.plan or a graph's plan(…) gives it",
     Graph: ", as secateur.trace gives it",
 }

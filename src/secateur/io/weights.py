@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -33,8 +33,11 @@ def load_weights(model: nn.Module, file: Path) -> None:
     """Put the tensors of a safetensors file, or of a state dict that torch saved, into a model in place."""
     try:
         found = _read(file)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as problem:
-        raise ArtifactError(f"{visible(file)} cannot be read as weights: {visible(problem)[:200]}") from None
+    except Exception as problem:  # torch's reader raises whatever it stumbles over in a file that is none
+        what = "it is empty" if isinstance(problem, EOFError) else visible(problem)[:200]
+        raise ArtifactError(
+            f"{visible(file)} cannot be read as weights: {what}. Give a .safetensors file, or a state dict that torch.save wrote"
+        ) from None
     wanted = stored_names(model, ())
     required = {name for name, (stored, _) in wanted.items() if stored == name}
     missing, strange = sorted(required - set(found)), sorted(set(found) - {stored for stored, _ in wanted.values()})

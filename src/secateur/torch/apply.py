@@ -81,6 +81,8 @@ def apply(
     """
     check_given("apply", "model", model, nn.Module)
     check_given("apply", "plan", plan, Plan)
+    check_given("apply", "verify", verify, bool)
+    check_given("apply", "in_place", in_place, bool)
     if in_place and unwrapped(model) is not model:
         raise InputError(
             "a DistributedDataParallel holds on to the parameters that it was given: narrowed in place, they would not be "

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
+from secateur.core.given import check_given
 from secateur.core.plan import Plan
 from secateur.errors import InputError, PlanError, nearest
 from secateur.torch.narrowing.bookkeeping import refresh
@@ -85,6 +86,7 @@ def check_name(name: str) -> None:
 
 def masks_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """The masks by the plain names of their tensors, in the tensors' shapes, True where a weight is kept."""
+    check_given("masks_of", "model", model, nn.Module)
     return {f"{prefix}.{key}" if prefix else key: masks_on(stack) for prefix, _, key, stack in _masked(model)}
 
 
@@ -123,6 +125,8 @@ def mask_plan(model: nn.Module, plan: Plan) -> None:
     Over exact widths the masked network computes what the narrowed one does. Raises PlanError where the plan is another
     model's, and where it drops a block: that is no zeros in parameters. The model is then unchanged.
     """
+    check_given("mask_plan", "model", model, nn.Module)
+    check_given("mask_plan", "plan", plan, Plan)
     if plan.drops:
         raise PlanError(
             f"{min(plan.drops)} goes whole, which no mask can stand for: zeros in the weights of a block are not the block left "
